@@ -1,0 +1,119 @@
+"""Masks (§2.2, "Mask sampling"): which patches the encoder sees and which the decoder must predict.
+
+The paper's mask has a ratio r and a *mask unit* (its "patch size" s), the smallest block that is hidden as a whole. The unit is
+kept apart from the ViT patch: a grid of patches is tiled by square units of ``unit`` × ``unit`` patches, a ratio is turned once into
+an integer number of kept units, and every unit is wholly visible or wholly hidden. All lengths here are counted in patches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from mae_lib.errors import InputError
+
+
+@dataclass(frozen=True)
+class MaskSpec:
+    """The law p_m of random masks over a grid of patches (§2.2).
+
+    Args:
+        grid: (rows, columns) of patches, each ≥ 1.
+        ratio: share r of the units to hide, in (0, 1). The share truly hidden is ``hidden_ratio``: units are whole.
+        unit: side of the mask unit in patches; it must divide both sides of the grid.
+
+    Raises:
+        InputError: for a ratio outside (0, 1), a unit that does not divide the grid or is larger than it, or a ratio that keeps no
+            unit or hides none.
+    """
+
+    grid: tuple[int, int]
+    ratio: float
+    unit: int = 1
+
+    def __post_init__(self) -> None:
+        rows, columns = self.grid
+        if rows < 1 or columns < 1:
+            raise InputError(f"mask grid {rows}×{columns} holds no patch: both sides must be at least 1")
+        if isinstance(self.ratio, bool) or not isinstance(self.ratio, (int, float)) or not 0 < self.ratio < 1:
+            raise InputError(f"masking ratio {self.ratio!r} must be a number strictly between 0 and 1, for instance 0.75")
+        if isinstance(self.unit, bool) or not isinstance(self.unit, int) or self.unit < 1:
+            raise InputError(f"mask unit {self.unit!r} must be a whole number of patches, at least 1")
+        if self.unit > min(rows, columns):
+            raise InputError(f"mask unit of {self.unit} patches is larger than the {rows}×{columns} grid: use a larger image or a smaller unit")
+        if rows % self.unit or columns % self.unit:
+            raise InputError(f"mask unit of {self.unit} patches does not divide the {rows}×{columns} grid: choose a divisor of both sides")
+        if self.kept_units < 1 or self.kept_units >= self.units:
+            fate = "keeps no unit" if self.kept_units < 1 else "hides no unit"
+            raise InputError(
+                f"masking ratio {self.ratio} {fate} of {self.units}: take a ratio in "
+                f"[{1 / self.units:.3g}, {1 - 1 / self.units:.3g}] or a smaller mask unit"
+            )
+
+    @property
+    def units(self) -> int:
+        """Number of mask units on the grid."""
+        return self.grid[0] * self.grid[1] // self.unit**2
+
+    @property
+    def kept_units(self) -> int:
+        """Number of visible units: (1 − ratio) · units rounded to the nearest integer, ties to even. The integer truth of the mask."""
+        return round(self.units * (1 - self.ratio))
+
+    @property
+    def patches(self) -> int:
+        """Number of patches on the grid."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def visible_patches(self) -> int:
+        """Number V of visible patches, the same in every mask."""
+        return self.kept_units * self.unit**2
+
+    @property
+    def hidden_ratio(self) -> float:
+        """The share of patches that is truly hidden."""
+        return 1 - self.kept_units / self.units
+
+    @cached_property
+    def unit_patches(self) -> Tensor:
+        """int64 [units, unit²]: the patch indices (row-major on the grid) of each unit."""
+        rows, columns, u = *self.grid, self.unit
+        index = torch.arange(rows * columns).view(rows // u, u, columns // u, u)
+        return index.permute(0, 2, 1, 3).reshape(self.units, u * u)
+
+    def sample(self, batch: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Draws ``batch`` independent masks, uniform over all choices of ``kept_units`` units.
+
+        Args:
+            batch: number of masks B, at least 1.
+            generator: source of randomness; the masks are made on its device. Without one, PyTorch's default on the CPU.
+
+        Returns:
+            (visible, hidden): int64 patch indices [B, V] and [B, H·W − V]; together each row is a permutation of all patches.
+        """
+        device = generator.device if generator is not None else torch.device("cpu")
+        order = torch.rand(batch, self.units, generator=generator, device=device).argsort(dim=1)
+        patches = self.unit_patches.to(device)[order].flatten(1)
+        return patches[:, : self.visible_patches], patches[:, self.visible_patches :]
+
+
+def hidden_map(hidden: Tensor, patches: int) -> Tensor:
+    """bool [B, patches]: True where a patch is hidden.
+
+    Args:
+        hidden: int64 [B, M] indices of hidden patches, each in [0, patches).
+        patches: number of patches on the grid.
+    """
+    return torch.zeros(hidden.shape[0], patches, dtype=torch.bool, device=hidden.device).scatter_(1, hidden, True)
+
+
+def complement(visible: Tensor, patches: int) -> Tensor:
+    """int64 [B, patches − V]: the patches that ``visible`` [B, V] leaves out, in ascending order. Every row must hold V distinct patches."""
+    shown = hidden_map(visible, patches)
+    if not bool((shown.sum(1) == visible.shape[1]).all()):
+        raise InputError("a mask names a patch twice: each row of `visible` must hold distinct patch indices")
+    return (~shown).nonzero()[:, 1].view(visible.shape[0], patches - visible.shape[1])
