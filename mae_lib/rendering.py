@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-# A few images at a time keep the working set inside the CPU's cache: about 2× faster than one large batch.
-CPU_CHUNK = 8
+# A few dozen images at a time: enough to hide the cost of each call, few enough for the CPU's cache.
+CPU_CHUNK = 32
 
 TEXTURES = ("stripes", "bars", "diagonal", "checks", "grid", "dots", "rings", "waves", "speckle", "scales")
 # One row a texture: frequency and angle of two plane waves p, q (cycles per object unit, radians); the weights of sin p, sin q,
@@ -70,99 +71,141 @@ class Drawing:
     def __len__(self) -> int:
         return self.parts.shape[0]
 
-    def slice(self, start: int, stop: int) -> Drawing:
-        """Images start … stop − 1."""
-        return Drawing(**{k: v[start:stop] if isinstance(v, Tensor) else v for k, v in self.__dict__.items()})
+    def select(self, rows: Tensor) -> Drawing:
+        """The images of int64 ``rows``."""
+        return Drawing(**{k: v[rows] if isinstance(v, Tensor) else v for k, v in self.__dict__.items()})
 
 
-def texture_values(texture: Tensor, shape: Tensor, x: Tensor, y: Tensor, phase: Tensor) -> Tensor:
-    """Texture in [−1, 1] at object coordinates x, y.
+def _column(values: Tensor) -> Tensor:
+    return values[:, None, None]
+
+
+def _affine(x: Tensor, y: Tensor, along_x: Tensor, along_y: Tensor, constant: Tensor) -> Tensor:
+    """[B, H, W] along_x · x + along_y · y + constant, coefficients [B]; as an outer sum, one pass over the pixels instead of four."""
+    return (along_x[:, None] * x + constant[:, None])[:, None, :] + (along_y[:, None] * y)[:, :, None]
+
+
+def texture_values(texture: Tensor, shape: Tensor, ox: Tensor, oy: Tensor, phase: Tensor) -> Tensor:
+    """Texture in [−1, 1] at object coordinates.
 
     Args:
-        texture: int64 [B]; shape: [B, 3] (see :class:`Drawing`; the amplitude is not applied); x, y, phase: [B, H, W].
+        texture: int64 [B]; shape: [B, 3] (see :class:`Drawing`; the amplitude is not applied); ox, oy, phase: [B, H, W].
     """
-    row = _TEXTURE_TABLE.to(x.device)[texture]
-    f1, a1, f2, a2, w1, w2, both, ring, bend, bias, sharp = (row[:, i, None, None] for i in range(11))
-    factor, turn = shape[:, 0, None, None], shape[:, 1, None, None]
-    k1, k2 = 2 * math.pi * f1 * factor, 2 * math.pi * f2 * factor
-    q = torch.sin(k2 * torch.cos(a2 + turn) * x + k2 * torch.sin(a2 + turn) * y + 1.7 * phase)
-    p = torch.sin(k1 * torch.cos(a1 + turn) * x + k1 * torch.sin(a1 + turn) * y + phase + bend * q)
-    radial = torch.sin(2 * math.pi * _RING_FREQUENCY * factor * torch.sqrt(x * x + y * y) + phase)
-    return torch.tanh(sharp * (w1 * p + w2 * q + both * p * q + ring * radial + bias))
+    row = _TEXTURE_TABLE.to(ox.device)[texture]
+    f1, a1, f2, a2, w1, w2, both, ring, bend, bias, sharp = (_column(c) for c in row.unbind(1))
+    factor, turn = 2 * math.pi * _column(shape[:, 0]), _column(shape[:, 1])
+    q = torch.sin(f2 * factor * torch.cos(a2 + turn) * ox + f2 * factor * torch.sin(a2 + turn) * oy + 1.7 * phase)
+    p = torch.sin(f1 * factor * torch.cos(a1 + turn) * ox + f1 * factor * torch.sin(a1 + turn) * oy + phase + bend * q)
+    total = sharp * (w1 * p + w2 * q + both * p * q + bias)
+    if bool(ring.any()):
+        total = total + sharp * ring * torch.sin(_RING_FREQUENCY * factor * torch.sqrt(ox * ox + oy * oy) + phase)
+    return torch.tanh(total)
 
 
 def ground(drawing: Drawing, x: Tensor, y: Tensor) -> Tensor:
-    """[B, 3, H, W] the ground alone at image coordinates x, y [H, W] in [−1, 1]."""
-    light = drawing.ground_gradient[:, 0, None, None] * x + drawing.ground_gradient[:, 1, None, None] * y
-    for k in range(drawing.ground_waves.shape[1]):
-        fx, fy, phase, amplitude = (drawing.ground_waves[:, k, i, None, None] for i in range(4))
-        light = light + amplitude * torch.sin(2 * math.pi * (fx * x + fy * y) + phase)
+    """[B, 3, H, W] the ground alone, on pixel centres x [W], y [H] in [−1, 1]."""
+    light = _affine(x, y, *drawing.ground_gradient.unbind(1), torch.zeros_like(drawing.ground_gradient[:, 0]))
+    for wave in drawing.ground_waves.unbind(1):
+        fx, fy, phase, amplitude = wave.unbind(1)
+        light = light + _column(amplitude) * torch.sin(_affine(x, y, 2 * math.pi * fx, 2 * math.pi * fy, phase))
     return drawing.ground_colour[:, :, None, None] + light[:, None]
 
 
-def paint(drawing: Drawing, canvas: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _part_distance(part: Tensor, to_object: tuple[Tensor, ...], x: Tensor, y: Tensor) -> Tensor:
+    """[B, H, W] signed distance to a part's outline, object units, negative inside.
+
+    Args:
+        part: [B, 9] rows of :class:`Drawing`'s ``parts``; to_object: coefficients (xx, xy, x0, yx, yy, y0), each [B], of the map from
+            image to object coordinates.
+    """
+    cx, cy, a, b, angle, square, taper, hole, _ = part.unbind(1)
+    xx, xy, x0, yx, yy, y0 = to_object
+    c, s = torch.cos(angle), torch.sin(angle)
+    u = _affine(x, y, c * xx + s * yx, c * xy + s * yy, c * (x0 - cx) + s * (y0 - cy))
+    v = _affine(x, y, (c * yx - s * xx) / b, (c * yy - s * xy) / b, (c * (y0 - cy) - s * (x0 - cx)) / b)
+    half = (_column(a) + _column(a * taper) * v.clamp(-1, 1)).clamp_min(0.02)
+    u = u / half
+    u2, v2 = u * u, v * v
+    round_ = torch.sqrt(u2 + v2)
+    f = torch.lerp(round_, torch.maximum(u.abs(), v.abs()), _column(square))
+    # One Newton step turns f − 1 into a length: along u the outline's slope is 1/half, along v it is 1/b.
+    length = round_ / torch.sqrt(u2 / (half * half) + v2 * _column(1 / (b * b))).clamp_min(1e-6)
+    distance = (f - 1) * length
+    if bool((hole > 0).any()):
+        distance = torch.maximum(distance, (_column(hole) - f) * length - _column((hole == 0) * 1e6))
+    # Beyond a trapezoid's apex the step above sees the two sides run on; above and below the part, the height alone is a bound.
+    return torch.maximum(distance, (v.abs() - 1) * _column(b))
+
+
+def paint(drawing: Drawing, canvas: Tensor, x: Tensor, y: Tensor, labelled: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
     """Paints one object an image over ``canvas``.
 
     Args:
-        drawing: B objects; canvas: [B, 3, H, W] brightness so far; x, y: [H, W] image coordinates in [−1, 1].
+        drawing: B objects; canvas: [B, 3, H, W] brightness so far; x [W], y [H]: pixel centres in [−1, 1].
+        labelled: whether to work out the part labels too.
 
     Returns:
-        (image [B, 3, H, W], coverage [B, H, W] in [0, 1], part labels uint8 [B, H, W]: 0 is not the object, p ≥ 1 its part p − 1).
+        (image [B, 3, H, W], coverage [B, H, W] in [0, 1], part labels uint8 [B, H, W]: 0 is not the object, p + 1 its part p).
     """
-    scale, turn, dx, dy, squeeze = (drawing.pose[:, i, None, None] for i in range(5))
-    pixels_per_unit = scale * canvas.shape[-1] / 2
-    cos, sin = torch.cos(turn), torch.sin(turn)
-    px, py = x - dx, y - dy
-    ox, oy = (cos * px + sin * py) / (scale * squeeze), (cos * py - sin * px) / scale
+    scale, turn, dx, dy, squeeze = drawing.pose.unbind(1)
+    cos, sin, wide = torch.cos(turn), torch.sin(turn), scale * squeeze
+    to_object = (cos / wide, sin / wide, -(cos * dx + sin * dy) / wide, -sin / scale, cos / scale, (sin * dx - cos * dy) / scale)
+    ox, oy = _affine(x, y, *to_object[:3]), _affine(x, y, *to_object[3:])
+    pixels = _column(scale * canvas.shape[-1] / 2)
 
-    coverage = torch.zeros_like(ox)
-    labels = torch.zeros(ox.shape, dtype=torch.uint8, device=ox.device)
-    light, phase, edge = torch.zeros_like(ox), torch.zeros_like(ox), torch.zeros_like(ox)
-    ink_width = drawing.ink[:, 0, None, None]
+    coverage, light, phase = torch.zeros_like(ox), torch.zeros_like(ox), torch.zeros_like(ox)
+    labels = torch.zeros_like(ox) if labelled else None
+    edge = torch.zeros_like(ox) if bool(drawing.ink[:, 1].any()) else None
     for p in range(drawing.parts.shape[1]):
-        cx, cy, a, b, angle, square, taper, hole, present = (drawing.parts[:, p, i, None, None] for i in range(9))
-        c, s = torch.cos(angle), torch.sin(angle)
-        qx, qy = ox - cx, oy - cy
-        v = (c * qy - s * qx) / b
-        half = a * (1 + taper * v.clamp(-1, 1)).clamp_min(0.02)
-        u = (c * qx + s * qy) / half
-        round_, box = torch.sqrt(u * u + v * v), torch.maximum(u.abs(), v.abs())
-        f = round_ + square * (box - round_)
-        # One Newton step turns f − 1 into a length; box sides have slope 1/a or 1/b, an ellipse between them.
-        slope = torch.sqrt((u / half) ** 2 + (v / b) ** 2) / round_.clamp_min(1e-4)
-        distance = (f - 1) / slope
-        distance = torch.maximum(distance, (hole - f) / slope)
-        distance = distance * pixels_per_unit
+        present = _column(drawing.parts[:, p, 8])
+        if not bool(present.any()):
+            continue
+        distance = _part_distance(drawing.parts[:, p], to_object, x, y) * pixels
         inside = (0.5 - distance).clamp(0, 1) * present
-        owns = inside > 0.5
-        labels = torch.where(owns, p + 1, labels)
-        light = torch.lerp(light, drawing.part_light[:, p, None, None].expand_as(light), inside)
-        phase = torch.where(owns, drawing.part_phase[:, p, None, None], phase)
-        # A part hides the outlines beneath it, then adds its own.
-        line = (ink_width + 0.5 - distance.abs()).clamp(0, 1) * present
-        edge = torch.maximum(edge * (1 - inside), line)
+        light = torch.lerp(light, _column(drawing.part_light[:, p]).expand_as(light), inside)
+        phase = torch.lerp(phase, _column(drawing.part_phase[:, p]).expand_as(phase), inside)
+        if labels is not None:
+            labels = torch.where(inside > 0.5, p + 1.0, labels)
+        if edge is not None:  # a part hides the outlines beneath it, then adds its own
+            line = (_column(drawing.ink[:, 0]) + 0.5 - distance.abs()).clamp(0, 1) * present
+            edge = torch.maximum(edge * (1 - inside), line)
         coverage = torch.maximum(coverage, inside)
 
-    pattern = texture_values(drawing.texture, drawing.texture_shape, ox, oy, phase) * drawing.texture_shape[:, 2, None, None]
-    shade = drawing.shade[:, 0, None, None] * ox + drawing.shade[:, 1, None, None] * oy
-    body = drawing.object_colour[:, :, None, None] + (light + shade)[:, None] + pattern[:, None] * drawing.texture_colour[:, :, None, None]
+    pattern = texture_values(drawing.texture, drawing.texture_shape, ox, oy, phase) * _column(drawing.texture_shape[:, 2])
+    light = light + _column(drawing.shade[:, 0]) * ox + _column(drawing.shade[:, 1]) * oy
+    body = drawing.object_colour[:, :, None, None] + light[:, None] + pattern[:, None] * drawing.texture_colour[:, :, None, None]
     image = torch.lerp(canvas, body, coverage[:, None])
-    inked = edge * drawing.ink[:, 1, None, None]
-    image = image + inked[:, None] * (drawing.ink[:, 2, None, None, None] - image)
-    return image, coverage, labels
+    if edge is not None:
+        image = torch.lerp(image, drawing.ink[:, 2, None, None, None].expand_as(image), (edge * _column(drawing.ink[:, 1]))[:, None])
+    return image, coverage, None if labels is None else labels.to(torch.uint8)
 
 
-def pixel_grid(size: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """(x, y), each [size, size]: pixel centres in [−1, 1], x to the right, y down."""
-    axis = (torch.arange(size, device=device, dtype=torch.float32) * 2 + 1) / size - 1
-    return axis[None, :].expand(size, size), axis[:, None].expand(size, size)
+def pixel_centres(size: int, device: torch.device | str = "cpu") -> Tensor:
+    """float [size]: the pixel centres of one axis, in [−1, 1]."""
+    return (torch.arange(size, device=device, dtype=torch.float32) * 2 + 1) / size - 1
 
 
 def to_bytes(image: Tensor, noise_seed: Tensor, noise: float) -> Tensor:
     """Adds each image's own pixel noise, clips to [0, 1] and rounds to uint8 [B, 3, H, W]."""
-    if noise:
-        image = image + noise * hashed_normal(noise_seed, image[0].numel()).view(image.shape)
-    return (image.clamp(0, 1) * 255 + 0.5).to(torch.uint8)
+    image = image + noise * pixel_noise(noise_seed, image[0].numel()).view(image.shape)
+    return image.clamp_(0, 1).mul_(255).add_(0.5).to(torch.uint8)
+
+
+@lru_cache(maxsize=4)
+def _noise_table(device: torch.device) -> Tensor:
+    return hashed_normal(torch.arange(512, device=device), 2048).flatten()
+
+
+def pixel_noise(key: Tensor, count: int) -> Tensor:
+    """float [B, count] standard noise: a stretch of one fixed table, from a place that ``key`` (int64 [B]) chooses.
+
+    Hashing every pixel would cost more than drawing the object. Two images' stretches may overlap, but almost never pixel on pixel.
+    """
+    table = _noise_table(key.device)
+    if count > len(table) // 2:
+        table = table.repeat(2 * count // len(table) + 1)
+    stretches = table.unfold(0, count, 1)
+    return stretches[hashed_bits(key, 1)[:, 0] % len(stretches)]
 
 
 def hashed_bits(key: Tensor, count: int) -> Tensor:
