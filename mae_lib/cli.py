@@ -1,0 +1,173 @@
+"""The ``mae`` command: what one does without a notebook. Each subcommand checks its input, calls the library and prints; no logic lives here.
+
+Bad input ends with one line on standard error and exit status 2, a diverged training with status 3.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from mae_lib.datasets import ImageSource, Resident, describe, image_source, nbytes
+from mae_lib.errors import InputError
+from mae_lib.pretrain import RESIDENT_LIMIT, TrainingDiverged, resolve_device
+from mae_lib.store import Checkpoint, find, obtain
+from mae_lib.tiers import SIZE_RATIO, PretrainConfig, tier
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Pretrain one masked autoencoder, or with --sweep the paper's eight. What is already stored is not trained again; what was
+    stopped goes on."""
+
+    tier: Literal["smoke", "laptop", "gpu", "paper"] = "laptop"
+    """sizes and lengths (mae_lib/tiers.py)"""
+    data: Path | None = None
+    """folder of images (see `mae data describe`); default: the embedded world"""
+    sweep: bool = False
+    """all eight: five ratios with unit = ViT patch, three mask units at ratio 0.75 with the small patch"""
+    ratio: float = SIZE_RATIO
+    """share of mask units that is hidden, between 0 and 1"""
+    unit: int | None = None
+    """mask unit in pixels, a multiple of the ViT patch; default: the patch"""
+    patch: int | None = None
+    """ViT patch in pixels; default: the tier's"""
+    seed: int = 0
+    """of weights, data order, masks and augmentation"""
+    steps: int | None = None
+    """optimiser steps; default: the tier's"""
+    batch: int | None = None
+    """images a step; default: the tier's"""
+    base_lr: float | None = None
+    """learning rate per 256 images of batch; default: the tier's"""
+    out: Path | None = None
+    """folder for the checkpoints; default: the cache ($MAE_CACHE)"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    jobs: int = 1
+    """trainings side by side, each in a process of its own"""
+    threads: int | None = None
+    """CPU threads a process; default: the cores shared out among the jobs"""
+    save_every: float = 60.0
+    """seconds between resumable states"""
+
+    def run(self) -> int:
+        resolve_device(self.device)
+        if self.jobs < 1:
+            raise InputError(f"--jobs {self.jobs} must be at least 1")
+        configs = self._configs()
+        pending = [c for c in configs if find(c, None if self.out is None else [self.out]) is None]
+        print(f"{len(configs)} to have, {len(configs) - len(pending)} already stored", flush=True)
+        threads = self.threads or max(1, (torch.get_num_threads()) // min(self.jobs, max(1, len(pending))))
+        tasks = [(self, config, threads) for config in configs]
+        if self.jobs == 1 or len(pending) < 2:
+            results = [_obtain(*task) for task in tasks]
+        else:
+            # "spawn": a forked child cannot use CUDA, nor PyTorch's threads once the parent has.
+            with ProcessPoolExecutor(self.jobs, mp_context=get_context("spawn")) as pool:
+                results = [future.result() for future in [pool.submit(_obtain, *task) for task in tasks]]
+        for checkpoint in results:
+            steps, loss = checkpoint.curve
+            speed = checkpoint.record["images_per_second"]
+            print(f"{checkpoint.path}  loss {loss[-1]:.4f} after {steps[-1]} steps, {checkpoint.record['seconds'] / 60:.1f} min, {speed:.0f} images/s")
+        return 0
+
+    def _configs(self) -> list[PretrainConfig]:
+        sizes = tier(self.tier)
+        unit = max(sizes.units) if self.sweep else (self.unit or self.patch or sizes.model.patch)
+        data = image_source(self.data, "train", sizes.model.image_size, sizes.model.channels, min_side=unit).identity
+        if self.sweep:
+            if (self.unit, self.patch, self.ratio) != (None, None, SIZE_RATIO):
+                raise InputError("--sweep sets ratio, unit and patch itself: leave out --ratio, --unit and --patch, or --sweep")
+            configs = [c for half in sizes.sweep(data, self.seed).values() for c in half]
+        else:
+            configs = [sizes.config(data, self.ratio, self.unit, self.patch, self.seed)]
+        changes = {k: getattr(self, k) for k in ("steps", "batch", "base_lr") if getattr(self, k) is not None}
+        return [dataclasses.replace(c, **changes) for c in configs]
+
+
+@lru_cache(maxsize=1)
+def _training_images(data: Path | None, image_size: tuple[int, int], channels: int, min_side: int, device: str) -> ImageSource:
+    """Opened once in each process: runs that follow one another share the decoded images."""
+    source = image_source(data, "train", image_size, channels, min_side=min_side)
+    return Resident(source, device=device) if nbytes(source) <= RESIDENT_LIMIT else source
+
+
+def _obtain(command: Pretrain, config: PretrainConfig, threads: int) -> Checkpoint:
+    torch.set_num_threads(threads)
+    found = find(config, None if command.out is None else [command.out])
+    if found is not None:
+        return found
+    device = str(resolve_device(command.device))
+    source = _training_images(command.data, config.model.image_size, config.model.channels, config.unit, device)
+    return obtain(config, source, device=device, folder=command.out, tier=command.tier, save_every=command.save_every)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Run one notebook by papermill for every combination of parameter values, each run in a process of its own."""
+
+    notebook: Annotated[Path, tyro.conf.Positional]
+    """the chapter to run"""
+    over: tuple[str, ...] = ()
+    """what varies: NAME=[VALUE, …] in YAML, for instance 'seed=[0, 1, 2]'"""
+    set: tuple[str, ...] = ()
+    """what stays: NAME=VALUE in YAML, for instance tier=smoke"""
+    out: Path = Path("runs")
+    """folder for the executed notebooks and the report"""
+    jobs: int = 1
+    """runs side by side"""
+
+    def run(self) -> int:
+        from mae_lib.sweeps import run_sweep
+
+        return run_sweep(self.notebook, self.over, self.set, self.out, self.jobs)
+
+
+@dataclass(frozen=True)
+class Describe:
+    """Say what a folder of images holds, and whether it can be used."""
+
+    directory: Annotated[Path, tyro.conf.Positional]
+    """the data set's folder: class folders, or train/ and val/ with class folders in them"""
+    as_json: bool = False
+    """print JSON"""
+
+    def run(self) -> int:
+        description = describe(self.directory)
+        print(json.dumps(description.to_dict(), indent=1) if self.as_json else description)
+        return 0 if description.usable else 2
+
+
+COMMANDS = {"pretrain": Pretrain, "sweep": Sweep, "data describe": Describe}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of ``mae``; ``arguments`` default to the command line's. Always ends by SystemExit."""
+    command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="mae", description="Masked autoencoders, pretrained and examined.", args=arguments)
+    try:
+        status = command.run()
+    except InputError as error:
+        print(f"mae: {error}", file=sys.stderr)
+        status = 2
+    except TrainingDiverged as error:
+        print(f"mae: {error}", file=sys.stderr)
+        status = 3
+    except KeyboardInterrupt:
+        print("mae: stopped; run the same command to go on", file=sys.stderr)
+        status = 130
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

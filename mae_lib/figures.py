@@ -1,0 +1,137 @@
+"""Drawing. Every function takes numbers or images and returns a Matplotlib figure; nothing is computed, trained or saved here.
+
+The palette is Okabe and Ito's, which colour-blind readers can tell apart; lines differ by marker as well as by colour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from mae_lib.errors import InputError
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+HIDDEN_GREY = 0.72
+
+
+def _as_picture(image: Tensor) -> np.ndarray:
+    """uint8 or float-in-[0, 1] [C, H, W], C 1 or 3 → float array that imshow takes."""
+    if image.ndim != 3 or image.shape[0] not in (1, 3):
+        raise InputError(f"a picture must be [1 or 3, H, W], not {list(image.shape)}: pick channels to draw")
+    x = image.detach().cpu().float() / (255 if image.dtype == torch.uint8 else 1)
+    return x.clamp(0, 1).permute(1, 2, 0).squeeze(-1).numpy()
+
+
+def masked_pictures(images: Tensor, hidden: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Images as the encoder sees them: hidden patches grey.
+
+    Args:
+        images: uint8 or float in [0, 1], [B, C, H, W]. hidden: int64 [B, M] patch indices. grid: (rows, columns) of patches.
+
+    Returns:
+        float [B, C, H, W] in [0, 1].
+    """
+    x = images.float() / 255 if images.dtype == torch.uint8 else images.clone()
+    rows, columns = grid
+    gone = torch.zeros(len(x), rows * columns, dtype=torch.bool, device=x.device).scatter_(1, hidden, True).view(-1, 1, rows, columns)
+    gone = gone.repeat_interleave(x.shape[2] // rows, 2).repeat_interleave(x.shape[3] // columns, 3)
+    return torch.where(gone, HIDDEN_GREY, x)
+
+
+def image_rows(rows: Mapping[str, Tensor], columns: Sequence[str] = (), size: float = 0.95) -> Figure:
+    """Rows of pictures with the row's name at the left.
+
+    Args:
+        rows: name → uint8 or float-in-[0, 1] images [N, C, H, W], the same N in each row. columns: titles above. size: inches a picture.
+    """
+    count = len(next(iter(rows.values())))
+    figure, axes = plt.subplots(len(rows), count, figsize=(size * count + 1.25, size * len(rows) + 0.3 * bool(columns)), squeeze=False)
+    for row, (name, images) in zip(axes, rows.items()):
+        for axis, image in zip(row, images):
+            picture = _as_picture(image)
+            axis.imshow(picture, interpolation="nearest", cmap="gray" if picture.ndim == 2 else None, vmin=0, vmax=1)
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    for axis, title in zip(axes[0], columns):
+        axis.set_title(title, fontsize=9)
+    figure.subplots_adjust(left=1.2 / figure.get_figwidth(), right=0.995, bottom=0.01, top=1 - 0.3 * bool(columns) / figure.get_figheight(), wspace=0.04, hspace=0.04)
+    return figure
+
+
+def mask_grid(masks: Mapping[str, Tensor], grid: tuple[int, int], columns: int = 5) -> Figure:
+    """Masks drawn as chequered maps: visible patches white, hidden ones dark.
+
+    Args:
+        masks: title → bool [rows · columns of the grid], True where hidden. columns: pictures in one row.
+    """
+    lines = -(-len(masks) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(1.45 * columns, 1.75 * lines), squeeze=False, layout="constrained")
+    for axis in axes.flat[len(masks) :]:
+        axis.set_visible(False)
+    for axis, (title, mask) in zip(axes.flat, masks.items()):
+        axis.pcolormesh(mask.view(grid).flip(0).numpy(), cmap="Blues", vmin=-0.15, vmax=1.25, edgecolors="#9aa5b1", linewidth=0.4)
+        axis.set(xticks=[], yticks=[], aspect="equal")
+        axis.set_title(title, fontsize=9)
+    return figure
+
+
+def learning_curves(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], ylabel: str = "loss", skip: float = 0.02) -> Figure:
+    """Loss against step, one panel a group of runs, logarithmic loss axis shared by the panels.
+
+    Args:
+        panels: title → run name → (steps, losses). skip: share of the steps left out at the start, where the loss is off the scale.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 3.1), squeeze=False, sharey=True, layout="constrained")
+    for axis, (title, runs) in zip(axes[0], panels.items()):
+        for k, (name, (steps, losses)) in enumerate(runs.items()):
+            s, v = np.asarray(steps, float), np.asarray(losses, float)
+            keep = s > skip * s.max()
+            every = max(1, int(keep.sum()) // 8)
+            axis.plot(s[keep], v[keep], color=PALETTE[k % 8], marker=MARKERS[k % 8], markevery=(k % every, every), ms=4, lw=1.3, label=name)
+        axis.set_yscale("log")
+        axis.yaxis.set_minor_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.tick_params(axis="y", which="both", labelsize=8)
+        axis.set(title=title, xlabel="optimiser step")
+        axis.grid(alpha=0.25, which="both")
+        axis.legend(fontsize=8, frameon=False)
+    axes[0][0].set_ylabel(ylabel)
+    return figure
+
+
+def bars(values: Mapping[str, Mapping[str, float]], ylabel: str, labels: str = "{:.0f}") -> Figure:
+    """Bar charts side by side: panel title → bar name → value; each bar carries its value, written by the format ``labels``."""
+    figure, axes = plt.subplots(1, len(values), figsize=(4.4 * len(values), 2.7), squeeze=False, sharey=True, layout="constrained")
+    for k, (axis, (title, panel)) in enumerate(zip(axes[0], values.items())):
+        drawn = axis.bar(list(panel), list(panel.values()), color=PALETTE[k % 8], width=0.65)
+        axis.bar_label(drawn, labels=[labels.format(v) for v in panel.values()], fontsize=8, padding=2)
+        axis.set(title=title)
+        axis.margins(y=0.15)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_ylabel(ylabel)
+    return figure
+
+
+def world_anatomy(images: Tensor, masks: Tensor, boxes: Tensor, parts: Tensor) -> Figure:
+    """What the embedded world knows of its images: picture, object mask, box, parts, in four rows.
+
+    Args:
+        images: uint8 [N, 3, S, S]; masks: bool [N, S, S]; boxes: float [N, 4] in pixels; parts: uint8 [N, S, S].
+    """
+    figure = image_rows({"image": images, "object mask": masks[:, None].float(), "box": images, "parts": torch.zeros_like(images)})
+    axes = np.array(figure.axes).reshape(4, len(images))
+    for axis, (x0, y0, x1, y1) in zip(axes[2], boxes.tolist()):
+        axis.add_patch(plt.Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=PALETTE[1], lw=1.6))
+    for axis, part in zip(axes[3], parts):
+        axis.clear()
+        axis.imshow(part, interpolation="nearest", cmap=plt.matplotlib.colors.ListedColormap(["#f2f2f2", *PALETTE]), vmin=0, vmax=8)
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    axes[3][0].set_ylabel("parts", rotation=0, ha="right", va="center", fontsize=9)
+    return figure

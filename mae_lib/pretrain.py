@@ -1,0 +1,251 @@
+"""The training loop (§3, "Pretraining overview").
+
+Everything random in step t (which images, masks, augmentation) is a pure function of the config's seed and t, so the step number *is*
+the state of the random generators and of the data order. A run stopped at any moment, by SIGKILL too, goes on from its last saved
+state and ends with the same bits, on a CPU, as one that was never stopped. ``store`` decides whether a run is needed at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mae_lib.datasets import ImageSource, Resident, nbytes
+from mae_lib.errors import InputError
+from mae_lib.files import read_safetensors, write_safetensors
+from mae_lib.model import MaskedAutoencoder, normalise_pixels
+from mae_lib.tiers import PretrainConfig
+
+# Images are decoded or drawn once and kept in memory as bytes up to this size; beyond it, each batch is read as it is needed.
+RESIDENT_LIMIT = 4 * 2**30
+# On a GPU, looking at the loss waits for the device; every so many steps is often enough.
+GPU_CHECK_EVERY = 50
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss became NaN or infinite. The message names the step, the state that was kept and the remedy."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run: the model (in eval mode), the loss of every step (float32 [steps], on the CPU), and the seconds spent training."""
+
+    model: MaskedAutoencoder
+    losses: Tensor
+    seconds: float
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """``auto`` (a GPU if there is one, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` → device; InputError if it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"unknown device {name!r}: choose auto, cpu, cuda or cuda:N") from None
+    missing = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    if missing or (device.type == "mps" and not torch.backends.mps.is_available()):
+        raise InputError(f"device {name!r} was asked for and this machine has none that PyTorch can use: take device=cpu or auto")
+    return device
+
+
+def step_generator(seed: int, purpose: str, step: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """The random generator of one purpose in one step: a pure function of (seed, purpose, step)."""
+    digest = hashlib.sha256(f"{seed}/{purpose}/{step}".encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+class DataOrder:
+    """Which images each step sees: epoch after epoch of random permutations, cut into batches without loss at the epochs' seams."""
+
+    def __init__(self, images: int, batch: int, seed: int) -> None:
+        self.images, self.batch, self.seed = images, batch, seed
+        self._epochs: dict[int, Tensor] = {}
+
+    def _epoch(self, epoch: int) -> Tensor:
+        if epoch not in self._epochs:
+            permutation = torch.randperm(self.images, generator=step_generator(self.seed, "order", epoch))
+            self._epochs = {e: p for e, p in self._epochs.items() if e >= epoch - 1} | {epoch: permutation}
+        return self._epochs[epoch]
+
+    def at(self, step: int) -> Tensor:
+        """int64 [batch]: the image indices of step ``step`` (from 0)."""
+        position = torch.arange(step * self.batch, (step + 1) * self.batch)
+        epoch = position // self.images
+        return torch.cat([self._epoch(int(e))[position[epoch == e] % self.images] for e in epoch.unique()])
+
+
+def augment(images: Tensor, crop: float, flip: bool, generator: torch.Generator) -> Tensor:
+    """Random resized crops (area in [crop, 1], aspect in [3/4, 4/3], bilinear) and mirror images, one draw an image.
+
+    Args:
+        images: float [B, C, H, W]; generator: on the images' device.
+    """
+    if crop >= 1 and not flip:
+        return images
+    b = images.shape[0]
+    u = torch.rand(5, b, generator=generator, device=images.device)
+    mirror = torch.where(u[0] < 0.5, -1.0, 1.0) if flip else torch.ones_like(u[0])
+    if crop >= 1:
+        return torch.where(mirror[:, None, None, None] < 0, images.flip(-1), images)
+    area = crop + (1 - crop) * u[1]
+    aspect = torch.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * u[2])
+    wide, high = (area * aspect).sqrt().clamp_max(1), (area / aspect).sqrt().clamp_max(1)
+    theta = torch.zeros(b, 2, 3, device=images.device)
+    theta[:, 0, 0], theta[:, 0, 2] = wide * mirror, (2 * u[3] - 1) * (1 - wide)
+    theta[:, 1, 1], theta[:, 1, 2] = high, (2 * u[4] - 1) * (1 - high)
+    grid = torch.nn.functional.affine_grid(theta, list(images.shape), align_corners=False)
+    return torch.nn.functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
+def learning_rate(config: PretrainConfig, step: int) -> float:
+    """Linear warm-up over ``config.warmup`` of the steps, then half a cosine to zero; ``step`` counts from 0."""
+    warmup = max(1, round(config.warmup * config.steps))
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, config.steps - warmup)))
+
+
+def _optimiser(model: MaskedAutoencoder, config: PretrainConfig) -> torch.optim.AdamW:
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    others = [p for p in model.parameters() if p.ndim != 2]  # biases, norms, and the two tokens [1, 1, D]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+
+
+class Run:
+    """One pretraining in progress: model, optimiser, step and losses, and how they are saved and brought back."""
+
+    def __init__(self, config: PretrainConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(step_generator(config.seed, "weights", 0).initial_seed())
+            self.model = MaskedAutoencoder(config.model)
+        self.model.to(device).train()
+        self.optimiser = _optimiser(self.model, config)
+        self.step, self.seconds = 0, 0.0
+        self.losses = torch.full((config.steps,), math.nan, device=device)
+
+    def train_step(self, images: Tensor) -> None:
+        """One optimiser step on uint8 images [B, C, H, W] already on the device."""
+        config, step = self.config, self.step
+        x = augment(normalise_pixels(images), config.crop, config.flip, step_generator(config.seed, "augment", step, self.device))
+        visible, hidden = config.mask.sample(len(x), step_generator(config.seed, "mask", step, self.device))
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(config, step)
+        bfloat16 = config.precision == "bfloat16" and self.device.type == "cuda"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16):
+            loss, _ = self.model(x, visible, hidden)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        self.losses[step] = loss.detach()
+        self.step += 1
+
+    def diverged_at(self) -> int | None:
+        """The first step whose loss is not finite, or None."""
+        bad = (~self.losses[: self.step].isfinite()).nonzero()
+        return int(bad[0]) if len(bad) else None
+
+    def save(self, path: Path) -> None:
+        """Writes the whole state: weights, both moments, step, losses."""
+        tensors = {"losses": self.losses}
+        for name, parameter in self.model.named_parameters():
+            state = self.optimiser.state[parameter]
+            tensors |= {f"model.{name}": parameter, f"exp_avg.{name}": state["exp_avg"], f"exp_avg_sq.{name}": state["exp_avg_sq"]}
+        write_safetensors(path, tensors, {"config": self.config.hash, "step": str(self.step), "seconds": repr(self.seconds)})
+
+    def restore(self, path: Path) -> None:
+        """Brings back what :meth:`save` wrote; InputError if it belongs to another config."""
+        tensors, metadata = read_safetensors(path)
+        if metadata.get("config") != self.config.hash:
+            raise InputError(f"{path} was saved by another config: delete it or give this run another folder")
+        self.step, self.seconds = int(metadata["step"]), float(metadata["seconds"])
+        self.losses.copy_(tensors["losses"])
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(tensors[f"model.{name}"])
+                moments = {key: tensors[f"{key}.{name}"].to(self.device) for key in ("exp_avg", "exp_avg_sq")}
+                self.optimiser.state[parameter] = {"step": torch.tensor(float(self.step), device=self.device), **moments}
+
+
+def pretrain(
+    config: PretrainConfig,
+    source: ImageSource,
+    *,
+    device: str = "auto",
+    state: Path | None = None,
+    save_every: float = 60.0,
+    progress: bool = True,
+    on_step: Callable[[Run], None] | None = None,
+) -> Trained:
+    """Trains one masked autoencoder (eq. 2) from wherever its last saved state stands.
+
+    Args:
+        config: what to train. source: its images; ``source.identity`` must be ``config.data``.
+        device: see :func:`resolve_device`.
+        state: file of the resumable state; None keeps none. It is left in place: whoever stores the finished model deletes it.
+        save_every: seconds between saved states. progress: a bar with images/s and the time left.
+        on_step: called after every step, for live plots; it must not change the run.
+
+    Raises:
+        TrainingDiverged: at the first loss that is not finite; the last state saved before it stays.
+        InputError: for a source that is not the config's, or a missing device.
+    """
+    if source.identity != config.data:
+        raise InputError(f"these images are not the config's: it names {config.data}, the source is {source.identity}")
+    if tuple(source.shape) != (config.model.channels, *config.model.image_size):
+        raise InputError(f"images are {list(source.shape)}, the model takes {[config.model.channels, *config.model.image_size]}: open them at that size")
+    run = Run(config, resolve_device(device))
+    if state is not None and state.exists():
+        run.restore(state)
+    if run.step < config.steps and nbytes(source) <= RESIDENT_LIMIT and not isinstance(source, Resident):
+        source = Resident(source, device=str(run.device))
+    order = DataOrder(len(source), config.batch, config.seed)
+    check_every = 1 if run.device.type == "cpu" else GPU_CHECK_EVERY
+    total = config.steps * config.batch
+    bar = tqdm(total=total, initial=run.step * config.batch, unit="img", unit_scale=True, desc=config.name, disable=not progress, mininterval=0.5)
+    before, began = run.seconds, time.monotonic()
+    saved = began
+
+    def save() -> None:
+        run.seconds = before + time.monotonic() - began
+        if state is not None and run.step and run.diverged_at() is None:
+            run.save(state)
+
+    try:
+        while run.step < config.steps:
+            run.train_step(source.images(order.at(run.step)).to(run.device, non_blocking=True))
+            if run.step % check_every == 0 or run.step == config.steps:
+                if run.diverged_at() is not None:
+                    raise TrainingDiverged(_divergence(run, state))
+                bar.set_postfix(loss=f"{float(run.losses[run.step - 1]):.4f}", refresh=False)
+                if time.monotonic() - saved > save_every:
+                    save()
+                    saved = time.monotonic()
+            bar.update(config.batch)
+            if on_step is not None:
+                on_step(run)
+        save()
+    except (KeyboardInterrupt, SystemExit):
+        save()  # a polite stop loses nothing
+        raise
+    finally:
+        bar.close()
+    return Trained(run.model.eval(), run.losses.cpu(), run.seconds)
+
+
+def _divergence(run: Run, state: Path | None) -> str:
+    kept = f"the last good state is kept in {state}" if state is not None and state.exists() else "no state had been saved yet"
+    return (
+        f"{run.config.name}: the loss is not finite at step {run.diverged_at()} of {run.config.steps}; {kept}. "
+        f"Try a smaller base_lr (it was {run.config.base_lr:g}) or a longer warm-up, and check the images with `mae data describe`"
+    )

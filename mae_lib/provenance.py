@@ -1,0 +1,64 @@
+"""Where a number comes from: the code, libraries and hardware that a checkpoint or a result records beside its config."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+LIBRARIES = ("torch", "timm", "numpy", "safetensors")
+
+
+def commit() -> str | None:
+    """The Git commit this package's code stands at, with ``+changes`` if ``mae_lib`` differs from it; None outside a repository."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+    try:
+        head = git("rev-parse", "--short=12", "HEAD")
+        return head + ("+changes" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def hardware(device: torch.device | str = "cpu") -> dict:
+    """Processor or GPU, and how many threads PyTorch may use."""
+    device = torch.device(device)
+    accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {"device": device.type, "gpu": accelerator, "cpu": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+
+
+def versions() -> dict[str, str]:
+    """Python's and the libraries' versions."""
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in LIBRARIES}
+
+
+def provenance(device: torch.device | str = "cpu") -> dict:
+    """Commit, hardware, versions, the command line (without folders) and the time, in UTC."""
+    command = [Path(sys.argv[0]).name if sys.argv[0] else "python", *sys.argv[1:]]
+    return {
+        "commit": commit(),
+        "hardware": hardware(device),
+        "versions": versions(),
+        "command": shlex.join(Path(word).name if os.path.isabs(word) else word for word in command),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

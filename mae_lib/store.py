@@ -1,0 +1,215 @@
+"""Checkpoints: find one, load it, else train it.
+
+A checkpoint is two files named by run and config hash: ``NAME-HASH.safetensors`` with the weights and ``NAME-HASH.json`` with how they
+were made (config, tier, loss curve, command, hardware, minutes, versions). The pair counts only if the weights' digest is the one the
+JSON states; a damaged file is named, renamed to ``….damaged`` and never used. Two processes that want the same checkpoint train it once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import torch
+from torch import Tensor
+
+from mae_lib.datasets import ImageSource
+from mae_lib.errors import InputError
+from mae_lib.files import DamagedFile, read_safetensors, set_aside, write_json, write_safetensors
+from mae_lib.model import MaskedAutoencoder
+from mae_lib.pretrain import Trained, pretrain, resolve_device
+from mae_lib.provenance import provenance
+from mae_lib.tiers import PretrainConfig
+from mae_lib.worlds import World
+
+CURVE_POINTS = 120
+
+
+def cache_directory() -> Path:
+    """Where checkpoints that are trained here go: ``$MAE_CACHE``, else ``mae_lib`` in the user's cache folder."""
+    if os.environ.get("MAE_CACHE"):
+        return Path(os.environ["MAE_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mae_lib"
+
+
+def search_path() -> list[Path]:
+    """Folders searched for a checkpoint, in order: the project's own ``checkpoints/`` (in a clone), then the cache."""
+    shipped = Path(__file__).resolve().parent.parent / "checkpoints"
+    return [folder for folder in (shipped, cache_directory() / "checkpoints") if folder.is_dir()]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A stored model: its weights file, and its record (config, tier, curve, seconds, provenance)."""
+
+    path: Path
+    record: dict
+
+    @property
+    def config(self) -> PretrainConfig:
+        """What was trained."""
+        return PretrainConfig.from_dict(self.record["config"])
+
+    @property
+    def curve(self) -> tuple[list[int], list[float]]:
+        """(steps, mean loss since the previous point)."""
+        return self.record["curve"]["step"], self.record["curve"]["loss"]
+
+    def load(self, device: str | torch.device = "cpu") -> MaskedAutoencoder:
+        """The model, in eval mode; DamagedFile if the weights are not those of the record."""
+        tensors, metadata = read_safetensors(self.path)
+        if metadata["digest"] != self.record["digest"]:
+            raise DamagedFile(f"{self.path} is damaged: its weights are not those that its .json records")
+        model = MaskedAutoencoder(self.config.model)
+        model.load_state_dict(tensors)
+        return model.to(device).eval()
+
+
+def read(path: str | Path) -> Checkpoint:
+    """The checkpoint at ``path`` (its .safetensors or .json). InputError if one of the two is missing; DamagedFile if the record is unreadable."""
+    record = Path(path).with_suffix(".json")
+    weights = record.with_suffix(".safetensors")
+    for file in (weights, record):
+        if not file.is_file():
+            raise InputError(f"no checkpoint at {path}: {file.name} is missing")
+    try:
+        contents = json.loads(record.read_text(encoding="utf-8"))
+        PretrainConfig.from_dict(contents["config"])
+        _ = contents["digest"], contents["curve"]["step"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedFile(f"{record} is damaged: {error}") from error
+    return Checkpoint(weights, contents)
+
+
+def checkpoints(folder: str | Path) -> list[Checkpoint]:
+    """Every checkpoint in ``folder``, by name."""
+    return [read(path) for path in sorted(Path(folder).glob("*.json"))]
+
+
+def find(config: PretrainConfig, folders: list[Path] | None = None) -> Checkpoint | None:
+    """The checkpoint of ``config`` in ``folders`` (default: the search path), or None. A damaged one is set aside with a warning."""
+    name = f"{config.name}-{config.hash}.json"
+    for path in (folder / name for folder in (search_path() if folders is None else folders)):
+        if not path.exists():
+            continue
+        try:
+            checkpoint = read(path)
+            if checkpoint.config.hash != config.hash:
+                raise DamagedFile(f"{path} is damaged: its config is not the one its name states")
+            checkpoint.load()
+            return checkpoint
+        except DamagedFile as error:
+            _set_aside(path, error)
+        except InputError:
+            continue  # half of a pair: copied incompletely, or being written
+    return None
+
+
+def _set_aside(record: Path, error: DamagedFile) -> None:
+    kept = [set_aside(file).name for file in (record, record.with_suffix(".safetensors")) if file.exists()]
+    warnings.warn(f"{error}. Set aside as {' and '.join(kept)}; it will not be used.", stacklevel=3)
+
+
+def save(trained: Trained, config: PretrainConfig, folder: Path, tier: str = "custom") -> Checkpoint:
+    """Stores a finished run in ``folder``: weights first, then the record, each whole or not at all."""
+    path = folder / f"{config.name}-{config.hash}.safetensors"
+    digest = write_safetensors(path, dict(trained.model.state_dict()), {"config": config.hash})
+    device = next(trained.model.parameters()).device
+    record = {
+        "name": config.name,
+        "hash": config.hash,
+        "digest": digest,
+        "tier": tier,
+        "config": config.to_dict(),
+        "seconds": round(trained.seconds, 1),
+        "images_per_second": round(config.steps * config.batch / max(trained.seconds, 1e-9), 1),
+        "curve": thin_curve(trained.losses),
+        **provenance(device),
+    }
+    write_json(path.with_suffix(".json"), record)
+    return Checkpoint(path, record)
+
+
+def thin_curve(losses: Tensor, points: int = CURVE_POINTS) -> dict[str, list]:
+    """At most ``points`` pairs of step (from 1, the last of its stretch) and mean loss over the stretch."""
+    stretches = losses.double().tensor_split(min(points, len(losses)))
+    ends = torch.tensor([len(s) for s in stretches]).cumsum(0).tolist()
+    return {"step": ends, "loss": [round(float(s.mean()), 6) for s in stretches]}
+
+
+def load_or_pretrain(
+    config: PretrainConfig,
+    source: ImageSource | None = None,
+    *,
+    device: str = "auto",
+    folder: str | Path | None = None,
+    tier: str = "custom",
+    progress: bool = True,
+    save_every: float = 60.0,
+) -> MaskedAutoencoder:
+    """The model of ``config``: loaded if it is stored anywhere on the search path, else trained (or its training resumed) and stored.
+
+    Args:
+        config: what to have. source: its images, needed for training on a folder; the embedded world's are made if None.
+        device: where the model is to be. folder: the only place to look in and to store in; default: look along the search path,
+            store in the cache. tier: a note in its record.
+        save_every: seconds between resumable states.
+
+    Raises:
+        InputError: nothing is stored and ``source`` is missing. TrainingDiverged: see :func:`mae_lib.pretrain.pretrain`.
+    """
+    return obtain(config, source, device=device, folder=folder, tier=tier, progress=progress, save_every=save_every).load(resolve_device(device))
+
+
+def obtain(
+    config: PretrainConfig,
+    source: ImageSource | None = None,
+    *,
+    device: str = "auto",
+    folder: str | Path | None = None,
+    tier: str = "custom",
+    progress: bool = True,
+    save_every: float = 60.0,
+) -> Checkpoint:
+    """As :func:`load_or_pretrain`, but gives the checkpoint with its record."""
+    folders = None if folder is None else [Path(folder)]
+    found = find(config, folders)
+    if found is not None:
+        return found
+    if source is None:
+        source = world_of(config, resolve_device(device))
+    states = cache_directory() / "states"
+    states.mkdir(parents=True, exist_ok=True)
+    state = states / f"{config.name}-{config.hash}.safetensors"
+    with filelock.FileLock(state.with_suffix(".lock")):
+        found = find(config, folders)  # another process may have trained it while this one waited
+        if found is not None:
+            return found
+        trained = _train(config, source, device, state, progress, save_every)
+        checkpoint = save(trained, config, cache_directory() / "checkpoints" if folder is None else Path(folder), tier)
+        state.unlink(missing_ok=True)
+    return checkpoint
+
+
+def _train(config: PretrainConfig, source: ImageSource, device: str, state: Path, progress: bool, save_every: float) -> Trained:
+    arguments = dict(device=device, state=state, save_every=save_every, progress=progress)
+    try:
+        return pretrain(config, source, **arguments)
+    except DamagedFile as error:
+        warnings.warn(f"{error}. Set aside as {set_aside(state).name}; training starts over.", stacklevel=3)
+        return pretrain(config, source, **arguments)
+
+
+def world_of(config: PretrainConfig, device: torch.device | str = "cpu") -> World:
+    """The embedded world's images that ``config`` names; InputError if it names a folder, or another version of the world."""
+    data = config.data
+    if data.get("kind") != "world":
+        raise InputError(f"{config.name} was trained on a folder of images: open that folder and give it as `source`")
+    world = World(data["split"], data["size"], data["seed"], str(device), data["length"])
+    if world.identity != data:
+        raise InputError(f"{config.name} names version {data['version']} of the embedded world; this mae_lib draws version {world.identity['version']}")
+    return world

@@ -1,0 +1,186 @@
+"""Compute tiers: every size and length of the project in one place, and the eight pretrainings of §3 at each.
+
+A :class:`PretrainConfig` says all that decides a model's weights and nothing else; its hash names the checkpoint. The sweep is the
+paper's: five masking ratios with the mask unit equal to the ViT patch, and three mask units at ratio 0.75 with the smallest ViT patch.
+Data, steps, decoder and learning rate are equal for all eight: only the mask (and, between the two halves, the ViT patch) differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+
+from mae_lib.errors import InputError
+from mae_lib.masking import MaskSpec
+from mae_lib.model import ModelConfig
+
+RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9)
+SIZE_RATIO = 0.75
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One pretraining, completely. Raises InputError for sizes that do not fit together.
+
+    Attributes:
+        model: the masked autoencoder's sizes. ratio: share of units hidden, in (0, 1). unit: mask unit in *pixels*.
+        data: identity of the training images (``source.identity``). seed: of weights, data order, masks and augmentation.
+        steps, batch: optimiser steps, images a step. base_lr: learning rate per 256 images of batch. warmup: share of the steps.
+        weight_decay: on matrices. betas: AdamW's. crop: smallest area of a random resized crop (1: no crop). flip: mirror half of them.
+        precision: float32, or bfloat16 autocast on a GPU.
+    """
+
+    model: ModelConfig
+    ratio: float
+    unit: int
+    data: dict
+    seed: int = 0
+    steps: int = 1000
+    batch: int = 128
+    base_lr: float = 1e-3
+    warmup: float = 0.05
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    crop: float = 1.0
+    flip: bool = False
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.unit % self.model.patch:
+            raise InputError(f"mask unit of {self.unit} px is not a multiple of the {self.model.patch} px ViT patch: choose a multiple")
+        for name in ("steps", "batch"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if not self.base_lr > 0:
+            raise InputError(f"base learning rate {self.base_lr} must be positive")
+        if not 0 < self.crop <= 1:
+            raise InputError(f"crop {self.crop} must be in (0, 1]: the smallest share of the image's area")
+        if self.precision not in ("float32", "bfloat16"):
+            raise InputError(f"precision {self.precision!r} is unknown: choose float32 or bfloat16")
+        _ = self.mask  # its own checks
+
+    @property
+    def mask(self) -> MaskSpec:
+        """The law of the masks, on the model's grid of patches."""
+        return MaskSpec(self.model.grid, self.ratio, self.unit // self.model.patch)
+
+    @cached_property
+    def hash(self) -> str:
+        """16 hex digits of SHA-256 over every field: equal configs, equal names."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def name(self) -> str:
+        """Readable name, for instance ``r75-u8-p8-s0``: ratio in percent, mask unit and ViT patch in pixels, seed."""
+        return f"r{round(self.ratio * 100)}-u{self.unit}-p{self.model.patch}-s{self.seed}"
+
+    @property
+    def learning_rate(self) -> float:
+        """Peak learning rate: base_lr · batch / 256."""
+        return self.base_lr * self.batch / 256
+
+    def to_dict(self) -> dict:
+        """As plain JSON values; :meth:`from_dict` undoes it."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: dict) -> PretrainConfig:
+        """The config whose :meth:`to_dict` is ``values``; InputError for unknown or missing fields."""
+        try:
+            model = dict(values["model"], image_size=tuple(values["model"]["image_size"]))
+            return cls(**dict(values, model=ModelConfig(**model), betas=tuple(values["betas"])))
+        except (KeyError, TypeError) as error:
+            raise InputError(f"not a pretraining config of this version of mae_lib: {error}") from error
+
+
+@dataclass(frozen=True)
+class Tier:
+    """Sizes of one compute tier. Lengths in pixels; ``model``'s patch is the ratio sweep's, ``small_patch`` the size sweep's."""
+
+    name: str
+    purpose: str
+    model: ModelConfig
+    small_patch: int
+    units: tuple[int, int, int]
+    training: dict = field(default_factory=dict)  # fields of PretrainConfig
+    folder: dict = field(default_factory=dict)  # what changes for a folder of images
+
+    def config(self, data: dict, ratio: float = SIZE_RATIO, unit: int | None = None, patch: int | None = None, seed: int = 0) -> PretrainConfig:
+        """One pretraining at this tier.
+
+        Args:
+            data: identity of the training images (``source.identity``), whose size must be the tier's.
+            ratio: masking ratio. patch: ViT patch, pixels, default the ratio sweep's. unit: mask unit, pixels, default the patch.
+        """
+        patch = self.model.patch if patch is None else patch
+        training = dict(self.training) if data.get("kind") == "world" else dict(self.training, **self.folder)
+        model = replace(self.model, patch=patch)
+        return PretrainConfig(model=model, ratio=ratio, unit=patch if unit is None else unit, data=data, seed=seed, **training)
+
+    def sweep(
+        self, data: dict, seed: int = 0, ratios: tuple[float, ...] = RATIOS, units: tuple[int, ...] | None = None
+    ) -> dict[str, list[PretrainConfig]]:
+        """The paper's two halves (§3, "Pretraining overview"): ``{"ratio": [five configs], "size": [three configs]}``."""
+        units = self.units if units is None else units
+        return {
+            "ratio": [self.config(data, ratio, seed=seed) for ratio in ratios],
+            "size": [self.config(data, SIZE_RATIO, unit, self.small_patch, seed) for unit in units],
+        }
+
+
+_NATURAL = {"crop": 0.35, "flip": True}
+
+TIERS: dict[str, Tier] = {
+    tier.name: tier
+    for tier in (
+        Tier(
+            "smoke",
+            "tests and CI: seconds; its numbers mean nothing",
+            ModelConfig(image_size=(32, 32), patch=8, width=32, depth=1, heads=2, decoder_width=32, decoder_depth=1, decoder_heads=2),
+            small_patch=4,
+            units=(4, 8, 16),
+            training={"steps": 30, "batch": 16, "base_lr": 4e-3},
+            folder=_NATURAL,
+        ),
+        Tier(
+            "laptop",
+            "the default: embedded world, shipped checkpoints",
+            ModelConfig(image_size=(64, 64), patch=8, width=96, depth=4, heads=4, decoder_width=64, decoder_depth=1, decoder_heads=4),
+            small_patch=4,
+            units=(4, 8, 16),
+            training={"steps": 2400, "batch": 128, "base_lr": 4e-3},
+            folder=_NATURAL,
+        ),
+        Tier(
+            "gpu",
+            "one GPU, the embedded world or a folder of images of 64 px and more",
+            ModelConfig(image_size=(64, 64), patch=8, width=192, depth=12, heads=3, decoder_width=128, decoder_depth=2, decoder_heads=4),
+            small_patch=4,
+            units=(4, 8, 16),
+            training={"steps": 20000, "batch": 512, "base_lr": 1e-3, "precision": "bfloat16"},
+            folder=_NATURAL,
+        ),
+        # He et al. 2022, Table 8: AdamW (0.9, 0.95), weight decay 0.05, base lr 1.5e-4, batch 4096, 40 warm-up epochs of 800,
+        # random resized crops of area ≥ 0.2, flips, normalised targets. 800 epochs of 1 281 167 images are 250 228 steps.
+        Tier(
+            "paper",
+            "ImageNet-1K at 224 px, ViT-B, many GPUs",
+            ModelConfig(
+                image_size=(224, 224), patch=16, width=768, depth=12, heads=12,
+                decoder_width=512, decoder_depth=8, decoder_heads=16, normalise_target=True,
+            ),
+            small_patch=8,
+            units=(8, 16, 32),
+            training={"steps": 250228, "batch": 4096, "base_lr": 1.5e-4, "crop": 0.2, "flip": True, "precision": "bfloat16"},
+        ),
+    )
+}
+
+
+def tier(name: str) -> Tier:
+    """The tier called ``name``; InputError with the known names otherwise."""
+    if name not in TIERS:
+        raise InputError(f"unknown tier {name!r}: choose one of {', '.join(TIERS)}")
+    return TIERS[name]
