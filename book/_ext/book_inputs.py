@@ -16,9 +16,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from sphinx.application import Sphinx
+from sphinx.application import ENV_PICKLE_FILENAME, Sphinx
 from sphinx.config import Config
-from sphinx.environment import ENV_PICKLE_FILENAME
 from sphinx.util import logging
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 MathJax comes from an installed package instead of a CDN, as the one file that holds every TeX extension and draws SVG, so
 that it has no fonts and no further scripts to ask for. The live widgets' scripts are left out, since a page has no kernel
-to talk to: a cell's HTML face is preferred to its widget there (see `nb_mime_priority_overrides` in _config.yml).
+to talk to: a cell's HTML face is shown instead of its widget (see `nb_mime_priority_overrides` in _config.yml).
 """
 
 from __future__ import annotations

@@ -1,0 +1,70 @@
+# make book       the executed book: makes the environment, runs the chapters, writes _build/html
+# make test       every test: pytest over tests/, nbval over every notebook
+# make notebooks  runs every notebook again and saves its outputs in place, for committing
+# make clean      removes what the above made, except the environment (.venv)
+# make help       these lines
+#
+# PYTHON=python3.12 chooses the interpreter that the environment is made with (3.11 or newer).
+
+SHELL := /bin/bash
+PYTHON ?= python3
+
+# Paths are relative to this file's folder, so that a space in its own path does no harm.
+BIN := .venv/bin
+
+# Nothing asks, nothing reports, nothing is fetched after the installation; and neither the user's IPython profile nor
+# a plotting backend from the shell gets into a chapter.
+export PIP_NO_INPUT := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export HF_HUB_OFFLINE := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+export IPYTHONDIR := $(CURDIR)/_build/ipython
+unexport MPLBACKEND PYTHONHOME
+
+.PHONY: help book test notebooks clean environment
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+book: environment
+	@$(BIN)/jupyter-book build . -n -W --keep-going || { \
+	  status=$$?; \
+	  for report in $$(cd _build/html 2>/dev/null && find reports -name '*.log' 2>/dev/null | sort); do \
+	    printf '\nFailed: %s (its traceback, once more):\n' "$${report#reports/}" >&2; \
+	    cat "_build/html/$$report" >&2; \
+	  done; \
+	  echo 'The book was NOT built: a cell failed or Sphinx warned, see above.' >&2; \
+	  exit $$status; }
+	@printf '\nThe book is built. Open this page:\n%s\n' '$(CURDIR)/_build/html/index.html'
+
+# Cells tagged nbval-check-output have to print what the notebook holds; of all others only an exception fails (images and
+# timings differ from machine to machine).
+test: environment
+	@$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 tests notebooks
+
+notebooks: environment
+	@$(BIN)/python book/_ext/run_notebooks.py notebooks/*.ipynb
+
+clean:
+	@rm -rf _build .pytest_cache .hypothesis
+	@find mae_lib tests book notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
+
+# The environment is whole when .venv/.ready holds the key of the present requirements at the present place (an environment
+# that was moved points to where it was). .venv/.installing stands while pip works: one left over marks an environment that
+# was interrupted, which is made anew from nothing.
+environment:
+	@key=$$({ pwd -P; cat requirements.txt pyproject.toml; } | cksum); \
+	if [ -f .venv/.ready ] && [ "$$(cat .venv/.ready)" = "$$key" ] && $(BIN)/python -c '' 2>/dev/null; then exit 0; fi; \
+	if ! '$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	  echo "error: '$(PYTHON)' is no Python 3.11 or newer: install one, or name it: make book PYTHON=python3.12" >&2; exit 1; \
+	fi; \
+	echo 'Making the environment in .venv (about two minutes and 6 GB) ...'; \
+	if [ -e .venv/.installing ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1 || { [ -f .venv/.place ] && [ "$$(cat .venv/.place)" != "$$(pwd -P)" ]; }; then \
+	  '$(PYTHON)' -m venv --clear .venv || exit; \
+	fi; \
+	rm -f .venv/.ready && touch .venv/.installing && pwd -P > .venv/.place && \
+	$(BIN)/python -m pip install --quiet -r requirements.txt && \
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e . && \
+	echo "$$key" > .venv/.ready && rm .venv/.installing
