@@ -396,12 +396,14 @@ def _select(directory: Path, split: str | None) -> tuple[Path, tuple[str, ...], 
             f"rename or remove them, or add them to {_shown(train or root)}"
         )
     if len(classes) == 1:
-        raise InputError(f"{_shown(train or root)} holds one class only ('{_shown(classes[0])}'): {_single_class_cure(root, classes[0])}")
+        cure = _single_class_cure(train or root, classes[0])
+        raise InputError(f"{_shown(train or root)} holds one class only ('{_shown(classes[0])}'): {cure}")
     members = []
     for name in classes:
         files = [f"{name}/{file}" for file in _images_under(root / name)] if name in present else []
         if name in present and not files:
-            raise InputError(f"{_shown(root / name)} is a class folder without images: delete it or fill it")
+            cure = "delete it or fill it; or point at the folder of class folders"
+            raise InputError(f"{_shown(root / name)} is a class folder without images: {cure}")
         members.append(_cut(files, held_out=split != "train") if cut else files)
     if not any(members):
         raise InputError(f"{_shown(root)} has too few images to hold any out: each class needs at least 2")
@@ -414,9 +416,12 @@ def _class_folders(root: Path) -> tuple[str, ...]:
     if names:
         return names
     if any(_is_image(entry.name) for entry in _entries(root)):
-        cure = "sort them into <class>/ folders" if root.name in _SPLITS else "this looks like one class of a data set; point at its parent"
+        cure = "this looks like one class of a data set; point at its parent"
+        if root.name in _SPLITS:
+            cure = "sort them into <class>/ folders"
         raise InputError(f"{_shown(root)} holds images but no class folders: {cure}")
-    raise InputError(f"{_shown(root)} holds no images: point at a folder of class folders, DIR/train/<class>/*.jpg or DIR/<class>/*.jpg")
+    cure = "point at a folder of class folders, DIR/train/<class>/*.jpg or DIR/<class>/*.jpg"
+    raise InputError(f"{_shown(root)} holds no images: {cure}")
 
 
 def _single_class_cure(root: Path, name: str) -> str:
@@ -439,7 +444,8 @@ def _fingerprint(root: Path, files: list[str]) -> str:
         try:
             size = (root / name).stat().st_size
         except OSError as error:
-            raise InputError(f"{_shown(root / name)} cannot be opened ({error.strerror}): restore it, or delete the link") from error
+            what = f"{_shown(root / name)} cannot be opened ({error.strerror})"
+            raise InputError(f"{what}: restore it, or delete the link") from error
         digest.update(os.fsencode(name) + b"\0" + str(size).encode() + b"\n")
     return digest.hexdigest()
 
@@ -467,7 +473,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise InputError(f"{name} {what}: {_REPLACE}") from error
     except OSError as error:
         if error.errno is not None:  # the system's fault, not the picture's: nobody should delete a file for it
-            raise InputError(f"{name} cannot be opened ({error.strerror}): check the file, its permissions and its disk") from error
+            cure = "check the file, its permissions and its disk"
+            raise InputError(f"{name} cannot be opened ({error.strerror}): {cure}") from error
         raise InputError(f"{name} is damaged or truncated ({error}): {_REPLACE}") from error
     except Exception as error:  # on damaged files Pillow raises SyntaxError, ValueError, struct.error and more
         raise InputError(f"{name} cannot be decoded ({error}): {_REPLACE}") from error
@@ -608,14 +615,15 @@ class Description:
         if self.smallest and self.largest:
             sizes = " to ".join(f"{width}×{height}" for width, height in dict.fromkeys((self.smallest, self.largest)))
             rows.append(("sizes", f"{sizes} pixels, shortest side {self.shortest_side}"))
-        every = self.checked == self.files
-        rows.append(("checked", f"every one of {_count(self.files)} files" if every else f"a sample of {_count(self.checked)} of {_count(self.files)} files"))
+        checked = "every one" if self.checked == self.files else f"a sample of {_count(self.checked)}"
+        rows.append(("checked", f"{checked} of {_count(self.files)} files"))
         rows += [("note", text) for text in self.warnings]
         rows += [("problem", text) for text in self.problems]
         if self.problem_count > len(self.problems):
             rows.append(("problem", f"… and {_count(self.problem_count - len(self.problems))} more"))
         rows.append(("usable", f"yes: {self.command}" if self.usable else f"no: {self.reason}"))
-        return "\n".join([self.directory, *(f"  {name:<{max(len(n) for n, _ in rows)}}  {text}" for name, text in rows)])
+        wide = max(len(name) for name, _ in rows)
+        return "\n".join([self.directory, *(f"  {name:<{wide}}  {text}" for name, text in rows)])
 
 
 @dataclass
@@ -668,6 +676,8 @@ def describe(
     if strays:
         warnings.append(f"{_count(strays)} file(s) with other extensions are passed over")
     warnings += [f"{_count(count)} {text}" for text, count in sorted(census.oddities.items())]
+    if blocked and not reason:
+        reason = blocked[0]
     if problems and not reason:
         reason = f"{_count(len(problems))} of {_count(len(sample))} files cannot be used: delete or replace those named"
     by_area = sorted(census.sizes, key=lambda size: (size[0] * size[1], size))

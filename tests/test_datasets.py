@@ -306,6 +306,8 @@ def test_the_picture_covers_the_size_and_is_cropped_about_its_centre(tmp_path):
     image = read_one(tmp_path, "wide.png", lambda path: save(Image.fromarray(wide), path), image_size=20)
     assert (image[1, :, 1:-1] > 240).all() and image[0].max() < 140 and image[2].max() < 140
     assert torch.equal(image[0], image[2].flip(-1))  # the crop is in the middle
+    tall = read_one(tmp_path / "t", "t.png", lambda path: save(Image.fromarray(wide.transpose(1, 0, 2)), path), image_size=20)
+    assert torch.equal(tall, image.transpose(1, 2))
     strip = read_one(tmp_path / "b", "wide.png", lambda path: save(Image.fromarray(wide), path), image_size=(10, 25))
     assert strip.shape == (3, 10, 25) and strip[0, :, 0].min() > 240 and strip[2, :, -1].min() > 240
 
@@ -338,6 +340,7 @@ def test_exif_orientation_is_obeyed(tmp_path, orientation, suffix):
     assert (image.permute(1, 2, 0).int() - torch.from_numpy(upright).int()).abs().float().mean() < 6
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_a_damaged_exif_block_does_not_matter(tmp_path):
     image = read_one(tmp_path, "a.jpg", lambda path: save(picture(1), path, quality=95, exif=b"Exif\0\0MM\0*\0\0\xff\xff\0\1"))
     assert image.shape == (3, 64, 64)
@@ -401,7 +404,7 @@ def test_grey_palette_and_black_and_white_become_colour_and_back(tmp_path):
     for name in ("c.png", "c.jpg"):
         pixels = read_one(tmp_path / name, name, lambda path: save(picture(3), path), channels=1)
         assert pixels.shape == (1, 64, 64)
-        assert np.abs(pixels[0].numpy().astype(int) - np.asarray(picture(3).convert("L"))).max() <= 4
+        assert np.abs(pixels[0].numpy().astype(int) - np.asarray(picture(3).convert("L"))).mean() < 2
 
 
 def test_cmyk_jpeg_keeps_its_colours(tmp_path):
@@ -419,7 +422,8 @@ def test_of_an_animation_the_first_frame_is_taken(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "tif", "ppm", "gif"])
-@pytest.mark.parametrize("left", [0.0, 0.01, 0.5, 0.9])
+@pytest.mark.parametrize("left", [0.0, 0.01, 0.5, 0.9, 0.99])
+@pytest.mark.filterwarnings("ignore:Truncated File Read")
 def test_truncated_files_of_every_format_are_named(tmp_path, suffix, left):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 
@@ -436,6 +440,11 @@ def test_truncated_files_of_every_format_are_named(tmp_path, suffix, left):
 def test_what_is_no_image_is_named(tmp_path, content):
     with pytest.raises(InputError, match="ant/a.png .*: delete or replace this file"):
         read_one(tmp_path, "a.png", lambda path: path.write_bytes(content))
+
+
+def test_only_the_formats_promised_are_decoded(tmp_path):
+    with pytest.raises(InputError, match="a.png is not an image that can be read"):
+        read_one(tmp_path, "a.png", lambda path: save(picture(0), path, format="PCX"))
 
 
 def test_a_broken_link_is_named_and_not_to_be_replaced_blindly(folder):
