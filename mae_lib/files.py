@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -61,9 +62,9 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def content_digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256, in hex, of names, types, shapes and bytes of CPU tensors."""
-    digest = hashlib.sha256()
+def content_digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """SHA-256, in hex, of the metadata and of names, types, shapes and bytes of CPU tensors."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
@@ -74,7 +75,7 @@ def content_digest(tensors: dict[str, Tensor]) -> str:
 def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     """Writes tensors (moved to the CPU) and string metadata, whole or not at all; returns their :func:`content_digest`, kept inside."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    digest = content_digest(on_cpu)
+    digest = content_digest(on_cpu, metadata)
     write_atomically(path, lambda temporary: safetensors.torch.save_file(on_cpu, temporary, metadata | {"digest": digest}))
     return digest
 
@@ -86,9 +87,15 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
         raise DamagedFile(f"{path} is damaged or no safetensors file ({error})") from error
-    if content_digest(tensors) != metadata.get("digest"):
+    if content_digest(tensors, {key: value for key, value in metadata.items() if key != "digest"}) != metadata.get("digest"):
         raise DamagedFile(f"{path} is damaged: its contents fail the hash written with them")
     return tensors, metadata
+
+
+def remove_parts(path: Path) -> None:
+    """Deletes what killed writers of ``path`` left beside it. Only for who holds the lock on it: a live writer's file would go too."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        left.unlink(missing_ok=True)
 
 
 def set_aside(path: Path) -> Path:

@@ -46,6 +46,8 @@ class MaskSpec:
             raise InputError(f"mask unit of {self.unit} patches is larger than the {rows}×{columns} grid: use a larger image or a smaller unit")
         if rows % self.unit or columns % self.unit:
             raise InputError(f"mask unit of {self.unit} patches does not divide the {rows}×{columns} grid: choose a divisor of both sides")
+        if self.units == 1:
+            raise InputError(f"a mask unit of {self.unit} patches covers the whole {rows}×{columns} grid: nothing would be left to see or to hide")
         if self.kept_units < 1 or self.kept_units >= self.units:
             fate = "keeps no unit" if self.kept_units < 1 else "hides no unit"
             raise InputError(
@@ -89,7 +91,7 @@ class MaskSpec:
         """Draws ``batch`` independent masks, uniform over all choices of ``kept_units`` units.
 
         Args:
-            batch: number of masks B, at least 1.
+            batch: number of masks B.
             generator: source of randomness; the masks are made on its device. Without one, PyTorch's default on the CPU.
 
         Returns:

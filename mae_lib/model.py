@@ -36,6 +36,8 @@ class ModelConfig:
     normalise_target: bool = False  # predict each patch's pixels less their mean, over their deviation
 
     def __post_init__(self) -> None:
+        if isinstance(self.mlp_ratio, int):
+            object.__setattr__(self, "mlp_ratio", float(self.mlp_ratio))  # 4 and 4.0 are equal, so their hashes have to be
         height, columns = self.image_size
         for name in ("patch", "channels", "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads"):
             if getattr(self, name) < 1:
@@ -47,6 +49,8 @@ class ModelConfig:
         for side, width, heads in (("encoder", self.width, self.heads), ("decoder", self.decoder_width, self.decoder_heads)):
             if width % heads or width % 4:
                 raise InputError(f"{side} width {width} must be divisible by its {heads} heads and by 4 (sine-cosine positions)")
+        if self.normalise_target and self.patch_values == 1:
+            raise InputError("normalise_target needs patches of more than one number: a single pixel has no deviation")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -75,7 +79,9 @@ def unpatchify(patches: Tensor, grid: tuple[int, int], channels: int) -> Tensor:
 
 
 def gather(tokens: Tensor, index: Tensor) -> Tensor:
-    """[B, L, D], int64 [B, K] → [B, K, D]: row b of the result is ``tokens[b, index[b]]``."""
+    """[B, L, D], int64 [B, K] → [B, K, D]: row b of the result is ``tokens[b, index[b]]``. InputError for another number of rows."""
+    if len(index) != len(tokens):  # torch.gather would drop the other rows without a word
+        raise InputError(f"a mask of {len(index)} rows for {len(tokens)} images: give every image its own row of patch indices")
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 

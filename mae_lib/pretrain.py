@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +23,7 @@ from tqdm import tqdm
 
 from mae_lib.datasets import ImageSource, Resident, nbytes
 from mae_lib.errors import InputError
-from mae_lib.files import read_safetensors, write_safetensors
+from mae_lib.files import DamagedFile, read_safetensors, write_safetensors
 from mae_lib.model import MaskedAutoencoder, normalise_pixels
 from mae_lib.tiers import PretrainConfig
 
@@ -50,7 +53,9 @@ def resolve_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise InputError(f"unknown device {name!r}: choose auto, cpu, cuda or cuda:N") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"unknown device {name!r}: choose auto, cpu, cuda or cuda:N")
     missing = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
     if missing or (device.type == "mps" and not torch.backends.mps.is_available()):
         raise InputError(f"device {name!r} was asked for and this machine has none that PyTorch can use: take device=cpu or auto")
@@ -121,6 +126,23 @@ def _optimiser(model: MaskedAutoencoder, config: PretrainConfig) -> torch.optim.
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
+@contextmanager
+def _interrupts_deferred() -> Iterator[None]:
+    """Holds back Ctrl-C (SIGINT) and SIGTERM until the block is done. Only the main thread is ever interrupted, so elsewhere nothing is to do."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    handlers = {n: signal.signal(n, lambda number, frame: arrived.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for number in arrived:
+            signal.raise_signal(number)
+
+
 class Run:
     """One pretraining in progress: model, optimiser, step and losses, and how they are saved and brought back."""
 
@@ -146,14 +168,19 @@ class Run:
             loss, _ = self.model(x, visible, hidden)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        self.optimiser.step()
-        self.losses[step] = loss.detach()
-        self.step += 1
+        with _interrupts_deferred():  # a state saved between the update and the count would not be one that training passes through
+            self.optimiser.step()
+            self.losses[step] = loss.detach()
+            self.step += 1
 
     def diverged_at(self) -> int | None:
         """The first step whose loss is not finite, or None."""
         bad = (~self.losses[: self.step].isfinite()).nonzero()
         return int(bad[0]) if len(bad) else None
+
+    def finite(self) -> bool:
+        """Whether all losses and all weights are finite. A gradient may overflow where the loss did not: the next loss would show it."""
+        return self.diverged_at() is None and all(bool(p.isfinite().all()) for p in self.model.parameters())
 
     def save(self, path: Path) -> None:
         """Writes the whole state: weights, both moments, step, losses."""
@@ -168,6 +195,9 @@ class Run:
         tensors, metadata = read_safetensors(path)
         if metadata.get("config") != self.config.hash:
             raise InputError(f"{path} was saved by another config: delete it or give this run another folder")
+        shapes = {f"{kind}.{name}": p.shape for kind in ("model", "exp_avg", "exp_avg_sq") for name, p in self.model.named_parameters()}
+        if {name: tensor.shape for name, tensor in tensors.items()} != shapes | {"losses": self.losses.shape}:
+            raise DamagedFile(f"{path} does not hold the state of {self.config.name}: another version of mae_lib wrote it")
         self.step, self.seconds = int(metadata["step"]), float(metadata["seconds"])
         self.losses.copy_(tensors["losses"])
         with torch.no_grad():
@@ -200,6 +230,8 @@ def pretrain(
         TrainingDiverged: at the first loss that is not finite; the last state saved before it stays.
         InputError: for a source that is not the config's, or a missing device.
     """
+    if not len(source):
+        raise InputError("there are no images to train on: the source is empty")
     if source.identity != config.data:
         raise InputError(f"these images are not the config's: it names {config.data}, the source is {source.identity}")
     if tuple(source.shape) != (config.model.channels, *config.model.image_size):
@@ -208,7 +240,7 @@ def pretrain(
     if state is not None and state.exists():
         run.restore(state)
     if run.step < config.steps and nbytes(source) <= RESIDENT_LIMIT and not isinstance(source, Resident):
-        source = Resident(source, device=str(run.device))
+        source = Resident(source, device=str(run.device), progress=None if progress else False)
     order = DataOrder(len(source), config.batch, config.seed)
     check_every = 1 if run.device.type == "cpu" else GPU_CHECK_EVERY
     total = config.steps * config.batch
@@ -218,7 +250,7 @@ def pretrain(
 
     def save() -> None:
         run.seconds = before + time.monotonic() - began
-        if state is not None and run.step and run.diverged_at() is None:
+        if state is not None and run.step and run.finite():
             run.save(state)
 
     try:
@@ -234,6 +266,8 @@ def pretrain(
             bar.update(config.batch)
             if on_step is not None:
                 on_step(run)
+        if not run.finite():  # the last update's overflow, which no further loss would show
+            raise TrainingDiverged(_divergence(run, state))
         save()
     except (KeyboardInterrupt, SystemExit):
         save()  # a polite stop loses nothing
@@ -244,8 +278,9 @@ def pretrain(
 
 
 def _divergence(run: Run, state: Path | None) -> str:
+    at = run.step if run.diverged_at() is None else run.diverged_at()
     kept = f"the last good state is kept in {state}" if state is not None and state.exists() else "no state had been saved yet"
     return (
-        f"{run.config.name}: the loss is not finite at step {run.diverged_at()} of {run.config.steps}; {kept}. "
+        f"{run.config.name}: the loss is not finite at step {at} of {run.config.steps}; {kept}. "
         f"Try a smaller base_lr (it was {run.config.base_lr:g}) or a longer warm-up, and check the images with `mae data describe`"
     )

@@ -49,9 +49,14 @@ def provenance(device: torch.device | str = "cpu") -> dict:
         "commit": commit(),
         "hardware": hardware(device),
         "versions": versions(),
-        "command": shlex.join(Path(word).name if os.path.isabs(word) else word for word in command),
+        "command": shlex.join(_without_folders(word) for word in command),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _without_folders(word: str) -> str:
+    option, equals, value = word.rpartition("=")
+    return f"{option}{equals}{Path(value).name}" if os.path.isabs(value) else word
 
 
 def _processor() -> str:

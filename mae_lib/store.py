@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mae_lib.datasets import ImageSource
 from mae_lib.errors import InputError
-from mae_lib.files import DamagedFile, read_safetensors, set_aside, write_json, write_safetensors
+from mae_lib.files import DamagedFile, read_safetensors, remove_parts, set_aside, write_json, write_safetensors
 from mae_lib.model import MaskedAutoencoder
 from mae_lib.pretrain import Trained, pretrain, resolve_device
 from mae_lib.provenance import provenance
@@ -65,7 +65,10 @@ class Checkpoint:
         if metadata["digest"] != self.record["digest"]:
             raise DamagedFile(f"{self.path} is damaged: its weights are not those that its .json records")
         model = MaskedAutoencoder(self.config.model)
-        model.load_state_dict(tensors)
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise DamagedFile(f"{self.path} does not hold the model of its config: {error}") from error
         return model.to(device).eval()
 
 
@@ -189,8 +192,11 @@ def obtain(
         found = find(config, folders)  # another process may have trained it while this one waited
         if found is not None:
             return found
+        target = cache_directory() / "checkpoints" if folder is None else Path(folder)
+        for file in (state, target / state.name, target / f"{state.stem}.json"):
+            remove_parts(file)
         trained = _train(config, source, device, state, progress, save_every)
-        checkpoint = save(trained, config, cache_directory() / "checkpoints" if folder is None else Path(folder), tier)
+        checkpoint = save(trained, config, target, tier)
         state.unlink(missing_ok=True)
     return checkpoint
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+import numbers
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 
 from mae_lib.errors import InputError
@@ -48,6 +49,10 @@ class PretrainConfig:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
+        for name in ("ratio", "base_lr", "warmup", "weight_decay", "crop"):
+            if isinstance(value := getattr(self, name), numbers.Real):
+                object.__setattr__(self, name, float(value))  # 1 and 1.0 are equal, so their hashes have to be
+        object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
         if self.unit % self.model.patch:
             raise InputError(f"mask unit of {self.unit} px is not a multiple of the {self.model.patch} px ViT patch: choose a multiple")
         for name in ("steps", "batch"):
@@ -90,9 +95,13 @@ class PretrainConfig:
         """The config whose :meth:`to_dict` is ``values``; InputError for unknown or missing fields."""
         try:
             model = dict(values["model"], image_size=tuple(values["model"]["image_size"]))
-            return cls(**dict(values, model=ModelConfig(**model), betas=tuple(values["betas"])))
-        except (KeyError, TypeError) as error:
+            config = cls(**dict(values, model=ModelConfig(**model), betas=tuple(values["betas"])))
+        except (AttributeError, KeyError, TypeError) as error:
             raise InputError(f"not a pretraining config of this version of mae_lib: {error}") from error
+        missing = {f.name for f in fields(cls)} - set(values) | {f.name for f in fields(ModelConfig)} - set(model)
+        if missing:  # a default in its place would be a guess
+            raise InputError(f"not a pretraining config of this version of mae_lib: it lacks {', '.join(sorted(missing))}")
+        return config
 
 
 @dataclass(frozen=True)
