@@ -25,8 +25,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mae_lib.errors import InputError
+from mae_lib.worlds import World
 
-__all__ = ["ImageSource", "FolderImages", "Resident", "nbytes", "SplitSummary", "Description", "describe"]
+__all__ = ["ImageSource", "FolderImages", "Resident", "image_source", "nbytes", "SplitSummary", "Description", "describe"]
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif")
 
@@ -268,6 +269,25 @@ class Resident:
     def images(self, indices: Tensor | Sequence[int]) -> Tensor:
         """uint8 `[B, C, H, W]` in 0..255, on the device, for `indices` `[B]`; IndexError for an index out of range."""
         return self._pixels.index_select(0, _checked(indices, len(self)).to(self._pixels.device))
+
+
+def image_source(
+    data: str | os.PathLike[str] | None, split: str, image_size: tuple[int, int], channels: int = 3, min_side: int = 1
+) -> ImageSource:
+    """The images a user asked for: a folder's, or the embedded world's when `data` is None or empty.
+
+    Args:
+        data: folder of images, or nothing. split: `train` or `validation` (a folder's `val`), or a further set of the world.
+        image_size: `(H, W)` in pixels. min_side: least short side of a file's image, in pixels.
+
+    Raises:
+        InputError: a size or channel count that the embedded world does not draw, and all that `FolderImages` and `World` refuse.
+    """
+    if data is not None and str(data):
+        return FolderImages(data, "val" if split == "validation" else split, image_size, channels, min_side)
+    if image_size[0] != image_size[1] or channels != 3:
+        raise InputError(f"the embedded world draws square RGB images, not {channels}×{image_size[0]}×{image_size[1]}: name a folder of images")
+    return World(split, image_size[0])
 
 
 def nbytes(source: ImageSource) -> int:

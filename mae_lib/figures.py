@@ -65,18 +65,18 @@ def image_rows(rows: Mapping[str, Tensor], columns: Sequence[str] = (), size: fl
     return figure
 
 
-def mask_grid(masks: Mapping[str, Tensor], grid: tuple[int, int], columns: int = 5) -> Figure:
-    """Masks drawn as chequered maps: visible patches white, hidden ones dark.
+def mask_grid(masks: Mapping[str, Tensor], columns: int = 4) -> Figure:
+    """Masks drawn patch by patch: visible patches light, hidden ones dark.
 
     Args:
-        masks: title → bool [rows · columns of the grid], True where hidden. columns: pictures in one row.
+        masks: title → bool [rows, columns of the patch grid], True where hidden. columns: pictures in one row.
     """
     lines = -(-len(masks) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(1.45 * columns, 1.75 * lines), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(lines, columns, figsize=(1.9 * columns, 2.15 * lines), squeeze=False, layout="constrained")
     for axis in axes.flat[len(masks) :]:
         axis.set_visible(False)
     for axis, (title, mask) in zip(axes.flat, masks.items()):
-        axis.pcolormesh(mask.view(grid).flip(0).numpy(), cmap="Blues", vmin=-0.15, vmax=1.25, edgecolors="#9aa5b1", linewidth=0.4)
+        axis.pcolormesh(mask.flip(0).float().numpy(), cmap="Blues", vmin=-0.15, vmax=1.25, edgecolors="#9aa5b1", linewidth=0.4)
         axis.set(xticks=[], yticks=[], aspect="equal")
         axis.set_title(title, fontsize=9)
     return figure

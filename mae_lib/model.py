@@ -174,7 +174,8 @@ class MaskedAutoencoder(nn.Module):
         target = gather(patches, hidden)
         if self.config.normalise_target:
             target = normalise_patches(target)
-        return (prediction.float() - target.float()).square().mean(), prediction
+        exact = torch.promote_types(prediction.dtype, torch.float32)  # under autocast the prediction is bfloat16
+        return (prediction.to(exact) - target.to(exact)).square().mean(), prediction
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, visible: Tensor | None = None) -> Tensor:

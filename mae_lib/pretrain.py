@@ -24,7 +24,8 @@ from tqdm import tqdm
 from mae_lib.datasets import ImageSource, Resident, nbytes
 from mae_lib.errors import InputError
 from mae_lib.files import DamagedFile, read_safetensors, write_safetensors
-from mae_lib.model import MaskedAutoencoder, normalise_pixels
+from mae_lib.masking import MaskSpec
+from mae_lib.model import MaskedAutoencoder, gather, normalise_patches, normalise_pixels, patchify
 from mae_lib.tiers import PretrainConfig
 
 # Images are decoded or drawn once and kept in memory as bytes up to this size; beyond it, each batch is read as it is needed.
@@ -275,6 +276,37 @@ def pretrain(
     finally:
         bar.close()
     return Trained(run.model.eval(), run.losses.cpu(), run.seconds)
+
+
+@torch.no_grad()
+def held_out_error(model: MaskedAutoencoder, mask: MaskSpec, source: ImageSource, images: int = 1000, seed: int = 0, batch: int = 250) -> dict[str, float]:
+    """Eq. 2 on images that were not trained on, and what the same error would be without any learning.
+
+    Args:
+        model: in eval mode. mask: the law of the masks. source: its first ``images`` images are used. seed: of the masks.
+
+    Returns:
+        ``loss``: mean squared error on hidden patches, in the units of the training loss. ``baseline``: that of predicting, for every hidden
+        patch, the mean colour of the image's visible patches. ``explained``: 1 − loss / baseline. With a normalised target the baseline
+        is a flat patch, whose error is the target's variance.
+    """
+    device = next(model.parameters()).device
+    count = min(images, len(source))
+    totals = torch.zeros(2, dtype=torch.float64)
+    for start in range(0, count, batch):
+        x = normalise_pixels(source.images(range(start, min(start + batch, count)))).to(device)
+        visible, hidden = mask.sample(len(x), step_generator(seed, "held-out", start, device))
+        loss, _ = model(x, visible, hidden)
+        patches = patchify(x, model.config.patch)
+        target = gather(patches, hidden)
+        if model.config.normalise_target:
+            guess_error = normalise_patches(target).square().mean()
+        else:
+            colour = gather(patches, visible).unflatten(2, (model.config.channels, -1)).mean((1, 3))
+            guess_error = (target.unflatten(2, (model.config.channels, -1)) - colour[:, None, :, None]).square().mean()
+        totals += len(x) * torch.tensor([float(loss), float(guess_error)], dtype=torch.float64)
+    loss, baseline = (totals / count).tolist()
+    return {"loss": loss, "baseline": baseline, "explained": 1 - loss / baseline}
 
 
 def _divergence(run: Run, state: Path | None) -> str:

@@ -1,0 +1,189 @@
+"""Interactive explorers, three faces from one function: live widget (with a kernel), self-contained HTML (with neither kernel nor
+network: every setting is tabulated beforehand) and captioned figure. Each shows the command that reproduces its setting.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from string import Template
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from mae_lib import figures
+from mae_lib.errors import InputError
+from mae_lib.model import MaskedAutoencoder, normalise_pixels, to_unit_range
+from mae_lib.pretrain import step_generator
+from mae_lib.store import Checkpoint
+
+
+@dataclass(frozen=True)
+class MaskedView:
+    """One setting seen: pictures float [3, S, S] in [0, 1], and the mean squared error over the hidden pixels (units of brightness²)."""
+
+    masked: Tensor
+    reconstruction: Tensor
+    hidden_error: float
+
+
+class MaskingExplorer:
+    """What each pretrained model sees of an image, and makes of the rest (§2.2): choose the run (ratio, mask unit), image and mask.
+
+    Args:
+        runs: checkpoints; the choices of ratio and unit are theirs. images: uint8 [N, C, S, S], N ≥ 1.
+        masks: how many random masks to offer an image and run. names: the images' names, shown as their labels.
+    """
+
+    def __init__(self, runs: Sequence[Checkpoint], images: Tensor, masks: int = 2, names: Sequence[str] | None = None) -> None:
+        if not runs or not len(images) or masks < 1:
+            raise InputError("the masking explorer needs at least one checkpoint, one image and one mask")
+        self.runs, self.images, self.masks = list(runs), images, masks
+        self.names = list(names) if names is not None else [f"image {i}" for i in range(len(images))]
+        self._models: dict[int, MaskedAutoencoder] = {}
+
+    def view(self, run: int, image: int, mask: int) -> MaskedView:
+        """The pictures of one setting: indices of the run, the image and the mask."""
+        if run not in self._models:
+            self._models[run] = self.runs[run].load()
+        model, config = self._models[run], self.runs[run].config
+        x = normalise_pixels(self.images[image : image + 1])
+        visible, hidden = config.mask.sample(1, step_generator(mask, "explorer", image))
+        rebuilt = to_unit_range(model.reconstruct(x, visible))
+        original = to_unit_range(x)
+        error = float((rebuilt - original).square().mean() * config.mask.patches / hidden.shape[1])
+        return MaskedView(figures.masked_pictures(original, hidden, config.model.grid)[0], rebuilt[0], error)
+
+    def label(self, run: int) -> str:
+        """A run in words: ratio, mask unit and ViT patch."""
+        config = self.runs[run].config
+        return f"ratio {config.ratio:g}, unit {config.unit} px, ViT patch {config.model.patch} px"
+
+    def command(self, run: int) -> str:
+        """The command that trains the run's model."""
+        config, tier = self.runs[run].config, self.runs[run].record["tier"]
+        return f"mae pretrain --tier {tier} --ratio {config.ratio:g} --unit {config.unit} --patch {config.model.patch} --seed {config.seed}"
+
+    def figure(self, image: int = 0, mask: int = 0) -> Figure:
+        """The printed face: image, masked image and reconstruction, one column a run."""
+        views = [self.view(run, image, mask) for run in range(len(self.runs))]
+        original = self.images[image].float() / 255
+        rows = {
+            "image": torch.stack([original] * len(views)),
+            "visible": torch.stack([v.masked for v in views]),
+            "rebuilt": torch.stack([v.reconstruction for v in views]),
+        }
+        return figures.image_rows(rows, [f"r {c.config.ratio:g}\nunit {c.config.unit} px" for c in self.runs])
+
+    def widget(self):
+        """The live face: an ipywidgets box, its pictures computed by the kernel at each change."""
+        import ipywidgets as widgets
+
+        run = widgets.SelectionSlider(options=[(self.label(k), k) for k in range(len(self.runs))], description="model", layout={"width": "34em"})
+        image = widgets.SelectionSlider(options=[(name, k) for k, name in enumerate(self.names)], description="image", layout={"width": "34em"})
+        mask = widgets.IntSlider(0, 0, self.masks - 1, description="mask", layout={"width": "34em"})
+        pictures, words = widgets.HTML(), widgets.HTML()
+
+        def show(_=None) -> None:
+            pictures.value, words.value = self.live_html(run.value, image.value, mask.value)
+
+        for control in (run, image, mask):
+            control.observe(show, "value")
+        show()
+        return widgets.VBox([run, image, mask, pictures, words])
+
+    def live_html(self, run: int, image: int, mask: int) -> tuple[str, str]:
+        """(pictures, words) of one setting as HTML: what the live widget shows."""
+        view = self.view(run, image, mask)
+        shown = [self.images[image].float() / 255, view.masked, view.reconstruction]
+        pictures = "".join(f'<img src="{data_url(p)}" width="192" alt="{a}" style="image-rendering:pixelated;margin:4px">' for p, a in zip(shown, ("image", "what the encoder sees", "reconstruction")))
+        return pictures, f"error on hidden pixels {view.hidden_error:.4f}<br><code>{self.command(run)}</code>"
+
+    def html(self) -> str:
+        """The kernel-free face: one self-contained fragment with every setting tabulated, driven by native form controls."""
+        table = [
+            [
+                [{"masked": data_url(v.masked), "rebuilt": data_url(v.reconstruction), "error": round(v.hidden_error, 4)} for v in views]
+                for views in ([self.view(run, image, mask) for mask in range(self.masks)] for image in range(len(self.images)))
+            ]
+            for run in range(len(self.runs))
+        ]
+        data = {
+            "runs": [{"label": self.label(k), "command": self.command(k)} for k in range(len(self.runs))],
+            "names": self.names,
+            "originals": [data_url(image.float() / 255) for image in self.images],
+            "table": table,
+        }
+        # "</" inside a script element would end it.
+        text = json.dumps(data).replace("</", "<\\/")
+        # An id of its own, the same at every build: Jupyter runs scripts detached from their place, so this one must look itself up.
+        identity = "masking-" + hashlib.sha256(text.encode()).hexdigest()[:8]
+        return _MASKING_HTML.substitute(id=identity, data=text, last_run=len(self.runs) - 1, last_mask=self.masks - 1)
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+
+def data_url(picture: Tensor, quality: int = 88) -> str:
+    """A float picture [C, H, W] in [0, 1] as a ``data:`` URL (WebP)."""
+    array = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(np.squeeze(array)).save(buffer, "WEBP", quality=quality, method=6)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+_MASKING_HTML = Template("""
+<div class="mae-explorer" id="$id" role="group" aria-label="Masking explorer">
+<style>
+.mae-explorer { border: 1px solid #8888; border-radius: 6px; padding: .8em; margin: .5em 0; }
+.mae-explorer label { display: flex; flex-wrap: wrap; gap: .6em; align-items: center; margin: .25em 0; }
+.mae-explorer label b { width: 4em; } .mae-explorer input { flex: 1 1 10em; max-width: 22em; }
+.mae-explorer output { flex: 1 1 16em; }
+.mae-explorer .pictures { display: flex; flex-wrap: wrap; gap: .8em; margin: .6em 0; }
+.mae-explorer figure { margin: 0; flex: 1 1 6em; max-width: 14em; text-align: center; font-size: .85em; }
+.mae-explorer img { width: 100%; image-rendering: pixelated; }
+.mae-explorer code { overflow-wrap: anywhere; }
+</style>
+<label><b>model</b><input type="range" min="0" max="$last_run" value="0" data-role="run"><output data-role="run-name"></output></label>
+<label><b>image</b><input type="range" min="0" value="0" data-role="image"><output data-role="image-name"></output></label>
+<label><b>mask</b><input type="range" min="0" max="$last_mask" value="0" data-role="mask"><output data-role="mask-name"></output></label>
+<div class="pictures">
+<figure><img data-role="original" alt="the image"><figcaption>image</figcaption></figure>
+<figure><img data-role="masked" alt="the image with its hidden patches grey"><figcaption>what the encoder sees</figcaption></figure>
+<figure><img data-role="rebuilt" alt="the model's reconstruction"><figcaption>reconstruction</figcaption></figure>
+</div>
+<div aria-live="polite">mean squared error on hidden pixels: <span data-role="error"></span></div>
+<div>train this model: <code data-role="command"></code></div>
+<script>
+(function () {
+  const data = $data;
+  const root = document.getElementById("$id");
+  const at = role => root.querySelector('[data-role="' + role + '"]');
+  const inputs = ["run", "image", "mask"].map(at);
+  inputs[1].max = data.names.length - 1;
+  function show() {
+    const [run, image, mask] = inputs.map(i => +i.value), cell = data.table[run][image][mask];
+    at("original").src = data.originals[image];
+    at("masked").src = cell.masked;
+    at("rebuilt").src = cell.rebuilt;
+    at("run-name").textContent = data.runs[run].label;
+    at("image-name").textContent = data.names[image];
+    at("mask-name").textContent = "mask " + (mask + 1);
+    at("error").textContent = cell.error.toFixed(4);
+    at("command").textContent = data.runs[run].command;
+    inputs[0].setAttribute("aria-valuetext", data.runs[run].label);
+    inputs[1].setAttribute("aria-valuetext", data.names[image]);
+  }
+  inputs.forEach(i => i.addEventListener("input", show));
+  show();
+})();
+</script>
+</div>
+""")
