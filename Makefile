@@ -6,7 +6,6 @@
 #
 # PYTHON=python3.12 chooses the interpreter that the environment is made with (3.11 or newer).
 
-SHELL := /bin/bash
 PYTHON ?= python3
 
 # Paths are relative to this file's folder, so that a space in its own path does no harm.
@@ -55,6 +54,7 @@ clean:
 # that was moved points to where it was). .venv/.installing stands while pip works: one left over marks an environment that
 # was interrupted, which is made anew from nothing.
 environment:
+	@mkdir -p _build/ipython
 	@key=$$({ pwd -P; cat requirements.txt pyproject.toml; } | cksum); \
 	if [ -f .venv/.ready ] && [ "$$(cat .venv/.ready)" = "$$key" ] && $(BIN)/python -c '' 2>/dev/null; then exit 0; fi; \
 	if ! '$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
