@@ -20,7 +20,8 @@ import tyro
 
 from mae_lib.datasets import ImageSource, Resident, describe, image_source, nbytes
 from mae_lib.errors import InputError
-from mae_lib.pretrain import RESIDENT_LIMIT, TrainingDiverged, resolve_device
+from mae_lib.pretrain import RESIDENT_LIMIT, TrainingDiverged, held_out_error, resolve_device
+from mae_lib.results import write_result
 from mae_lib.store import Checkpoint, find, obtain
 from mae_lib.tiers import SIZE_RATIO, PretrainConfig, tier
 
@@ -52,6 +53,8 @@ class Pretrain:
     """learning rate per 256 images of batch; default: the tier's"""
     out: Path | None = None
     """folder for the checkpoints; default: the cache ($MAE_CACHE)"""
+    results: Path | None = None
+    """folder for one JSON of numbers a run: curve, speed and the error on held-out images"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
     jobs: int = 1
@@ -105,12 +108,16 @@ def _training_images(data: Path | None, image_size: tuple[int, int], channels: i
 
 def _obtain(command: Pretrain, config: PretrainConfig, threads: int) -> Checkpoint:
     torch.set_num_threads(threads)
-    found = find(config, None if command.out is None else [command.out])
-    if found is not None:
-        return found
-    device = str(resolve_device(command.device))
-    source = _training_images(command.data, config.model.image_size, config.model.channels, config.unit, device)
-    return obtain(config, source, device=device, folder=command.out, tier=command.tier, save_every=command.save_every)
+    checkpoint = find(config, None if command.out is None else [command.out])
+    device, size, channels = str(resolve_device(command.device)), config.model.image_size, config.model.channels
+    if checkpoint is None:
+        source = _training_images(command.data, size, channels, config.unit, device)
+        checkpoint = obtain(config, source, device=device, folder=command.out, tier=command.tier, save_every=command.save_every)
+    if command.results is not None:
+        validation = image_source(command.data, "validation", size, channels, min_side=config.unit)
+        held_out = held_out_error(checkpoint.load(device), config.mask, validation)
+        write_result(command.results, checkpoint.record | {"held_out": held_out, "validation": validation.identity})
+    return checkpoint
 
 
 @dataclass(frozen=True)

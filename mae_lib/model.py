@@ -227,6 +227,27 @@ class MaskedAutoencoder(nn.Module):
         return self.encoder_norm(self.encoder(x))
 
 
+def training_flops(config: ModelConfig, visible_patches: int) -> float:
+    """Floating-point operations to train on one image (forward and backward, counted as three forwards; multiply and add are two).
+
+    Counts matrix products only: 24·n·D² + 4·n²·D a block of n tokens (at mlp_ratio 4), the embedding of the visible patches, the bridge to
+    the decoder, and the head on the hidden patches.
+    """
+    patches = config.grid[0] * config.grid[1]
+
+    def blocks(tokens: int, width: int, depth: int) -> float:
+        return depth * ((8 + 4 * config.mlp_ratio) * tokens * width**2 + 4 * tokens**2 * width)
+
+    forward = (
+        blocks(visible_patches + 1, config.width, config.depth)
+        + blocks(patches + 1, config.decoder_width, config.decoder_depth)
+        + 2 * visible_patches * config.patch_values * config.width
+        + 2 * (visible_patches + 1) * config.width * config.decoder_width
+        + 2 * (patches - visible_patches) * config.decoder_width * config.patch_values
+    )
+    return 3 * forward
+
+
 def normalise_pixels(images: Tensor) -> Tensor:
     """uint8 in [0, 255] (or float in [0, 1]) → float (x − 0.5) / 0.25, what models here are trained on."""
     x = images.float() / 255 if images.dtype == torch.uint8 else images

@@ -16,7 +16,7 @@ import torch
 LIBRARIES = ("torch", "timm", "numpy", "safetensors")
 
 
-def commit() -> str | None:
+def _commit() -> str | None:
     """The Git commit this package's code stands at, with ``+changes`` if ``mae_lib`` differs from it; None outside a repository."""
     here = Path(__file__).resolve().parent
 
@@ -28,6 +28,10 @@ def commit() -> str | None:
         return head + ("+changes" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+# Read when the code is loaded: by the time a long run ends, the files on disk may be others.
+COMMIT = _commit()
 
 
 def hardware(device: torch.device | str = "cpu") -> dict:
@@ -46,7 +50,7 @@ def provenance(device: torch.device | str = "cpu") -> dict:
     """Commit, hardware, versions, the command line (without folders) and the time, in UTC."""
     command = [Path(sys.argv[0]).name if sys.argv[0] else "python", *sys.argv[1:]]
     return {
-        "commit": commit(),
+        "commit": COMMIT,
         "hardware": hardware(device),
         "versions": versions(),
         "command": shlex.join(_without_folders(word) for word in command),

@@ -59,6 +59,13 @@ class Checkpoint:
         """(steps, mean loss since the previous point)."""
         return self.record["curve"]["step"], self.record["curve"]["loss"]
 
+    def late_fall(self) -> float:
+        """How much the mean loss fell from the last but one tenth of training to the last, as a share: near 0 when it has flattened."""
+        losses = self.curve[1]
+        tenth = max(1, len(losses) // 10)
+        before, last = losses[-2 * tenth : -tenth] or losses[:1], losses[-tenth:]
+        return 1 - (sum(last) / len(last)) / (sum(before) / len(before))
+
     def load(self, device: str | torch.device = "cpu") -> MaskedAutoencoder:
         """The model, in eval mode; DamagedFile if the weights are not those of the record."""
         tensors, metadata = read_safetensors(self.path)

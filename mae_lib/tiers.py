@@ -159,7 +159,7 @@ TIERS: dict[str, Tier] = {
             ModelConfig(image_size=(64, 64), patch=8, width=64, depth=4, heads=2, decoder_width=48, decoder_depth=1, decoder_heads=2),
             small_patch=4,
             units=(4, 8, 16),
-            training={"steps": 1000, "batch": 128, "base_lr": 4e-3},
+            training={"steps": 1200, "batch": 128, "base_lr": 2.5e-3},
             folder=_NATURAL,
         ),
         Tier(

@@ -99,18 +99,18 @@ PARTS = max(len(parts) for parts in _TEMPLATES.values())
 class Law:
     """Ranges of the exogenous noises; each evaluation set is the training law with some of them changed."""
 
-    turn: tuple[float, float] = (0.0, 0.3)  # size of the rotation, radians, either sign
-    scale: tuple[float, float] = (0.62, 0.86)  # half-images per object unit
-    offset: float = 0.14  # largest shift of the centre, half-images
+    turn: tuple[float, float] = (0.0, 0.25)  # size of the rotation, radians, either sign
+    scale: tuple[float, float] = (0.72, 0.92)  # half-images per object unit
+    offset: float = 0.1  # largest shift of the centre, half-images
     squeeze: tuple[float, float] = (0.9, 1.1)  # foreshortening of the object's width
     joint: float = 0.05  # part centres, object units
     girth: float = 0.14  # part sizes, relative
     bend: float = 0.15  # part angles, radians
     texture_match: float = 0.7  # probability that the texture is the class's own
-    amplitude: tuple[float, float] = (0.14, 0.24)  # texture contrast, brightness
+    amplitude: tuple[float, float] = (0.1, 0.16)  # texture contrast, brightness
     contrast: tuple[float, float] = (0.25, 0.45)  # |object − ground|, brightness; the sign is free
-    chroma: float = 0.16  # colour away from grey
-    clutter: float = 0.05  # amplitude of each ground wave
+    chroma: float = 0.1  # colour away from grey
+    clutter: float = 0.03  # amplitude of each ground wave
     ink: tuple[float, float, float] = (0.0, 0.0, 0.0)  # outline: half-width in pixels at 64 px, strength, brightness
     flat: bool = False  # white ground and body, no texture: nothing but the outlines
 
@@ -120,7 +120,7 @@ LAWS: dict[str, Law] = {
     "train": TRAINING,
     "validation": TRAINING,
     "v2": TRAINING,
-    "viewpoint": replace(TRAINING, turn=(0.5, 1.1), scale=(0.5, 0.68), offset=0.25, squeeze=(0.65, 0.9), clutter=0.11),
+    "viewpoint": replace(TRAINING, turn=(0.5, 1.1), scale=(0.55, 0.72), offset=0.25, squeeze=(0.65, 0.9), clutter=0.08),
     "rendition": replace(TRAINING, amplitude=(0.0, 0.0), chroma=0.34, clutter=0.0, ink=(0.9, 1.0, 0.05)),
     "sketch": replace(TRAINING, amplitude=(0.0, 0.0), chroma=0.0, clutter=0.0, ink=(0.7, 0.9, 0.05), flat=True),
     "hard": TRAINING,
