@@ -25,8 +25,8 @@ def write_result(folder: Path, record: dict) -> Path:
     return path
 
 
-def read_results(kind: str, data: str) -> list[dict]:
-    """All results of ``results/KIND/DATA``, sorted by file name. InputError if there are none, or one is no JSON."""
+def read_results(kind: str, data: str = "") -> list[dict]:
+    """All results of ``results/KIND/DATA`` (or of ``results/KIND`` itself), sorted by file name. InputError if there are none, or one is no JSON."""
     folder = results_directory() / kind / data
     records = []
     for path in sorted(folder.glob("*.json")):
