@@ -1,0 +1,97 @@
+"""What the tests of training and storing share: a source of images, a config that trains in a moment, and real processes to kill.
+
+Processes come from a fork server that has imported the library once: starting one takes milliseconds, and it is a process like any other.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mae_lib.model import ModelConfig
+from mae_lib.tiers import PretrainConfig
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["mae_lib.store"])
+PATIENCE = 240.0  # seconds that a process may take on a busy machine
+
+
+class Ramps:
+    """An image source: colour ramps of random direction, so that hidden patches can be told from visible ones."""
+
+    def __init__(self, length: int = 24, size: int = 32, channels: int = 3) -> None:
+        slopes = torch.rand(length, channels, 2, generator=torch.Generator().manual_seed(5)) - 0.5
+        axis = torch.linspace(-1, 1, size)
+        ramp = slopes[..., 0, None, None] * axis[:, None] + slopes[..., 1, None, None] * axis
+        self.pixels = ((ramp * 0.5 + 0.5) * 255).round().to(torch.uint8)
+        self.shape = (channels, size, size)
+        self.labels = torch.zeros(length, dtype=torch.int64)
+        self.classes = ("ramp",)
+        self.identity = {"kind": "ramps", "length": length, "size": size, "channels": channels}
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def images(self, indices) -> Tensor:
+        return self.pixels[torch.as_tensor(indices)]
+
+
+MODEL = ModelConfig(image_size=(32, 32), patch=8, width=32, depth=1, heads=2, decoder_width=32, decoder_depth=1, decoder_heads=2)
+
+
+def config(**changes) -> PretrainConfig:
+    """One that meets every part of the loop: crops, flips, warm-up, and batches of 10 that do not divide the 24 images."""
+    values = dict(model=MODEL, ratio=0.5, unit=8, data=Ramps().identity, steps=6, batch=10, base_lr=4e-3, warmup=0.2, crop=0.5, flip=True)
+    return PretrainConfig(**(values | changes))
+
+
+def start(target: Callable, *arguments) -> BaseProcess:
+    """A process that runs ``target`` of a test module on one thread."""
+    process = PROCESSES.Process(target=_single_threaded, args=(target, arguments), daemon=True)
+    process.start()
+    return process
+
+
+def _single_threaded(target: Callable, arguments: tuple) -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
+    target(*arguments)
+
+
+def finish(process: BaseProcess, code: int = 0) -> None:
+    """Waits for the end of a process, which must have this exit code."""
+    process.join(PATIENCE)
+    if process.exitcode is None:
+        process.kill()
+    assert process.exitcode == code
+
+
+def wait_for(condition: Callable[[], bool], process: BaseProcess | None = None) -> bool:
+    """Waits until ``condition``; False if the process ended before."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        if process is not None and not process.is_alive():
+            return condition()
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.001)
+    return True
+
+
+def note(log: Path, line: str) -> None:
+    """Appends a line, in one write, to a file that several processes share."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, f"{line}\n".encode())
+    os.close(descriptor)
+
+
+def notes(log: Path) -> list[str]:
+    """The lines noted so far."""
+    return log.read_text().splitlines() if log.exists() else []
