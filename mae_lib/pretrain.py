@@ -240,7 +240,8 @@ def pretrain(
     run = Run(config, resolve_device(device))
     if state is not None and state.exists():
         run.restore(state)
-    if run.step < config.steps and nbytes(source) <= RESIDENT_LIMIT and not isinstance(source, Resident):
+    # Reading all images first pays off only if this run looks at each of them about once, or more often.
+    if (config.steps - run.step) * config.batch >= len(source) and nbytes(source) <= RESIDENT_LIMIT and not isinstance(source, Resident):
         source = Resident(source, device=str(run.device), progress=None if progress else False)
     order = DataOrder(len(source), config.batch, config.seed)
     check_every = 1 if run.device.type == "cpu" else GPU_CHECK_EVERY
