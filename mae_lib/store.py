@@ -37,9 +37,9 @@ def cache_directory() -> Path:
 
 
 def search_path() -> list[Path]:
-    """Folders searched for a checkpoint, in order: the project's own ``checkpoints/`` (in a clone), then the cache."""
-    shipped = Path(__file__).resolve().parent.parent / "checkpoints"
-    return [folder for folder in (shipped, cache_directory() / "checkpoints") if folder.is_dir()]
+    """Folders searched for a checkpoint, in order: those in the project's own ``checkpoints/`` (in a clone), then the cache."""
+    shipped = sorted((Path(__file__).resolve().parent.parent / "checkpoints").glob("*/"))
+    return [folder for folder in (*shipped, cache_directory() / "checkpoints") if folder.is_dir()]
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ TIERS: dict[str, Tier] = {
             small_patch=4,
             units=(4, 8, 16),
             training={"steps": 1200, "batch": 128, "base_lr": 2.5e-3},
-            folder=_NATURAL,
+            folder=_NATURAL | {"steps": 500},
         ),
         Tier(
             "gpu",
