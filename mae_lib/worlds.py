@@ -130,7 +130,7 @@ LAWS: dict[str, Law] = {
     "reference": TRAINING,
 }
 EVALUATION_SETS = ("validation", "v2", "viewpoint", "rendition", "sketch", "hard")
-LENGTHS = {"train": 32768, "reference": 32768, "candidates": 65536}
+LENGTHS = {"train": 32768, "reference": 32768, "candidates": 262144}
 EVALUATION_LENGTH = 2000
 
 
@@ -290,12 +290,14 @@ def _check(split: str, size: int, known: tuple[str, ...]) -> None:
 
 
 def _indices(indices, length: int, device: torch.device | str) -> Tensor:
-    index = torch.as_tensor(indices, dtype=torch.int64, device=device).reshape(-1)
-    if len(index) and (int(index.min()) < 0 or int(index.max()) >= length):
-        raise InputError(f"image index out of range: this split holds images 0 … {length - 1}")
+    index = torch.as_tensor(indices, device=device).reshape(-1)
     if not len(index):
         raise InputError("no image index was given")
-    return index
+    if index.is_floating_point() or index.dtype == torch.bool:
+        raise InputError(f"image indices must be whole numbers, not {index[0].item()!r}")
+    if int(index.min()) < 0 or int(index.max()) >= length:
+        raise InputError(f"image index out of range: this split holds images 0 … {length - 1}")
+    return index.to(torch.int64)
 
 
 def _chunk(device: torch.device) -> int:
@@ -322,7 +324,7 @@ class World:
         length: number of images; by default 32 768 for training, 2 000 for an evaluation set.
 
     Raises:
-        InputError: for an unknown split, a size below 16, an index outside the split.
+        InputError: for an unknown split, a size below 16, an index outside the split; for a seed or length that the hard set does not have.
     """
 
     split: str = "train"
@@ -334,6 +336,13 @@ class World:
 
     def __post_init__(self) -> None:
         _check(self.split, self.size, tuple(LAWS))
+        if self.length is not None and self.length < 1:
+            raise InputError(f"length {self.length}: a split holds at least one image")
+        if self.split == "hard":
+            if self.seed != 0:
+                raise InputError(f"the hard set was chosen among the images of seed 0, not of seed {self.seed}: leave the seed out")
+            if self.length is not None and self.length > len(hard_indices()):
+                raise InputError(f"length {self.length}: the hard set holds {len(hard_indices())} images")
 
     def __len__(self) -> int:
         if self.length is not None:
@@ -407,6 +416,8 @@ class Scenes:
 
     def __post_init__(self) -> None:
         _check(self.split, self.size, ("train", "validation"))
+        if self.most < 1 or self.length < 1:
+            raise InputError(f"at most {self.most} objects, {self.length} scenes: both must be at least 1")
 
     def __len__(self) -> int:
         return self.length
