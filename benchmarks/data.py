@@ -127,7 +127,7 @@ def main() -> None:
     )
     common.save(chosen.json, device, {
         "benchmark": "data", "tier": chosen.tier, "rounds": chosen.rounds, "batch": first.batch, "images": len(trained_on),
-        "resident": resident is not None, "fill_seconds": once, "seconds": times, "pretrainings": result, "holds": holds,
+        "drawn": chosen.data is None, "resident": resident is not None, "fill_seconds": once, "seconds": times, "pretrainings": result, "holds": holds,
     })
 
 
