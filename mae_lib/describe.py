@@ -1,0 +1,308 @@
+"""What an image folder holds. What lives here: `describe`, which opens and decodes every file of a folder and says whether the
+folder can be used, and `Description` and `SplitSummary`, in which it says so."""
+
+from __future__ import annotations
+
+import os
+import random
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from mae_lib.datasets import FolderImages
+from mae_lib.errors import InputError
+from mae_lib.image_files import (
+    SPLITS,
+    VALIDATION,
+    cores,
+    eight_bit,
+    existing_folder,
+    is_image,
+    opened,
+    orientation,
+    shown,
+    split_folders,
+    subfolders,
+    walk,
+)
+
+__all__ = ["SplitSummary", "Description", "describe"]
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """Images of one split, and how they spread over its classes."""
+
+    images: int
+    classes: int
+    fewest: int
+    median: float
+    most: int
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a folder holds and whether it can be used; made by `describe`. `print` gives a text for the terminal.
+
+    Attributes:
+        directory: as it was given.
+        layout: in words.
+        splits: a summary of each split that can be loaded.
+        classes: class names, in label order.
+        files: image files found; checked: how many of them were opened and decoded.
+        formats, modes: files of each format (Pillow's names) and colour mode.
+        smallest, largest: `(width, height)` in pixels, by area; shortest_side: in pixels.
+        problems: the first ten files that cannot be used, one line each with the remedy; problem_count: of how many.
+        warnings: what will be done with unusual files, and what may surprise.
+        usable: whether `FolderImages(directory)` can load every file checked.
+        reason: if not usable, why, and the remedy.
+        command: what to run next; empty if not usable.
+    """
+
+    directory: str
+    layout: str
+    splits: dict[str, SplitSummary]
+    classes: tuple[str, ...]
+    files: int
+    checked: int
+    formats: dict[str, int]
+    modes: dict[str, int]
+    smallest: tuple[int, int] | None
+    largest: tuple[int, int] | None
+    shortest_side: int | None
+    problems: tuple[str, ...]
+    problem_count: int
+    warnings: tuple[str, ...]
+    usable: bool
+    reason: str
+    command: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain values that JSON can hold."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        rows = [("layout", self.layout)]
+        rows += [(name, _summary_text(summary)) for name, summary in self.splits.items()]
+        if self.classes:
+            rows.append(("classes", ", ".join(self.classes[:6]) + (", …" if len(self.classes) > 6 else "")))
+        if self.formats:
+            rows += [("formats", _counts_text(self.formats)), ("colours", _counts_text(self.modes))]
+        if self.smallest and self.largest:
+            sizes = " to ".join(f"{width}×{height}" for width, height in dict.fromkeys((self.smallest, self.largest)))
+            rows.append(("sizes", f"{sizes} pixels, shortest side {self.shortest_side}"))
+        checked = "every one" if self.checked == self.files else f"a sample of {_count(self.checked)}"
+        rows.append(("checked", f"{checked} of {_count(self.files)} files"))
+        rows += [("note", text) for text in self.warnings]
+        rows += [("problem", text) for text in self.problems]
+        if self.problem_count > len(self.problems):
+            rows.append(("problem", f"… and {_count(self.problem_count - len(self.problems))} more"))
+        rows.append(("usable", f"yes: {self.command}" if self.usable else f"no: {self.reason}"))
+        wide = max(len(name) for name, _ in rows)
+        return "\n".join([self.directory, *(f"  {name:<{wide}}  {text}" for name, text in rows)])
+
+
+@dataclass
+class _Census:
+    """What was met while opening files."""
+
+    formats: Counter[str] = field(default_factory=Counter)
+    modes: Counter[str] = field(default_factory=Counter)
+    oddities: Counter[str] = field(default_factory=Counter)
+    sizes: set[tuple[int, int]] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one file turned out to be."""
+
+    format: str = ""
+    mode: str = ""
+    size: tuple[int, int] = (0, 0)
+    oddities: tuple[str, ...] = ()
+    problem: str = ""
+
+
+def describe(
+    directory: str | os.PathLike[str],
+    limit: int = 20_000,
+    threads: int | None = None,
+    progress: bool | None = None,
+) -> Description:
+    """Open and decode every image file under a folder and say what it holds and whether it can be used.
+
+    Bad contents are reported, never raised.
+
+    Args:
+        directory: the folder.
+        limit: of more files than this, a fixed sample of this many is opened; the description says so.
+        threads: that decode; by default one per available core.
+        progress: show a progress bar; by default only where stderr is a terminal.
+
+    Raises:
+        InputError: there is no such folder, or it is a file.
+    """
+    root = existing_folder(directory)
+    files, strays, blocked = _inventory(root)
+    splits, classes, reason, warnings = _loadable(root)
+    sample = files if len(files) <= limit else sorted(random.Random(0).sample(files, limit))
+    census = _look_at_all(root, sample, threads or cores(), progress)
+    problems = blocked + census.problems
+    if strays:
+        warnings.append(f"{_count(strays)} file(s) with other extensions are passed over")
+    warnings += [f"{_count(count)} {text}" for text, count in sorted(census.oddities.items())]
+    if blocked and not reason:
+        reason = blocked[0]
+    if problems and not reason:
+        reason = f"{_count(len(problems))} of {_count(len(sample))} files cannot be used: delete or replace those named"
+    by_area = sorted(census.sizes, key=lambda size: (size[0] * size[1], size))
+    return Description(
+        directory=shown(directory),
+        layout=_layout_text(root),
+        splits=splits,
+        classes=tuple(map(shown, classes)),
+        files=len(files),
+        checked=len(sample),
+        formats=dict(census.formats.most_common()),
+        modes=dict(census.modes.most_common()),
+        smallest=by_area[0] if by_area else None,
+        largest=by_area[-1] if by_area else None,
+        shortest_side=min(map(min, by_area)) if by_area else None,
+        problems=tuple(problems[:10]),
+        problem_count=len(problems),
+        warnings=tuple(warnings),
+        usable=not reason,
+        reason=reason,
+        command="" if reason else f"mae pretrain --data {shlex.quote(shown(directory))}",
+    )
+
+
+def _inventory(root: Path) -> tuple[list[str], int, list[str]]:
+    """All image files under a folder, the number of other files, and what kept us from listing all."""
+    files, strays = [], 0
+    try:
+        for name in walk(root):
+            if is_image(name):
+                files.append(name)
+            else:
+                strays += 1
+    except InputError as error:
+        return sorted(files), strays, [str(error)]
+    return sorted(files), strays, []
+
+
+def _loadable(root: Path) -> tuple[dict[str, SplitSummary], tuple[str, ...], str, list[str]]:
+    """Summaries of the splits that load, the classes, why `train` does not load (else ''), and notes on the rest."""
+    splits: dict[str, SplitSummary] = {}
+    notes: list[str] = []
+    try:
+        train = FolderImages(root, "train")
+        names = split_folders(root) or ["train", "val"]
+    except InputError as error:
+        return splits, (), str(error), notes
+    for name in sorted(names, key=SPLITS.index):
+        try:
+            summary, lopsided = _summarise(FolderImages(root, name))
+        except InputError as error:
+            notes.append(f"the split '{name}' cannot be used: {error}")
+            continue
+        splits[name] = summary
+        notes += [f"{name}: {text}" for text in lopsided]
+    if not set(VALIDATION) & set(names):
+        notes.append("there is no validation split: pretraining runs, what scores on held-out images does not")
+    return splits, train.classes, "", notes
+
+
+def _summarise(source: FolderImages) -> tuple[SplitSummary, list[str]]:
+    """A split's summary, and a note if its classes are of very unequal size."""
+    counts = torch.bincount(source.labels, minlength=len(source.classes)).numpy()
+    met = counts[counts > 0]
+    summary = SplitSummary(len(source), len(met), int(met.min()), float(np.median(met)), int(met.max()))
+    notes = []
+    if summary.most > 10 * summary.fewest:
+        notes.append(f"the largest class has {summary.most / summary.fewest:.0f} times the images of the smallest")
+    if len(met) < len(counts):
+        notes.append(f"{len(counts) - len(met)} of the {len(counts)} classes have no image")
+    return summary, notes
+
+
+def _look_at_all(root: Path, names: list[str], threads: int, progress: bool | None) -> _Census:
+    census = _Census()
+    bar = partial(tqdm, total=len(names), desc="checking", unit="file", disable=None if progress is None else not progress)
+    with ThreadPoolExecutor(threads) as pool:
+        for look in bar(pool.map(_look, (root / name for name in names))):
+            if look.problem:
+                census.problems.append(look.problem)
+                continue
+            census.formats[look.format] += 1
+            census.modes[look.mode] += 1
+            census.oddities.update(look.oddities)
+            census.sizes.add(look.size)
+    return census
+
+
+def _look(path: Path) -> _Look:
+    """Open one file and decode it as `FolderImages` would, but in full."""
+    try:
+        with opened(path) as image:
+            oddities = list(_oddities(image))
+            mode, size = image.mode, image.size
+            image.load()
+            eight_bit(image, "RGB", path)
+            if orientation(image) != 1:
+                oddities.append("file(s) with an EXIF orientation are turned upright")
+            return _Look(image.format or "", mode, size, tuple(oddities))
+    except InputError as error:
+        return _Look(problem=str(error))
+
+
+def _oddities(image: Image.Image) -> Iterator[str]:
+    """What an opened, not yet loaded image has that is unusual, and what will be done with it."""
+    if ";16" in str(image.tile) or image.mode.startswith("I"):
+        yield "16-bit file(s) are scaled to 8 bits"
+    if image.mode == "F":
+        yield "float file(s) are scaled from [0, 1] to 8 bits"
+    if image.mode[0] in "1LIF":
+        yield "greyscale file(s) are repeated over three channels"
+    if image.mode == "CMYK":
+        yield "CMYK file(s) are converted to RGB without their colour profile"
+    if image.has_transparency_data:
+        yield "file(s) with transparency are laid on white"
+    if getattr(image, "n_frames", 1) > 1:
+        yield "animated or many-paged file(s) give their first frame"
+
+
+def _layout_text(root: Path) -> str:
+    try:
+        splits, folders = split_folders(root), subfolders(root)
+    except InputError:
+        return "cannot be listed"
+    if splits:
+        return ", ".join(f"{name}/" for name in splits) + ", class folders in each"
+    return "class folders; a tenth of each class is held out as val" if folders else "no subfolders"
+
+
+def _summary_text(summary: SplitSummary) -> str:
+    text = f"{_count(summary.images)} images in {_count(summary.classes)} classes"
+    if summary.fewest == summary.most:
+        return f"{text}, {summary.most} in each"
+    return f"{text}, {summary.fewest} to {summary.most} in each, median {summary.median:g}"
+
+
+def _counts_text(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {_count(count)}" for name, count in counts.items())
+
+
+def _count(number: int) -> str:
+    return f"{number:,}".replace(",", " ")

@@ -1,0 +1,314 @@
+"""The files of an image folder. What lives here: finding image files under a folder; the layouts and splits such a folder may
+have, and the files that belong to one split (`select`); opening a file so that whatever is wrong with it names it (`opened`); and
+decoding it to uint8 of a given size (`decode`)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from mae_lib.errors import InputError
+
+__all__ = [
+    "EXTENSIONS",
+    "SPLITS",
+    "VALIDATION",
+    "cores",
+    "shown",
+    "existing_folder",
+    "subfolders",
+    "is_image",
+    "walk",
+    "split_folders",
+    "select",
+    "fingerprint",
+    "opened",
+    "decode",
+    "orientation",
+    "eight_bit",
+]
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".gif")
+
+# Only these decoders are tried, whatever a file is called: a PostScript file named .jpg must not start Ghostscript.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+VALIDATION = ("val", "validation", "valid")
+SPLITS = ("train", *VALIDATION, "test")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_REPLACE = "delete or replace this file"
+
+
+def cores() -> int:
+    """Cores this process may use: how many threads read files unless told otherwise."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# Finding the files
+
+
+def shown(path: Path | str) -> str:
+    """A path as one printable line: names that are not valid UTF-8 would make `print` itself fail."""
+    return os.fsencode(path).decode("utf-8", "replace").replace("\n", "\\n")
+
+
+def existing_folder(directory: str | os.PathLike[str]) -> Path:
+    """`directory` as a path, if it is a folder."""
+    path = Path(directory).expanduser()
+    if not path.exists():
+        raise InputError(f"{shown(path)}: no such folder; check the spelling")
+    if not path.is_dir():
+        raise InputError(f"{shown(path)} is a file: point at the folder that holds the class folders")
+    return path
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, sorted by name, without hidden files and the litter of archives."""
+    try:
+        with os.scandir(folder) as listing:
+            kept = [entry for entry in listing if not entry.name.startswith(".") and entry.name != "__MACOSX"]
+    except OSError as error:
+        raise InputError(f"{shown(folder)} cannot be listed ({error.strerror}): check its permissions and its disk") from error
+    return sorted(kept, key=lambda entry: entry.name)
+
+
+def subfolders(folder: Path) -> list[str]:
+    return [entry.name for entry in _entries(folder) if entry.is_dir()]
+
+
+def is_image(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS)
+
+
+def walk(folder: Path, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
+    """Relative POSIX paths of all files under a folder, links followed.
+
+    `above` holds the folders on the way down, so that a link back to one of them does not go round for ever. A broken link is
+    yielded like a file: whoever opens it says what is wrong.
+    """
+    status = folder.stat()
+    above = above | {(status.st_dev, status.st_ino)}
+    for entry in _entries(folder):
+        if not entry.is_dir():
+            yield prefix + entry.name
+            continue
+        below = entry.stat()
+        if (below.st_dev, below.st_ino) not in above:
+            yield from walk(folder / entry.name, f"{prefix}{entry.name}/", above)
+
+
+def _images_under(folder: Path) -> list[str]:
+    return sorted(name for name in walk(folder) if is_image(name))
+
+
+def split_folders(directory: Path) -> list[str]:
+    """The splits among the subfolders; empty where the subfolders are classes.
+
+    A class may be called "train" (vehicles have one): among folders of other names it counts as a split only if it has folders
+    of its own.
+    """
+    names = subfolders(directory)
+    splits = [name for name in names if name in SPLITS]
+    if len(splits) == len(names) or any(subfolders(directory / name) for name in splits):
+        return splits
+    return []
+
+
+def _locate(directory: Path, split: str | None) -> tuple[Path, Path | None, bool]:
+    """The folder of class folders for a split; the one whose classes number it, if another; whether the split must be cut out."""
+    if split is None:
+        return directory, None, False
+    if not split or Path(split).name != split or split == "..":
+        raise InputError(f"split '{split}': give the name of a subfolder, such as 'train', without a path")
+    present = split_folders(directory)
+    if not present and split in ("train", *VALIDATION):
+        return directory, None, True
+    spellings = (split, *VALIDATION) if split in VALIDATION else (split,)
+    for name in spellings:
+        if (directory / name).is_dir():
+            train = directory / "train"
+            return directory / name, train if "train" in present and name != "train" else None, False
+    found = f"it holds {', '.join(present)}" if present else "it holds class folders"
+    cure = f"make {shown(directory / split)}/<class>/, or ask for a split that is there"
+    if split in VALIDATION and "train" in present:
+        cure += f"; or point at {shown(directory / 'train')}, of which a tenth is then held out"
+    raise InputError(f"{shown(directory)} has no split '{split}' ({found}): {cure}")
+
+
+def select(directory: Path, split: str | None) -> tuple[Path, tuple[str, ...], list[list[str]]]:
+    """A split's root, its class names, and for each class the sorted paths of its images relative to the root."""
+    root, train, cut = _locate(directory, split)
+    present = _class_folders(root)
+    classes = present if train is None else _class_folders(train)
+    strangers = sorted(set(present) - set(classes))
+    if strangers:
+        raise InputError(
+            f"{shown(root)} has {len(strangers)} class(es) that train lacks, the first '{shown(strangers[0])}': "
+            f"rename or remove them, or add them to {shown(train or root)}"
+        )
+    if len(classes) == 1:
+        cure = _single_class_cure(train or root, classes[0])
+        raise InputError(f"{shown(train or root)} holds one class only ('{shown(classes[0])}'): {cure}")
+    members = []
+    for name in classes:
+        files = [f"{name}/{file}" for file in _images_under(root / name)] if name in present else []
+        if name in present and not files:
+            cure = "delete it or fill it; or point at the folder of class folders"
+            raise InputError(f"{shown(root / name)} is a class folder without images: {cure}")
+        members.append(_cut(files, held_out=split != "train") if cut else files)
+    if not any(members):
+        raise InputError(f"{shown(root)} has too few images to hold any out: each class needs at least 2")
+    return root, classes, members
+
+
+def _class_folders(root: Path) -> tuple[str, ...]:
+    """Names of the class folders, at least one."""
+    names = tuple(subfolders(root))
+    if names:
+        return names
+    if any(is_image(entry.name) for entry in _entries(root)):
+        cure = "this looks like one class of a data set; point at its parent"
+        if root.name in SPLITS:
+            cure = "sort them into <class>/ folders"
+        raise InputError(f"{shown(root)} holds images but no class folders: {cure}")
+    cure = "point at a folder of class folders, DIR/train/<class>/*.jpg or DIR/<class>/*.jpg"
+    raise InputError(f"{shown(root)} holds no images: {cure}")
+
+
+def _single_class_cure(root: Path, name: str) -> str:
+    if any(split in SPLITS for split in subfolders(root / name)):
+        return f"point at {shown(root / name)}, which has the splits"
+    return "point at the folder that holds all classes, or add a second class"
+
+
+def _cut(files: list[str], held_out: bool) -> list[str]:
+    """The tenth of a class that is held out (at least one of two), or the rest. By the hash of the name, so that neither the
+    order in which names were given nor a series of frames decides; few files change sides when some are added."""
+    ranked = sorted(files, key=lambda file: hashlib.sha256(os.fsencode(file)).digest())
+    count = max(1, round(len(files) / 10)) if len(files) > 1 else 0
+    return sorted(ranked[:count] if held_out else ranked[count:])
+
+
+def fingerprint(root: Path, files: list[str]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        try:
+            size = (root / name).stat().st_size
+        except OSError as error:
+            what = f"{shown(root / name)} cannot be opened ({error.strerror})"
+            raise InputError(f"{what}: restore it, or delete the link") from error
+        digest.update(os.fsencode(name) + b"\0" + str(size).encode() + b"\n")
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# Decoding
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """A file opened by Pillow; whatever goes wrong until it is closed becomes an InputError that names it."""
+    name = shown(path)
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise Image.DecompressionBombError
+            yield image
+    except (InputError, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{name} has more than {Image.MAX_IMAGE_PIXELS} pixels: shrink it or delete it") from error
+    except Image.UnidentifiedImageError as error:
+        what = "is empty" if path.stat().st_size == 0 else "is not an image that can be read"
+        raise InputError(f"{name} {what}: {_REPLACE}") from error
+    except OSError as error:
+        if error.errno is not None:  # the system's fault, not the picture's: nobody should delete a file for it
+            cure = "check the file, its permissions and its disk"
+            raise InputError(f"{name} cannot be opened ({error.strerror}): {cure}") from error
+        raise InputError(f"{name} is damaged or truncated ({error}): {_REPLACE}") from error
+    except Exception as error:  # on damaged files Pillow raises SyntaxError, ValueError, struct.error and more
+        raise InputError(f"{name} cannot be decoded ({error}): {_REPLACE}") from error
+
+
+def decode(path: Path, shape: tuple[int, int, int], min_side: int) -> np.ndarray:
+    """One file as uint8 `[C, H, W]`."""
+    channels, height, width = shape
+    mode = "RGB" if channels == 3 else "L"
+    with opened(path) as image:
+        short = min(image.size)
+        if short < min_side:
+            raise InputError(
+                f"{shown(path)} is {image.width}×{image.height} pixels, smaller than one mask unit ({min_side}): "
+                "delete it or choose a smaller unit"
+            )
+        if image.format in ("JPEG", "MPO"):
+            # The decoder itself may halve the picture while twice the wanted size is left: much faster, not visibly different.
+            scale = 2 * max(height, width) / short
+            image.draft(mode, (int(image.width * scale), int(image.height * scale)))
+        image.load()
+        picture = eight_bit(image, mode, path)
+        turn = _TURNS.get(orientation(image))
+        if turn is not None:
+            picture = picture.transpose(turn)
+        pixels = np.asarray(_cover(picture, width, height))
+    return pixels.transpose(2, 0, 1) if channels == 3 else pixels[None]
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8, of a loaded image. A damaged tag is no reason to refuse sound pixels."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        return 1
+
+
+def eight_bit(image: Image.Image, mode: str, path: Path) -> Image.Image:
+    """A loaded image in `mode`, 'RGB' or 'L'."""
+    if image.mode[0] in "IF":
+        return _grey_from_wide(np.asarray(image), path).convert(mode)
+    if image.has_transparency_data:
+        ground = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(ground, image.convert("RGBA"))
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _grey_from_wide(values: np.ndarray, path: Path) -> Image.Image:
+    """16-bit, 32-bit or float grey `[H, W]` as 8 bits. Pillow's own conversion clips at 255, so that most become white.
+
+    The scale is fixed, never fitted to one file: a dark picture stays dark beside the others.
+    """
+    if values.dtype.kind == "f":
+        if not np.isfinite(values).all():
+            raise InputError(f"{shown(path)} has NaN or infinite pixels: {_REPLACE}")
+        top, asked = 1.0, "rescale it to [0, 1]"
+    else:
+        top, asked = 65535.0, "save it with 8 or 16 bits"
+    low, high = float(values.min()), float(values.max())
+    if low < -1e-3 * top or high > 1.001 * top:
+        raise InputError(f"{shown(path)} has values from {low:g} to {high:g}, outside 0 to {top:g}: {asked}")
+    return Image.fromarray(np.rint(values.clip(0, top) * (255.0 / top)).astype(np.uint8))
+
+
+def _cover(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """Resize until the picture just covers `width × height` and crop about the centre, in one pass."""
+    if picture.size == (width, height):
+        return picture
+    scale = max(width / picture.width, height / picture.height)
+    across, down = min(picture.width, width / scale), min(picture.height, height / scale)
+    left, top = (picture.width - across) / 2, (picture.height - down) / 2
+    return picture.resize((width, height), Image.Resampling.BICUBIC, box=(left, top, left + across, top + down))

@@ -1,0 +1,125 @@
+"""Descriptions of image folders: what they hold, what is odd or damaged in them, and whether they can be used."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from image_folders import RAMP, empty_class, fill, flat_val, loose, one_class, picture, save, too_deep
+from PIL import Image
+
+from mae_lib.datasets import FolderImages
+from mae_lib.describe import Description, describe
+from mae_lib.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return fill(tmp_path / "set")
+
+
+def test_a_good_folder_is_usable_and_gets_its_command(folder):
+    save(picture(1, 300, 200), folder / "train" / "ant" / "big.jpg")
+    told = describe(folder)
+    assert told.usable and told.reason == "" and told.problem_count == 0 and told.problems == ()
+    assert told.command == f"mae pretrain --data {folder}"
+    assert told.files == told.checked == 13 and told.classes == ("ant", "bee")
+    assert told.splits["train"].images == 7 and told.splits["val"].images == 6
+    assert (told.splits["train"].fewest, told.splits["train"].median, told.splits["train"].most) == (3, 3.5, 4)
+    assert told.formats == {"PNG": 12, "JPEG": 1} and told.modes == {"RGB": 13}
+    assert told.smallest == (64, 64) and told.largest == (300, 200) and told.shortest_side == 64
+    assert json.loads(json.dumps(told.to_dict()))["splits"]["val"]["images"] == 6
+    text = str(told)
+    assert all(part in text for part in (str(folder), "7 images in 2 classes", "64×64 to 300×200", "usable", told.command))
+    with pytest.raises(AttributeError):
+        told.usable = False
+
+
+def test_odd_files_are_counted_with_what_is_done_to_them(folder):
+    train = folder / "train" / "ant"
+    save(Image.fromarray(RAMP), train / "grey.png")
+    save(Image.fromarray(RAMP.astype(np.uint16)), train / "wide.png")
+    save(picture(1).convert("CMYK"), train / "ink.jpg")
+    save(picture(1).convert("RGBA"), train / "clear.png")
+    save(Image.new("RGB", (8, 8), "red"), train / "film.gif", save_all=True, append_images=[Image.new("RGB", (8, 8), "blue")])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(picture(1), train / "turned.jpg", exif=exif)
+    (train / "notes.txt").write_text("notes")
+    told = describe(folder)
+    assert told.usable
+    for count, what in ((2, "greyscale"), (1, "16-bit"), (1, "CMYK"), (1, "transparency"), (1, "animated"), (1, "EXIF"), (1, "other extensions")):
+        assert any(note.startswith(f"{count} ") and what in note for note in told.warnings), what
+    assert told.shortest_side == 8
+
+
+def test_16_bit_colour_is_seen(folder):
+    import struct
+    import zlib
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\0" + struct.pack(">3H", 65535, 32768, 0) * 16 for _ in range(16))
+    (folder / "train" / "ant" / "9.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">2I5B", 16, 16, 16, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+    assert any("16-bit" in note for note in describe(folder).warnings)
+    assert FolderImages(folder, "train").images([3])[0, :, 5, 5].tolist() == [255, 128, 0]
+
+
+def test_bad_files_are_counted_and_the_first_ten_named(folder):
+    for i in range(14):
+        (folder / "val" / "bee" / f"bad{i:02}.jpg").write_bytes(b"")
+    told = describe(folder)
+    assert not told.usable and told.command == "" and "14 of 26 files" in told.reason
+    assert told.problem_count == 14 and len(told.problems) == 10
+    assert all(f"bad{i:02}.jpg is empty" in line for i, line in enumerate(told.problems))
+    assert "… and 4 more" in str(told) and "usable   no: 14 of 26" in str(told)
+
+
+def test_imbalance_and_missing_validation_are_noted(tmp_path):
+    root = fill(tmp_path, splits=("train",), classes=("ant",), images=22)
+    fill(root, splits=("train",), classes=("bee",), images=2)
+    notes = describe(root).warnings
+    assert any("11 times" in note for note in notes) and any("no validation split" in note for note in notes)
+
+
+@pytest.mark.parametrize("make", [lambda root: None, one_class, empty_class, loose, too_deep])
+def test_unusable_folders_are_described_with_the_loader_s_reason(tmp_path, make):
+    root = tmp_path / "set"
+    root.mkdir()
+    make(root)
+    told = describe(root)
+    with pytest.raises(InputError) as caught:
+        FolderImages(root, "train")
+    assert not told.usable and told.reason == str(caught.value) and told.reason in str(told)
+    assert told.files == told.checked == sum(path.is_file() for path in root.rglob("*"))
+
+
+def test_a_split_that_cannot_be_used_is_noted_but_pretraining_can_go_on(tmp_path):
+    flat_val(tmp_path)
+    told = describe(tmp_path)
+    assert told.usable and any("'val' cannot be used" in note for note in told.warnings)
+
+
+def test_class_folders_alone_are_described_with_both_parts(tmp_path):
+    fill(tmp_path, splits=(".",), images=10)
+    told = describe(tmp_path)
+    assert told.usable and told.splits["train"].images == 18 and told.splits["val"].images == 2
+
+
+def test_of_very_many_files_a_fixed_sample_is_opened(folder):
+    told: Description = describe(folder, limit=5)
+    assert told.files == 12 and told.checked == 5 and "a sample of 5 of 12 files" in str(told)
+    assert sum(told.formats.values()) == 5 and told == describe(folder, limit=5, threads=1)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs permissions that bind")
+def test_a_folder_that_may_not_be_listed_is_reported(folder):
+    (folder / "train" / "bee").chmod(0)
+    try:
+        told = describe(folder)
+    finally:
+        (folder / "train" / "bee").chmod(0o755)
+    assert not told.usable and "cannot be listed" in told.reason
