@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
+import os
+import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 import tyro
 
-from mae_lib.datasets import ImageSource, Resident, describe, image_source, nbytes
+from mae_lib.datasets import ImageSource, Resident, image_source, nbytes
+from mae_lib.describe import describe
 from mae_lib.errors import InputError
 from mae_lib.pretrain import RESIDENT_LIMIT, TrainingDiverged, held_out_error, resolve_device
 from mae_lib.results import write_result
-from mae_lib.store import Checkpoint, find, obtain
+from mae_lib.store import Checkpoint, cache_directory, find, obtain
 from mae_lib.tiers import SIZE_RATIO, PretrainConfig, tier
 
 
@@ -68,7 +72,12 @@ class Pretrain:
         resolve_device(self.device)
         if self.jobs < 1:
             raise InputError(f"--jobs {self.jobs} must be at least 1")
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"--threads {self.threads} must be at least 1")
         configs = self._configs()
+        for folder in (self.out, self.results, cache_directory()):
+            if folder is not None:
+                _require_writable(folder)
         pending = [c for c in configs if find(c, None if self.out is None else [self.out]) is None]
         print(f"{len(configs)} to have, {len(configs) - len(pending)} already stored", flush=True)
         threads = self.threads or max(1, (torch.get_num_threads()) // min(self.jobs, max(1, len(pending))))
@@ -76,9 +85,7 @@ class Pretrain:
         if self.jobs == 1 or len(pending) < 2:
             results = [_obtain(*task) for task in tasks]
         else:
-            # "spawn": a forked child cannot use CUDA, nor PyTorch's threads once the parent has.
-            with ProcessPoolExecutor(self.jobs, mp_context=get_context("spawn")) as pool:
-                results = [future.result() for future in [pool.submit(_obtain, *task) for task in tasks]]
+            results = _side_by_side(tasks, self.jobs)
         for checkpoint in results:
             steps, loss = checkpoint.curve
             speed = checkpoint.record["images_per_second"]
@@ -99,11 +106,49 @@ class Pretrain:
         return [dataclasses.replace(c, **changes) for c in configs]
 
 
+def _require_writable(folder: Path) -> None:
+    """InputError before the training, not after it, if nothing can be written in ``folder``; makes nothing."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write in {folder}: {there} is no folder that you may write in; choose another")
+
+
+def _side_by_side(tasks: list[tuple[Pretrain, PretrainConfig, int]], jobs: int) -> list[Checkpoint]:
+    """``_obtain`` of every task, each in one of ``jobs`` processes. Ctrl-C stops them all, their states saved; an error waits for the others."""
+    # "spawn": a forked child cannot use CUDA, nor PyTorch's threads once the parent has.
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_obey_parent) as pool:
+        futures = [pool.submit(_obtain_in_child, *task) for task in tasks]
+        try:
+            return [future.result() for future in futures]
+        except KeyboardInterrupt:
+            for child in multiprocessing.active_children():
+                child.terminate()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _obey_parent() -> None:
+    """A terminal's Ctrl-C reaches parent and children alike: children leave it to the parent, which passes on SIGTERM once."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _stop)
+
+
+def _stop(number: int, frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break into the saving of the state
+    raise SystemExit(130)
+
+
+def _obtain_in_child(command: Pretrain, config: PretrainConfig, threads: int) -> Checkpoint:
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:  # stopped, and this task was already in the queue
+        raise SystemExit(130)
+    return _obtain(command, config, threads)
+
+
 @lru_cache(maxsize=1)
-def _training_images(data: Path | None, image_size: tuple[int, int], channels: int, min_side: int, device: str) -> ImageSource:
-    """Opened once in each process: runs that follow one another share the decoded images."""
+def _training_images(data: Path | None, image_size: tuple[int, int], channels: int, min_side: int, device: str, looks: int) -> ImageSource:
+    """Opened once in each process: runs that follow one another share the decoded images. ``looks``: how many images one run will see."""
     source = image_source(data, "train", image_size, channels, min_side=min_side)
-    return Resident(source, device=device) if nbytes(source) <= RESIDENT_LIMIT else source
+    return Resident(source, device=device) if looks >= len(source) and nbytes(source) <= RESIDENT_LIMIT else source
 
 
 def _obtain(command: Pretrain, config: PretrainConfig, threads: int) -> Checkpoint:
@@ -111,7 +156,7 @@ def _obtain(command: Pretrain, config: PretrainConfig, threads: int) -> Checkpoi
     checkpoint = find(config, None if command.out is None else [command.out])
     device, size, channels = str(resolve_device(command.device)), config.model.image_size, config.model.channels
     if checkpoint is None:
-        source = _training_images(command.data, size, channels, config.unit, device)
+        source = _training_images(command.data, size, channels, config.unit, device, config.steps * config.batch)
         checkpoint = obtain(config, source, device=device, folder=command.out, tier=command.tier, save_every=command.save_every)
     if command.results is not None:
         validation = image_source(command.data, "validation", size, channels, min_side=config.unit)
@@ -170,6 +215,9 @@ def main(arguments: list[str] | None = None) -> None:
     except TrainingDiverged as error:
         print(f"mae: {error}", file=sys.stderr)
         status = 3
+    except BrokenProcessPool:
+        print("mae: a training process was killed, perhaps for memory: try fewer --jobs; run the same command to go on", file=sys.stderr)
+        status = 1
     except KeyboardInterrupt:
         print("mae: stopped; run the same command to go on", file=sys.stderr)
         status = 130

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from string import Template
 
 import numpy as np
@@ -23,6 +24,7 @@ from mae_lib.errors import InputError
 from mae_lib.model import MaskedAutoencoder, normalise_pixels, to_unit_range
 from mae_lib.pretrain import step_generator
 from mae_lib.store import Checkpoint
+from mae_lib.tiers import TIERS
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,26 @@ class MaskingExplorer:
     """What each pretrained model sees of an image, and makes of the rest (§2.2): choose the run (ratio, mask unit), image and mask.
 
     Args:
-        runs: checkpoints; the choices of ratio and unit are theirs. images: uint8 [N, C, S, S], N ≥ 1.
+        runs: checkpoints; the choices of ratio and unit are theirs. images: uint8 [N, C, H, W], N ≥ 1, C 1 or 3.
         masks: how many random masks to offer an image and run. names: the images' names, shown as their labels.
+
+    Raises:
+        InputError: nothing to choose from, images of another kind or of another size than a model's, or not one name an image.
     """
 
     def __init__(self, runs: Sequence[Checkpoint], images: Tensor, masks: int = 2, names: Sequence[str] | None = None) -> None:
         if not runs or not len(images) or masks < 1:
             raise InputError("the masking explorer needs at least one checkpoint, one image and one mask")
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+            raise InputError(f"the masking explorer shows uint8 images [N, 1 or 3, H, W], not {images.dtype} {list(images.shape)}")
+        for checkpoint in runs:
+            model = checkpoint.config.model
+            if tuple(images.shape[1:]) != (model.channels, *model.image_size):
+                raise InputError(f"images are {list(images.shape[1:])}, {checkpoint.config.name} takes {[model.channels, *model.image_size]}: open them at that size")
         self.runs, self.images, self.masks = list(runs), images, masks
         self.names = list(names) if names is not None else [f"image {i}" for i in range(len(images))]
+        if len(self.names) != len(images):
+            raise InputError(f"{len(self.names)} names for {len(images)} images: give each image one")
         self._models: dict[int, MaskedAutoencoder] = {}
 
     def view(self, run: int, image: int, mask: int) -> MaskedView:
@@ -67,9 +80,16 @@ class MaskingExplorer:
         return f"ratio {config.ratio:g}, unit {config.unit} px, ViT patch {config.model.patch} px"
 
     def command(self, run: int) -> str:
-        """The command that trains the run's model."""
-        config, tier = self.runs[run].config, self.runs[run].record["tier"]
-        return f"mae pretrain --tier {tier} --ratio {config.ratio:g} --unit {config.unit} --patch {config.model.patch} --seed {config.seed}"
+        """The command that trains the run's model; where none does (its config is no tier's), what to do instead."""
+        checkpoint = self.runs[run]
+        config, tier = checkpoint.config, TIERS.get(checkpoint.record["tier"])
+        own = {name: getattr(config, name) for name in ("steps", "batch", "base_lr")}
+        standard = tier and tier.config(config.data, config.ratio, config.unit, config.model.patch, config.seed)
+        if standard is None or replace(standard, **own) != config:
+            return f'load_or_pretrain(config) with the config in {checkpoint.path.with_suffix(".json").name}'
+        folder = "" if config.data.get("kind") == "world" else " --data DIR"
+        changes = "".join(f" --{name.replace('_', '-')} {value}" for name, value in own.items() if value != getattr(standard, name))
+        return f"mae pretrain --tier {tier.name}{folder} --ratio {config.ratio} --unit {config.unit} --patch {config.model.patch} --seed {config.seed}{changes}"
 
     def figure(self, image: int = 0, mask: int = 0) -> Figure:
         """The printed face: image, masked image and reconstruction, one column a run."""
@@ -104,7 +124,7 @@ class MaskingExplorer:
         view = self.view(run, image, mask)
         shown = [self.images[image].float() / 255, view.masked, view.reconstruction]
         pictures = "".join(f'<img src="{data_url(p)}" width="192" alt="{a}" style="image-rendering:pixelated;margin:4px">' for p, a in zip(shown, ("image", "what the encoder sees", "reconstruction")))
-        return pictures, f"error on hidden pixels {view.hidden_error:.4f}<br><code>{self.command(run)}</code>"
+        return pictures, f"mean squared error on hidden pixels: {view.hidden_error:.4f}<br>train this model: <code>{html.escape(self.command(run))}</code>"
 
     def html(self) -> str:
         """The kernel-free face: one self-contained fragment with every setting tabulated, driven by native form controls."""
@@ -121,8 +141,8 @@ class MaskingExplorer:
             "originals": [data_url(image.float() / 255) for image in self.images],
             "table": table,
         }
-        # "</" inside a script element would end it.
-        text = json.dumps(data).replace("</", "<\\/")
+        # Inside a script element "</script" would end it, and "<!--" change how it ends.
+        text = json.dumps(data).replace("<", "\\u003c")
         # An id of its own, the same at every build: Jupyter runs scripts detached from their place, so this one must look itself up.
         identity = "masking-" + hashlib.sha256(text.encode()).hexdigest()[:8]
         return _MASKING_HTML.substitute(id=identity, data=text, last_run=len(self.runs) - 1, last_mask=self.masks - 1)
@@ -143,7 +163,7 @@ _MASKING_HTML = Template("""
 <div class="mae-explorer" id="$id" role="group" aria-label="Masking explorer">
 <style>
 .mae-explorer { border: 1px solid #8888; border-radius: 6px; padding: .8em; margin: .5em 0; }
-.mae-explorer label { display: flex; flex-wrap: wrap; gap: .6em; align-items: center; margin: .25em 0; }
+.mae-explorer label { display: flex; flex-wrap: wrap; gap: 0 .6em; align-items: center; margin: .35em 0; }
 .mae-explorer label b { width: 4em; } .mae-explorer input { flex: 1 1 10em; max-width: 22em; }
 .mae-explorer output { flex: 1 1 16em; }
 .mae-explorer .pictures { display: flex; flex-wrap: wrap; gap: .8em; margin: .6em 0; }
@@ -175,7 +195,7 @@ _MASKING_HTML = Template("""
     at("rebuilt").src = cell.rebuilt;
     at("run-name").textContent = data.runs[run].label;
     at("image-name").textContent = data.names[image];
-    at("mask-name").textContent = "mask " + (mask + 1);
+    at("mask-name").textContent = "mask " + mask;
     at("error").textContent = cell.error.toFixed(4);
     at("command").textContent = data.runs[run].command;
     inputs[0].setAttribute("aria-valuetext", data.runs[run].label);

@@ -72,7 +72,9 @@ def image_rows(rows: Mapping[str, Tensor], columns: Sequence[str] = (), size: fl
     Args:
         rows: name → uint8 or float-in-[0, 1] images [N, C, H, W], the same N in each row. columns: titles above. size: inches a picture.
     """
-    count = len(next(iter(rows.values())))
+    counts = {len(images) for images in rows.values()}
+    if len(counts) != 1 or not (count := counts.pop()) or (columns and len(columns) != count):
+        raise InputError("rows of pictures need at least one row, the same number (at least one) of pictures in each, and a title for each column or none")
     figure, axes = plt.subplots(len(rows), count, figsize=(size * count + 1.25, size * len(rows) + 0.3 * bool(columns)), squeeze=False)
     for row, (name, images) in zip(axes, rows.items()):
         for axis, image in zip(row, images):
@@ -87,14 +89,19 @@ def image_rows(rows: Mapping[str, Tensor], columns: Sequence[str] = (), size: fl
     return figure
 
 
-def mask_grid(masks: Mapping[str, Tensor], columns: int = 4) -> Figure:
+def mask_grid(masks: Mapping[str, Tensor], columns: int = 5) -> Figure:
     """Masks drawn patch by patch: visible patches light, hidden ones dark.
 
     Args:
         masks: title → bool [rows, columns of the patch grid], True where hidden. columns: pictures in one row.
     """
+    if not masks or columns < 1:
+        raise InputError("there are no masks to draw, or no columns to draw them in")
+    for title, mask in masks.items():
+        if mask.ndim != 2:
+            raise InputError(f"mask {title!r} must be [rows, columns], not {list(mask.shape)}")
     lines = -(-len(masks) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(1.9 * columns, 2.15 * lines), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(lines, columns, figsize=(1.75 * columns, 2.1 * lines), squeeze=False, layout="constrained")
     for axis in axes.flat[len(masks) :]:
         axis.set_visible(False)
     for axis, (title, mask) in zip(axes.flat, masks.items()):
@@ -110,6 +117,11 @@ def learning_curves(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Seq
     Args:
         panels: title → run name → (steps, losses). skip: share of the steps left out at the start, where the loss is off the scale.
     """
+    if not panels or not all(panels.values()):
+        raise InputError("learning curves need at least one panel, and one run in each")
+    for name, (steps, losses) in (run for runs in panels.values() for run in runs.items()):
+        if not len(steps) or len(steps) != len(losses):
+            raise InputError(f"the curve of {name!r} has {len(steps)} steps and {len(losses)} losses: it needs as many of both, at least one")
     figure, axes = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 3.1), squeeze=False, sharey=True, layout="constrained")
     for axis, (title, runs) in zip(axes[0], panels.items()):
         for k, (name, (steps, losses)) in enumerate(runs.items()):
@@ -118,7 +130,8 @@ def learning_curves(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Seq
             every = max(1, int(keep.sum()) // 8)
             axis.plot(s[keep], v[keep], color=PALETTE[k % 8], marker=MARKERS[k % 8], markevery=(k % every, every), ms=4, lw=1.3, label=name)
         axis.set_yscale("log")
-        axis.yaxis.set_minor_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
+        for set_formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            set_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
         axis.tick_params(axis="y", which="both", labelsize=8)
         axis.set(title=title, xlabel="optimiser step")
         axis.grid(alpha=0.25, which="both")
@@ -129,6 +142,8 @@ def learning_curves(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Seq
 
 def bars(values: Mapping[str, Mapping[str, float]], ylabel: str, labels: str = "{:.0f}") -> Figure:
     """Bar charts side by side: panel title → bar name → value; each bar carries its value, written by the format ``labels``."""
+    if not values or not all(values.values()):
+        raise InputError("bar charts need at least one panel, and one bar in each")
     figure, axes = plt.subplots(1, len(values), figsize=(4.4 * len(values), 2.7), squeeze=False, sharey=True, layout="constrained")
     for k, (axis, (title, panel)) in enumerate(zip(axes[0], values.items())):
         drawn = axis.bar(list(panel), list(panel.values()), color=PALETTE[k % 8], width=0.65)
@@ -146,13 +161,16 @@ def world_anatomy(images: Tensor, masks: Tensor, boxes: Tensor, parts: Tensor) -
     Args:
         images: uint8 [N, 3, S, S]; masks: bool [N, S, S]; boxes: float [N, 4] in pixels; parts: uint8 [N, S, S].
     """
+    size = (len(images), *images.shape[-2:])
+    if tuple(masks.shape) != size or tuple(parts.shape) != size or tuple(boxes.shape) != (len(images), 4):
+        raise InputError(f"images {list(images.shape)}, masks {list(masks.shape)}, boxes {list(boxes.shape)} and parts {list(parts.shape)} are not of one batch")
     figure = image_rows({"image": images, "object mask": masks[:, None].float(), "box": images, "parts": torch.zeros_like(images)})
     axes = np.array(figure.axes).reshape(4, len(images))
     for axis, (x0, y0, x1, y1) in zip(axes[2], boxes.tolist()):
         axis.add_patch(plt.Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=PALETTE[1], lw=1.6))
     for axis, part in zip(axes[3], parts):
         axis.clear()
-        axis.imshow(part, interpolation="nearest", cmap=plt.matplotlib.colors.ListedColormap(["#f2f2f2", *PALETTE]), vmin=0, vmax=8)
+        axis.imshow(part.numpy(), interpolation="nearest", cmap=plt.matplotlib.colors.ListedColormap(["#f2f2f2", *PALETTE]), vmin=0, vmax=8)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     axes[3][0].set_ylabel("parts", rotation=0, ha="right", va="center", fontsize=9)

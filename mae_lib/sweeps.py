@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -74,15 +74,22 @@ def run_sweep(notebook: Path, over: Sequence[str], fixed: Sequence[str], out: Pa
     runs = grid(parse_assignments(over, lists=True), parse_assignments(fixed, lists=False))
     for parameters in runs:
         check_notebook_parameters(notebook, parameters)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {out}: {error.strerror}; choose another with --out") from error
     reports: dict[int, RunReport] = {}
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(runs), unit="run", desc=notebook.stem) as bar:
-        futures = [pool.submit(_run, notebook, parameters, out, number) for number, parameters in enumerate(runs)]
-        for number, future in enumerate(futures):
-            reports[number] = future.result()
-            write_json(out / "report.json", [asdict(reports[k]) for k in sorted(reports)])
-            bar.update()
-    failed = [report for report in reports.values() if report.exit_code]
+        futures = {pool.submit(_run, notebook, parameters, out, number): number for number, parameters in enumerate(runs)}
+        try:
+            for future in as_completed(futures):
+                reports[futures[future]] = future.result()
+                write_json(out / "report.json", [asdict(reports[k]) for k in sorted(reports)])
+                bar.update()
+        except BaseException:  # Ctrl-C, or a full disk: start nothing more
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    failed = [reports[k] for k in sorted(reports) if reports[k].exit_code]
     for report in failed:
         print(f"FAILED ({report.exit_code}) {report.notebook}: {report.error}", file=sys.stderr)
     print(f"{len(runs) - len(failed)} of {len(runs)} runs succeeded; report: {out / 'report.json'}")
