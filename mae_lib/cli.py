@@ -63,8 +63,8 @@ class Pretrain:
     """auto, cpu, cuda or cuda:N"""
     jobs: int = 1
     """trainings side by side, each in a process of its own"""
-    threads: int | None = None
-    """CPU threads a process; default: the cores shared out among the jobs"""
+    threads: int = 1
+    """CPU threads a process; models of the smoke and laptop tiers are slower on two than on one"""
     save_every: float = 60.0
     """seconds between resumable states"""
 
@@ -72,7 +72,7 @@ class Pretrain:
         resolve_device(self.device)
         if self.jobs < 1:
             raise InputError(f"--jobs {self.jobs} must be at least 1")
-        if self.threads is not None and self.threads < 1:
+        if self.threads < 1:
             raise InputError(f"--threads {self.threads} must be at least 1")
         configs = self._configs()
         for folder in (self.out, self.results, cache_directory()):
@@ -80,8 +80,7 @@ class Pretrain:
                 _require_writable(folder)
         pending = [c for c in configs if find(c, None if self.out is None else [self.out]) is None]
         print(f"{len(configs)} to have, {len(configs) - len(pending)} already stored", flush=True)
-        threads = self.threads or max(1, (torch.get_num_threads()) // min(self.jobs, max(1, len(pending))))
-        tasks = [(self, config, threads) for config in configs]
+        tasks = [(self, config) for config in configs]
         if self.jobs == 1 or len(pending) < 2:
             results = [_obtain(*task) for task in tasks]
         else:
@@ -113,7 +112,7 @@ def _require_writable(folder: Path) -> None:
         raise InputError(f"cannot write in {folder}: {there} is no folder that you may write in; choose another")
 
 
-def _side_by_side(tasks: list[tuple[Pretrain, PretrainConfig, int]], jobs: int) -> list[Checkpoint]:
+def _side_by_side(tasks: list[tuple[Pretrain, PretrainConfig]], jobs: int) -> list[Checkpoint]:
     """``_obtain`` of every task, each in one of ``jobs`` processes. Ctrl-C stops them all, their states saved; an error waits for the others."""
     # "spawn": a forked child cannot use CUDA, nor PyTorch's threads once the parent has.
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_obey_parent) as pool:
@@ -138,10 +137,10 @@ def _stop(number: int, frame: object) -> None:
     raise SystemExit(130)
 
 
-def _obtain_in_child(command: Pretrain, config: PretrainConfig, threads: int) -> Checkpoint:
+def _obtain_in_child(command: Pretrain, config: PretrainConfig) -> Checkpoint:
     if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:  # stopped, and this task was already in the queue
         raise SystemExit(130)
-    return _obtain(command, config, threads)
+    return _obtain(command, config)
 
 
 @lru_cache(maxsize=1)
@@ -151,8 +150,8 @@ def _training_images(data: Path | None, image_size: tuple[int, int], channels: i
     return Resident(source, device=device) if looks >= len(source) and nbytes(source) <= RESIDENT_LIMIT else source
 
 
-def _obtain(command: Pretrain, config: PretrainConfig, threads: int) -> Checkpoint:
-    torch.set_num_threads(threads)
+def _obtain(command: Pretrain, config: PretrainConfig) -> Checkpoint:
+    torch.set_num_threads(command.threads)
     checkpoint = find(config, None if command.out is None else [command.out])
     device, size, channels = str(resolve_device(command.device)), config.model.image_size, config.model.channels
     if checkpoint is None:
@@ -169,7 +168,7 @@ def _obtain(command: Pretrain, config: PretrainConfig, threads: int) -> Checkpoi
 class Sweep:
     """Run one notebook by papermill for every combination of parameter values, each run in a process of its own."""
 
-    notebook: Annotated[Path, tyro.conf.Positional]
+    notebook: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="NOTEBOOK")]
     """the chapter to run"""
     over: tuple[str, ...] = ()
     """what varies: NAME=[VALUE, …] in YAML, for instance 'seed=[0, 1, 2]'"""
@@ -190,7 +189,7 @@ class Sweep:
 class Describe:
     """Say what a folder of images holds, and whether it can be used."""
 
-    directory: Annotated[Path, tyro.conf.Positional]
+    directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """the data set's folder: class folders, or train/ and val/ with class folders in them"""
     as_json: bool = False
     """print JSON"""
@@ -201,12 +200,29 @@ class Describe:
         return 0 if description.usable else 2
 
 
-COMMANDS = {"pretrain": Pretrain, "sweep": Sweep, "data describe": Describe}
+@dataclass(frozen=True)
+class Data:
+    """Folders of images."""
+
+    # A union of one is no choice of subcommands: the suppressed None makes it two.
+    command: Annotated[Describe, tyro.conf.subcommand(name="describe")] | Annotated[None, tyro.conf.Suppress]
+
+    def run(self) -> int:
+        return self.command.run()
+
+
+COMMANDS = {"pretrain": Pretrain, "sweep": Sweep, "data": Data}
+
+
+def parse(arguments: list[str] | None = None) -> Pretrain | Sweep | Data:
+    """The command that ``arguments`` (default: the command line's) spell; SystemExit for --help and for what they misspell."""
+    flat = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+    return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="mae", description="Masked autoencoders, pretrained and examined.", args=arguments, config=flat)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of ``mae``; ``arguments`` default to the command line's. Always ends by SystemExit."""
-    command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="mae", description="Masked autoencoders, pretrained and examined.", args=arguments)
+    command = parse(arguments)
     try:
         status = command.run()
     except InputError as error:

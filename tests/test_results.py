@@ -1,0 +1,76 @@
+"""Results: written whole under the run's own name, read back in a fixed order, damage named."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from mae_lib import provenance as origin
+from mae_lib import results
+from mae_lib.errors import InputError
+from mae_lib.results import read_results, results_directory, write_result
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "results_directory", lambda: tmp_path / "results")
+    return tmp_path / "results"
+
+
+def test_what_is_written_is_read(store):
+    records = [{"name": name, "hash": "0123", "loss": [0.5, 1 / 3], "words": "é", "nested": {"a": None}} for name in ("r90", "r10", "r50")]
+    paths = [write_result(store / "pretrain" / "world", record) for record in records]
+    assert [path.name for path in paths] == ["r90-0123.json", "r10-0123.json", "r50-0123.json"]
+    assert read_results("pretrain", "world") == sorted(records, key=lambda record: record["name"])
+    write_result(store / "pretrain" / "world", records[0] | {"loss": [0]})  # the same run again: one file, the newer
+    assert [r["loss"] for r in read_results("pretrain", "world")] == [[0.5, 1 / 3], [0.5, 1 / 3], [0]]
+    assert not list(store.rglob("*.part"))
+    write_result(store / "timing", records[0])
+    assert len(read_results("timing")) == 1
+
+
+def test_a_number_that_is_none_is_not_written(store):
+    with pytest.raises(ValueError):
+        write_result(store / "pretrain", {"name": "a", "hash": "b", "loss": math.nan})
+    assert not [path for path in store.rglob("*") if path.is_file()]
+
+
+def test_missing_and_damaged_results_are_named(store):
+    with pytest.raises(InputError, match="results/pretrain/world"):
+        read_results("pretrain", "world")
+    path = write_result(store / "pretrain" / "world", {"name": "a", "hash": "b"})
+    path.write_text(path.read_text()[:-4])
+    with pytest.raises(InputError, match="a-b.json is damaged"):
+        read_results("pretrain", "world")
+    path.write_bytes(b"\xff\xfe{}")
+    with pytest.raises(InputError, match="a-b.json is damaged"):
+        read_results("pretrain", "world")
+
+
+def test_unwritable_folders_are_named(store):
+    store.parent.joinpath("file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        write_result(store.parent / "file" / "sub", {"name": "a", "hash": "b"})
+
+
+def test_the_projects_results_are_free_of_machine_paths():
+    files = [path for path in results_directory().rglob("*.json")]
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        json.loads(text)
+        assert '"/' not in text and "/home/" not in text and "/work/" not in text and "/tmp/" not in text, path.name
+
+
+def test_provenance_is_complete_and_names_no_folder(monkeypatch):
+    words = ["/opt/venv/bin/mae", "pretrain", "--data", "/home/someone/images", "--out=/tmp/out", "--ratio", "0.5", "name with space"]
+    monkeypatch.setattr("sys.argv", words)
+    found = origin.provenance()
+    assert found["command"] == "mae pretrain --data images --out=out --ratio 0.5 'name with space'"
+    assert set(found) == {"commit", "hardware", "versions", "command", "finished"}
+    assert found["hardware"]["device"] == "cpu" and found["hardware"]["gpu"] is None and found["hardware"]["cores"] >= 1
+    assert set(found["versions"]) == {"python", "torch", "timm", "numpy", "safetensors"}
+    assert found["finished"].endswith("+00:00")
+    assert found["commit"] is None or len(found["commit"].split("+")[0]) == 12
+    json.dumps(found)
