@@ -66,7 +66,7 @@ def masked_pictures(images: Tensor, hidden: Tensor, grid: tuple[int, int]) -> Te
     return torch.where(gone, HIDDEN_GREY, x)
 
 
-def image_rows(rows: Mapping[str, Tensor], columns: Sequence[str] = (), size: float = 0.95) -> Figure:
+def image_rows(rows: Mapping[str, Tensor], columns: Sequence[str] = (), size: float = 0.85) -> Figure:
     """Rows of pictures with the row's name at the left.
 
     Args:
