@@ -339,15 +339,17 @@ def test_a_run_that_diverges_names_its_step_and_keeps_the_last_good_state(tmp_pa
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_weight_that_is_not_finite_stops_the_run_and_is_never_saved(tmp_path: Path, value: float) -> None:
-    state = tmp_path / "state.safetensors"
+    state, seen = tmp_path / "state.safetensors", []
 
     def spoil(run: Run) -> None:
+        seen.append(run.step)
         if run.step == 4:
             with torch.no_grad():
                 run.model.head.bias[0] = value
 
     with pytest.raises(TrainingDiverged, match=r"not finite at step 4 of 6"):
         train(state=state, save_every=0.0, on_step=spoil)
+    assert seen == [1, 2, 3, 4], "it stops at that step"
     tensors, metadata = read_safetensors(state)
     assert metadata["step"] == "4" and bool(tensors["model.head.bias"].isfinite().all())
     assert_same_runs(train(state=state), train()), "from the good state on, all is well"

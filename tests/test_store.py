@@ -127,7 +127,7 @@ def test_names_follow_the_config_and_not_the_folder(tmp_path: Path, trainings: l
     here, there = tmp_path / "here", tmp_path / "a b" / "…ü"
     first, second = get(folder=here), get(folder=there)
     assert first.path.name == second.path.name == f"{NAME}.safetensors" and len(trainings) == 2
-    assert first.path.read_bytes() == second.path.read_bytes() and first.record["digest"] == second.record["digest"]
+    assert first.record["digest"] == second.record["digest"]
     moved = there.rename(tmp_path / "moved")
     assert equal(weights(find(SHORT, [moved])), weights(first))
     assert find(replace(SHORT, seed=1), [moved]) is None
