@@ -46,6 +46,14 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """A shell's background jobs are born deaf to Ctrl-C; these tests need it heard."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
 def mae(*words: object) -> int:
     """The entry point in this process; its exit status."""
     with pytest.raises(SystemExit) as caught:

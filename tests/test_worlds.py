@@ -577,11 +577,24 @@ def test_an_absent_part_leaves_no_trace():
     assert torch.equal(image, rendering.ground(drawing, x, x))
 
 
-def test_textures_are_bounded_and_told_apart():
+# Each texture over the square of object coordinates, as its mean weighted by cos 0, cos 1, cos 2, …
+GOLDEN_TEXTURES = [-0.369, 0.051, 1.431, -0.266, -5.186, -0.707, 2.773, 0.31, -0.385, -0.833]
+
+
+def textures() -> torch.Tensor:
     axis = rendering.pixel_centres(64)
     oy, ox = torch.meshgrid(axis, axis, indexing="ij")
-    plain = torch.tensor([[1.0, 0.0, 1.0]]).expand(10, 3)
-    values = rendering.texture_values(torch.arange(10), plain, ox.expand(10, -1, -1), oy.expand(10, -1, -1), torch.zeros(10, 64, 64))
+    shape = torch.tensor([[1.0, 0.0, 1.0]]).expand(10, 3)
+    return rendering.texture_values(torch.arange(10), shape, ox.expand(10, -1, -1), oy.expand(10, -1, -1), torch.full((10, 64, 64), 0.3))
+
+
+def test_textures_have_not_changed_without_a_change_of_version():
+    weights = torch.arange(64 * 64).double().cos()
+    assert ((textures().double().flatten(1) * weights).mean(1) * 1000).tolist() == pytest.approx(GOLDEN_TEXTURES, abs=0.01)
+
+
+def test_textures_are_bounded_and_told_apart():
+    values = textures()
     assert float(values.abs().max()) <= 1 and float(values.flatten(1).std(1).min()) > 0.3
     correlation = torch.corrcoef(values.flatten(1)) - torch.eye(10)
     assert float(correlation.abs().max()) < 0.6
