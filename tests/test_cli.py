@@ -297,6 +297,9 @@ def test_ctrl_c_stops_a_sweep_in_many_processes(folder, cache, capfd):
             for child in multiprocessing.active_children():
                 os.kill(child.pid, signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
+            if not gone.wait(PATIENCE / 4):  # children that go on would hold this process for as long as they train
+                for child in multiprocessing.active_children():
+                    child.kill()
 
     finger = threading.Thread(target=interrupt)
     finger.start()
