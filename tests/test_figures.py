@@ -129,11 +129,10 @@ def test_mask_grids_stand_upright():
 
 def test_the_anatomy_of_images():
     batch = World("validation", 32).sample([3])
-    figure = figures.world_anatomy(batch.images, batch.object_mask, batch.box, batch.part_labels)
+    figure = figures.world_anatomy(batch.images, batch.object_mask, torch.tensor([[3.0, 5.0, 20.0, 30.0]]), batch.part_labels)
     assert len(figure.axes) == 4
     (box,) = figure.axes[2].patches
-    x0, y0, x1, y1 = batch.box[0].tolist()
-    assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == (x0 - 0.5, y0 - 0.5, x1 - x0, y1 - y0)
+    assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == (2.5, 4.5, 17, 25)
     assert np.array_equal(figure.axes[3].images[0].get_array(), batch.part_labels[0])
     assert [axis.get_ylabel() for axis in figure.axes] == ["image", "object mask", "box", "parts"]
     with pytest.raises(InputError, match="not of one batch"):
