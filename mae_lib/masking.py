@@ -2,13 +2,16 @@
 
 The paper's mask has a ratio r and a *mask unit* (its "patch size" s), the smallest block that is hidden as a whole. The unit is
 kept apart from the ViT patch: a grid of patches is tiled by square units of ``unit`` × ``unit`` patches, a ratio is turned once into
-an integer number of kept units, and every unit is wholly visible or wholly hidden. All lengths here are counted in patches.
+an integer number of kept units, and every unit is wholly visible or wholly hidden. All lengths here are counted in patches. Beside the
+paper's law of random units there is that of one contiguous block, and what §3.6 would leave out of the loss: the patches at the mask's boundary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -119,3 +122,75 @@ def complement(visible: Tensor, patches: int) -> Tensor:
     if not bool((shown.sum(1) == visible.shape[1]).all()):
         raise InputError("a mask names a patch twice: each row of `visible` must hold distinct patch indices")
     return (~shown).nonzero()[:, 1].view(visible.shape[0], patches - visible.shape[1])
+
+
+def block_masks(grid: tuple[int, int], ratio: float, batch: int, generator: torch.Generator | None = None) -> Tensor:
+    """Masks of one contiguous rectangle each: sides drawn from those that fit the ratio, the place uniform.
+
+    Args:
+        grid: (rows, columns) of patches. ratio: share to hide, in (0, 1); a rectangle's area is within half the longer side of it. Where
+            the grid allows it, no side is longer than twice the other.
+
+    Returns:
+        bool [batch, rows · columns], True where hidden.
+    """
+    rows, columns = grid
+    spec = MaskSpec(grid, ratio)  # checks both, and says how many patches are to be hidden
+    target = spec.patches - spec.visible_patches
+    fitting = [(h, w) for h in range(1, rows + 1) for w in range(1, columns + 1) if abs(h * w - target) <= max(rows, columns) / 2 and 0 < h * w < spec.patches]
+    if not fitting:
+        raise InputError(f"no rectangle hides {ratio:g} of a {rows}×{columns} grid and leaves some of it visible: take a ratio further from 0 and 1")
+    sides = torch.tensor([s for s in fitting if max(s) <= 2 * min(s)] or fitting)
+    device = generator.device if generator is not None else torch.device("cpu")
+    draw = torch.rand(3, batch, generator=generator, device=device)
+    size = sides.to(device)[(draw[0] * len(sides)).long()]
+    corner = (draw[1:].T * (torch.tensor(grid, device=device) - size + 1)).long()
+    inside = []
+    for axis, length in enumerate(grid):
+        place = torch.arange(length, device=device)
+        inside.append((place >= corner[:, axis, None]) & (place < (corner + size)[:, axis, None]))
+    return (inside[0][:, :, None] & inside[1][:, None, :]).flatten(1)
+
+
+def boundary(hidden: Tensor, grid: tuple[int, int], margin: int = 1) -> Tensor:
+    """The hidden patches next to the visible part (§3.6): those with a visible patch within ``margin`` patches, diagonals included.
+
+    Args:
+        hidden: bool [B, rows · columns], True where hidden. margin: patches, ≥ 0.
+
+    Returns:
+        bool [B, rows · columns], a subset of ``hidden``.
+    """
+    if hidden.ndim != 2 or hidden.dtype != torch.bool or hidden.shape[1] != grid[0] * grid[1]:
+        raise InputError(f"hidden must be bool [B, {grid[0] * grid[1]}] for a {grid[0]}×{grid[1]} grid, not {hidden.dtype} {list(hidden.shape)}")
+    if isinstance(margin, bool) or not isinstance(margin, int) or margin < 0:
+        raise InputError(f"boundary margin {margin!r} must be a whole number of patches, at least 0")
+    visible = (~hidden).view(-1, 1, *grid).float()
+    near = torch.nn.functional.max_pool2d(visible, 2 * margin + 1, stride=1, padding=margin) > 0
+    return near.flatten(1) & hidden
+
+
+Law = Literal["random", "block"]
+"""Laws of masks: random units, or one contiguous block."""
+
+
+def mask_batches(
+    law: Law, grid: tuple[int, int], ratio: float, unit: int = 1, margin: int = 0, masks: int = 4096, seed: int = 0, batch: int = 4096
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Masks of a law as pairs (masked, ignored), bool [≤ batch, rows · columns] each, ``masks`` in all: what `shared.membership` takes.
+
+    Args:
+        unit: side of the mask unit of the random law. margin: hidden patches within this distance of the visible part are ignored instead of masked.
+    """
+    if law not in get_args(Law):
+        raise InputError(f"there is no law of masks {law!r}: choose {' or '.join(get_args(Law))}")
+    generator = torch.Generator().manual_seed(seed)
+    for start in range(0, masks, batch):
+        count = min(batch, masks - start)
+        if law == "random":
+            spec = MaskSpec(grid, ratio, unit)
+            hidden = hidden_map(spec.sample(count, generator)[1], spec.patches)
+        else:
+            hidden = block_masks(grid, ratio, count, generator)
+        ignored = boundary(hidden, grid, margin) if margin else torch.zeros_like(hidden)
+        yield hidden & ~ignored, ignored

@@ -21,7 +21,7 @@ from mae_lib.graph import LatentGraph, Name
 MASKED, VISIBLE, BOTH = 1, 2, 3
 """What a node reaches, as bits; 0 where all it reaches is ignored."""
 
-BUDGET = {"cpu": (32 << 20, 1 << 15), "cuda": (1 << 30, 1 << 21)}
+BUDGET = {"cpu": (64 << 20, 1 << 15), "cuda": (1 << 30, 1 << 21)}
 """Device → (bytes of working memory, most masks worked on at a time): what bounds the memory whatever the number of masks."""
 
 
@@ -202,7 +202,8 @@ def _batch(graph: LatentGraph, masks: Tensor | np.ndarray, ignored: Tensor | np.
         raise InputError(f"ignored is {list(skipped.shape)} on {skipped.device}, masks are {list(tensor.shape)} on {tensor.device}: give one row a mask, or one for all")
     found = torch.empty(len(tensor), len(graph.latents), dtype=torch.bool, device=tensor.device)
     budget, most = BUDGET.get(tensor.device.type, BUDGET["cpu"])
-    chunk = 8 * max(32, min(most, budget // (2 * len(graph.observables) + len(graph.nodes))) // 8)
+    # About four times half a byte a node and a mask: both reaches, CA and c, and as much for the observables while they are packed.
+    chunk = 8 * max(32, min(most, 2 * budget // (len(graph.observables) + len(graph.nodes))) // 8)
     for start in range(0, len(tensor), chunk):
         rows = slice(start, start + chunk)
         masked = _pack(tensor[rows])
@@ -221,20 +222,20 @@ def _locate(graph: LatentGraph, masked: Tensor, visible: Tensor) -> tuple[Tensor
     """Algorithm 1 on bits: uint8 [n_observables, K/8], eight masks a byte, → c and CA, uint8 [n_latents, K/8]."""
     above = len(graph.latents)
     row = {v: k for k, v in enumerate(graph.nodes)}
-    reach = [torch.cat([part.new_zeros(above, part.shape[1]), part]) for part in (masked, visible)]
-    for bits in reach:
-        rows = list(bits)
-        for k in range(above - 1, -1, -1):  # children first
-            for child in graph.children[graph.latents[k]]:
-                rows[k] |= rows[row[child]]
-    common = reach[0][:above] & reach[1][:above]
-    c = common.clone()
-    rows, into = list(common), list(c)
+    # Row, part, bits: the two reaches lie side by side, so that one OR an edge serves both.
+    reach = torch.cat([masked.new_zeros(above, 2, masked.shape[1]), torch.stack([masked, visible], 1)])
+    rows = list(reach)
+    for k in range(above - 1, -1, -1):  # children first
+        for child in graph.children[graph.latents[k]]:
+            rows[k] |= rows[row[child]]
+    common = reach[:above, 0] & reach[:above, 1]
+    mixed_child = torch.zeros_like(common)
+    from_rows, into_rows = list(common), list(mixed_child)
     for k, z in enumerate(graph.latents):
         for child in graph.children[z]:
             if row[child] < above:
-                into[k] &= ~rows[row[child]]
-    return c, common
+                into_rows[k] |= from_rows[row[child]]
+    return common & ~mixed_child, common
 
 
 def _pack(values: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mae_lib.errors import InputError
-from mae_lib.masking import MaskSpec, complement, hidden_map
+from mae_lib.masking import MaskSpec, block_masks, boundary, complement, hidden_map, mask_batches
 
 
 @st.composite
@@ -161,3 +161,73 @@ def test_hidden_map_and_complement(spec: MaskSpec, batch: int, seed: int) -> Non
 def test_complement_refuses_a_patch_named_twice() -> None:
     with pytest.raises(InputError, match="twice"):
         complement(torch.tensor([[0, 1], [2, 2]]), 4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 16), st.integers(2, 16), st.floats(0.05, 0.95), st.integers(0, 2**32))
+def test_a_block_is_one_rectangle_of_the_size_asked_for(rows: int, columns: int, ratio: float, seed: int) -> None:
+    kept = round(rows * columns * (1 - ratio))
+    assume(0 < kept < rows * columns)
+    try:
+        masks = block_masks((rows, columns), ratio, 8, torch.Generator().manual_seed(seed)).view(8, rows, columns)
+    except InputError as error:
+        assert "no rectangle" in str(error) and kept <= max(rows, columns)
+        return
+    for mask in masks:
+        heights, widths = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
+        h, w = int(heights.max() - heights.min()) + 1, int(widths.max() - widths.min()) + 1
+        assert int(mask.sum()) == h * w and not mask.all()
+        assert abs(h * w - (rows * columns - kept)) <= max(rows, columns) / 2
+
+
+def test_blocks_lie_everywhere_and_have_several_shapes() -> None:
+    masks = block_masks((8, 8), 0.25, 4000, torch.Generator().manual_seed(0)).view(-1, 8, 8)
+    corners = Counter((int(m.any(1).int().argmax()), int(m.any(0).int().argmax()), int(m.any(1).sum()), int(m.any(0).sum())) for m in masks)
+    shapes: dict[tuple[int, int], list[int]] = {}
+    for (r, c, h, w), n in corners.items():
+        assert max(h, w) <= 2 * min(h, w)
+        shapes.setdefault((h, w), []).append(n)
+    assert len(shapes) >= 3
+    for (h, w), counts in shapes.items():
+        places = (9 - h) * (9 - w)
+        expected = sum(counts) / places
+        assert len(counts) == places and max(abs(n - expected) for n in counts) < 5 * expected**0.5
+
+
+def test_the_boundary_is_what_touches_the_visible_part() -> None:
+    spec = MaskSpec((6, 7), 0.7)
+    hidden = hidden_map(spec.sample(20, torch.Generator().manual_seed(1))[1], 42)
+    hidden = torch.cat([hidden, block_masks((6, 7), 0.7, 20, torch.Generator().manual_seed(2))])
+    for margin in (0, 1, 2):
+        found = boundary(hidden, (6, 7), margin).view(-1, 6, 7)
+        for mask, near in zip(hidden.view(-1, 6, 7).tolist(), found.tolist()):
+            for r, c in itertools.product(range(6), range(7)):
+                window = [mask[i][j] for i in range(max(0, r - margin), min(6, r + margin + 1)) for j in range(max(0, c - margin), min(7, c + margin + 1))]
+                assert near[r][c] == (mask[r][c] and margin > 0 and not all(window))
+    assert not boundary(torch.ones(1, 42, dtype=torch.bool), (6, 7)).any()
+
+
+def test_mask_batches_are_the_laws_masks_in_parts() -> None:
+    masked, ignored = (torch.cat(part) for part in zip(*mask_batches("random", (8, 8), 0.75, 2, masks=25, seed=3, batch=10)))
+    assert masked.shape == (25, 64) and not ignored.any() and (masked.sum(1) == 48).all()
+    units = masked.view(-1, 4, 2, 4, 2).permute(0, 1, 3, 2, 4).flatten(3)
+    assert (units.all(3) == units.any(3)).all()
+    masked, ignored = (torch.cat(part) for part in zip(*mask_batches("block", (8, 8), 0.5, margin=1, masks=25, seed=3)))
+    assert not (masked & ignored).any() and ignored.any(1).all()
+    assert torch.equal(boundary(masked | ignored, (8, 8)), ignored)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: block_masks((2, 2), 0.9, 1), "hides no unit|keeps no unit"),
+        (lambda: block_masks((14, 14), 1.5, 1), "between 0 and 1"),
+        (lambda: boundary(torch.ones(2, 5, dtype=torch.bool), (2, 3)), r"bool \[B, 6\]"),
+        (lambda: boundary(torch.ones(2, 6), (2, 3)), r"bool \[B, 6\]"),
+        (lambda: boundary(torch.ones(2, 6, dtype=torch.bool), (2, 3), -1), "margin -1"),
+        (lambda: list(mask_batches("spiral", (2, 3), 0.5)), "no law of masks 'spiral'"),
+    ],
+)
+def test_blocks_and_boundaries_refuse_bad_input(call, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call()
