@@ -175,3 +175,64 @@ def world_anatomy(images: Tensor, masks: Tensor, boxes: Tensor, parts: Tensor) -
         axis.spines[:].set_visible(False)
     axes[3][0].set_ylabel("parts", rotation=0, ha="right", va="center", fontsize=9)
     return figure
+
+
+def curves(
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
+    xlabel: str,
+    ylabel: str,
+    points: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]] | None = None,
+    share_y: bool = True,
+) -> Figure:
+    """Lines in panels, and with ``points`` markers over them (theory and measurement).
+
+    Args:
+        panels: title → name → (x, y). points: title → name → (x, y), in the colours of the lines in their order; without any, the lines carry
+            markers themselves. share_y: one scale for all panels.
+    """
+    points = points or {}
+    if not panels or not all(panels.values()) or not points.keys() <= panels.keys():
+        raise InputError("curves need at least one panel with a line in each, and points only in these panels")
+    for title, name, (x, y) in ((t, n, xy) for group in (panels, points) for t, lines in group.items() for n, xy in lines.items()):
+        if len(x) != len(y) or not len(x):
+            raise InputError(f"curve {name!r} of panel {title!r} has {len(x)} x and {len(y)} y: give as many of both, at least one")
+    figure, axes = plt.subplots(1, len(panels), figsize=(min(9.6, 4.4 * len(panels) + 0.6), 3.1), squeeze=False, sharey=share_y, layout="constrained")
+    for axis, (title, lines) in zip(axes[0], panels.items()):
+        for k, (name, (x, y)) in enumerate(lines.items()):
+            axis.plot(x, y, color=PALETTE[k % 8], marker=None if points else MARKERS[k % 8], ms=4, lw=1.4, label=name)
+        for k, (name, (x, y)) in enumerate(points.get(title, {}).items()):
+            axis.plot(x, y, color=PALETTE[(k + 1) % 8], marker=MARKERS[k % 8], ls="none", ms=5, label=name)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel(xlabel)
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=8, frameon=False)
+    axes[0][0].set_ylabel(ylabel)
+    return figure
+
+
+def heatmaps(panels: Mapping[str, np.ndarray], rows: Sequence[str], columns: Sequence[str], xlabel: str, ylabel: str, label: str, number: str = "{:.2f}") -> Figure:
+    """Tables of numbers as coloured squares, one scale for all panels; each square carries its number, NaN is left blank.
+
+    Args:
+        panels: title → float [len(rows), len(columns)]. rows, columns: names of their values. label: what the numbers are. number: their format.
+    """
+    grids = {title: np.asarray(values, float) for title, values in panels.items()}
+    for title, values in grids.items():
+        if values.shape != (len(rows), len(columns)):
+            raise InputError(f"heatmap {title!r} is {list(values.shape)}, but there are {len(rows)} rows and {len(columns)} columns")
+    if not grids or not any(np.isfinite(values).any() for values in grids.values()):
+        raise InputError("heatmaps need at least one panel and one finite number")
+    low, high = (f([f(v[np.isfinite(v)]) for v in grids.values() if np.isfinite(v).any()]) for f in (np.min, np.max))
+    figure, axes = plt.subplots(1, len(grids), figsize=(min(9.6, (0.62 * len(columns) + 0.5) * len(grids) + 1.4), 0.42 * len(rows) + 1.25), squeeze=False, sharey=True, layout="constrained")
+    for axis, (title, values) in zip(axes[0], grids.items()):
+        drawn = axis.imshow(values, cmap="viridis", vmin=low, vmax=high, aspect="auto")
+        for (r, c), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                dark = value < low + 0.6 * (high - low) or high == low
+                axis.text(c, r, number.format(value), ha="center", va="center", fontsize=8, color="white" if dark else "black")
+        axis.set(title=title, xlabel=xlabel, xticks=range(len(columns)), yticks=range(len(rows)), xticklabels=columns, yticklabels=rows)
+        axis.tick_params(labelsize=8, length=0)
+        axis.spines[:].set_visible(False)
+    axes[0][0].set_ylabel(ylabel)
+    figure.colorbar(drawn, ax=list(axes[0]), label=label, fraction=0.05, pad=0.02)
+    return figure

@@ -192,6 +192,11 @@ def mean_level(spectrum: np.ndarray) -> float:
     return float((spectrum * np.arange(len(spectrum))).sum() / spectrum.sum()) if spectrum.sum() else float("nan")
 
 
+def share_above(spectrum: np.ndarray, level: int = 1) -> float:
+    """Share of the members of c that lie above ``level``, under an expected spectrum; NaN where c is always empty."""
+    return float(spectrum[level + 1 :].sum() / spectrum.sum()) if spectrum.sum() else float("nan")
+
+
 def _batch(graph: LatentGraph, masks: Tensor | np.ndarray, ignored: Tensor | np.ndarray | None, which: int) -> Tensor | np.ndarray:
     """c (``which`` 0) or CA (1) of checked masks, a chunk at a time."""
     tensor = _boolean(graph, masks, "masks", (2,))

@@ -105,6 +105,15 @@ class PretrainConfig:
 
 
 @dataclass(frozen=True)
+class TheorySizes:
+    """How much the chapters on the theory compute: random masks of a law, optimiser steps and replicates of the identifiability experiment."""
+
+    masks: int
+    steps: int
+    replicates: int
+
+
+@dataclass(frozen=True)
 class Tier:
     """Sizes of one compute tier. Lengths in pixels; ``model``'s patch is the ratio sweep's, ``small_patch`` the size sweep's."""
 
@@ -113,6 +122,7 @@ class Tier:
     model: ModelConfig
     small_patch: int
     units: tuple[int, int, int]
+    theory: TheorySizes
     training: dict = field(default_factory=dict)  # fields of PretrainConfig
     folder: dict = field(default_factory=dict)  # what changes for a folder of images
 
@@ -150,6 +160,7 @@ TIERS: dict[str, Tier] = {
             ModelConfig(image_size=(32, 32), patch=8, width=32, depth=1, heads=2, decoder_width=32, decoder_depth=1, decoder_heads=2),
             small_patch=4,
             units=(4, 8, 16),
+            theory=TheorySizes(masks=200, steps=100, replicates=2),
             training={"steps": 30, "batch": 16, "base_lr": 4e-3},
             folder=_NATURAL,
         ),
@@ -159,6 +170,7 @@ TIERS: dict[str, Tier] = {
             ModelConfig(image_size=(64, 64), patch=8, width=64, depth=4, heads=2, decoder_width=48, decoder_depth=1, decoder_heads=2),
             small_patch=4,
             units=(4, 8, 16),
+            theory=TheorySizes(masks=4_000, steps=2_000, replicates=3),
             training={"steps": 1200, "batch": 128, "base_lr": 2.5e-3},
             folder=_NATURAL | {"steps": 500},
         ),
@@ -168,6 +180,7 @@ TIERS: dict[str, Tier] = {
             ModelConfig(image_size=(64, 64), patch=8, width=192, depth=12, heads=3, decoder_width=128, decoder_depth=2, decoder_heads=4),
             small_patch=4,
             units=(4, 8, 16),
+            theory=TheorySizes(masks=100_000, steps=2_000, replicates=10),
             training={"steps": 20000, "batch": 512, "base_lr": 1e-3, "precision": "bfloat16"},
             folder=_NATURAL,
         ),
@@ -182,6 +195,7 @@ TIERS: dict[str, Tier] = {
             ),
             small_patch=8,
             units=(8, 16, 32),
+            theory=TheorySizes(masks=100_000, steps=2_000, replicates=10),
             training={"steps": 250228, "batch": 4096, "base_lr": 1.5e-4, "crop": 0.2, "flip": True, "precision": "bfloat16"},
         ),
     )

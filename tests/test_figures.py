@@ -174,3 +174,31 @@ def test_bars_carry_their_values():
 
 def test_the_palette_has_no_doubles():
     assert len(set(PALETTE)) == len(PALETTE) == len(MARKERS) == len(set(MARKERS))
+
+
+def test_curves_draw_lines_and_points_where_they_belong():
+    figure = figures.curves({"a": {"law": ([0, 1, 2], [1, 2, 3])}, "b": {"law": ([0, 1], [5, 6])}}, "x", "y", points={"b": {"seen": ([0.5], [5.5])}}, share_y=False)
+    left, right = figure.axes
+    assert [line.get_xydata().tolist() for line in left.lines] == [[[0, 1], [1, 2], [2, 3]]]
+    assert [line.get_xydata().tolist() for line in right.lines] == [[[0, 5], [1, 6]], [[0.5, 5.5]]]
+    assert right.lines[1].get_linestyle() == "None" and right.lines[1].get_marker() != "None"
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["law", "seen"]
+    assert left.get_ylim() != right.get_ylim() and left.get_ylabel() == "y" and left.get_xlabel() == "x"
+    plt.close(figure)
+    for panels, points in (({}, None), ({"a": {}}, None), ({"a": {"law": ([0], [1, 2])}}, None), ({"a": {"law": ([0], [1])}}, {"b": {"seen": ([0], [1])}})):
+        with pytest.raises(InputError, match="curve"):
+            figures.curves(panels, "x", "y", points)
+
+
+def test_heatmaps_write_each_number_in_its_square():
+    figure = figures.heatmaps({"one": np.array([[1.0, np.nan], [3.0, 4.0]]), "two": np.full((2, 2), 2.0)}, ["r1", "r2"], ["c1", "c2"], "x", "y", "level")
+    one, two, bar = figure.axes
+    assert sorted((round(t.get_position()[1]), round(t.get_position()[0]), t.get_text()) for t in one.texts) == [(0, 0, "1.00"), (1, 0, "3.00"), (1, 1, "4.00")]
+    assert len(two.texts) == 4 and one.images[0].get_clim() == two.images[0].get_clim() == (1.0, 4.0)
+    assert [t.get_text() for t in one.get_yticklabels()] == ["r1", "r2"] and bar.get_ylabel() == "level"
+    light, dark = (t.get_color() for t in sorted(one.texts, key=lambda t: t.get_text())[:: len(one.texts) - 1])
+    assert light != dark  # numbers stay legible on both ends of the scale
+    plt.close(figure)
+    for panels in ({}, {"one": np.zeros((1, 2))}, {"one": np.full((2, 2), np.nan)}):
+        with pytest.raises(InputError, match="heatmap"):
+            figures.heatmaps(panels, ["a", "b"], ["c", "d"], "x", "y", "z")
