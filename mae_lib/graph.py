@@ -166,6 +166,10 @@ class LatentGraph:
     def __repr__(self) -> str:
         return f"LatentGraph({len(self.latents)} latents, {len(self.observables)} observables, {len(self.edges)} edges, height {self.height})"
 
+    def __reduce__(self) -> tuple:
+        """Copies and pickles are built anew: the read-only mappings cannot be pickled."""
+        return LatentGraph, (self.edges, self.observables, dict(self.noise_dims))
+
     def __setattr__(self, name: str, value: object) -> None:
         if "noise_dims" in self.__dict__:
             raise AttributeError(f"a LatentGraph is immutable: build a new one instead of setting {name!r}")
@@ -270,7 +274,8 @@ def random_dag(latents: int, observables: int, seed: int, parents: int = 2, skip
 
     Args:
         latents, observables: how many, each ≥ 1; named z1, z2, … and x0, x1, …. seed: of the draw.
-        parents: the most parents a node may have, ≥ 1. skip: chance that a parent is any earlier latent, instead of one of the few just before; in [0, 1].
+        parents: the most parents a node may have, ≥ 1; an observable has more where latents without a child outnumber the observables.
+        skip: chance that a parent is any earlier latent, instead of one of the few just before; in [0, 1].
     """
     for name, value in (("latents", latents), ("observables", observables), ("parents", parents)):
         _whole(name, value, 1)
