@@ -1,4 +1,4 @@
-"""What both benchmarks share: alternating timers, ratios with their intervals, a table, and the line that names the machine."""
+"""What the benchmarks share: alternating timers, ratios with their intervals, a table, and the line that names the machine."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Ratio:
 
 
 def parser(description: str, rounds: int) -> argparse.ArgumentParser:
-    """Options that both benchmarks take."""
+    """Options that all benchmarks take."""
     options = argparse.ArgumentParser(description=description)
     options.add_argument("--rounds", type=_positive, default=rounds, help=f"timed rounds, each with every row once in random order ({rounds})")
     options.add_argument("--batch", type=_positive, help="images a step; default: the tier's")
