@@ -4,7 +4,7 @@ levels, dimensions and layout, and builders of the graphs that the chapters use.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ Name = Hashable
 
 
 class LatentGraph:
-    """An immutable, validated graph G of Assumption 1. Two graphs are equal when their edges, observables and noise dimensions are.
+    """An immutable, validated graph G of Assumption 1. Two graphs are equal when their edges, noise dimensions and order of nodes are.
 
     Args:
         edges: (parent, child) pairs of names; any hashable is a name.
@@ -41,6 +41,9 @@ class LatentGraph:
         if isinstance(observables, str):
             raise InputError(f"observables must be a list of names, not the text {observables!r}: write [{observables!r}]")
         self.observables = tuple(observables)
+        for v in (*self.observables, *(v for edge in self.edges for v in edge)):
+            if not isinstance(v, Hashable):
+                raise InputError(f"{v!r} cannot be the name of a node: names must be hashable, for instance text")
         for what, items in (("edge", self.edges), ("observable", self.observables)):
             if repeated := _repeated(items):
                 raise InputError(f"{what} {repeated[0]!r} is given twice: give it once")
@@ -158,7 +161,8 @@ class LatentGraph:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, LatentGraph):
             return NotImplemented
-        return (set(self.edges), self.observables, dict(self.noise_dims)) == (set(other.edges), other.observables, dict(other.noise_dims))
+        mine, theirs = ((set(g.edges), g.nodes, dict(g.noise_dims)) for g in (self, other))
+        return mine == theirs
 
     def __hash__(self) -> int:
         return hash((frozenset(self.edges), self.observables))
@@ -251,6 +255,8 @@ def quad_tree(grid: tuple[int, int], arity: int = 4) -> LatentGraph:
     Returns:
         latents ``z{level}_{r}_{c}``, the root last in level.
     """
+    if isinstance(grid, str) or not isinstance(grid, Sequence) or len(grid) != 2:
+        raise InputError(f"grid {grid!r} must be (rows, columns), for instance (14, 14)")
     rows, columns = grid
     _whole("rows of the grid", rows, 1)
     _whole("columns of the grid", columns, 1)
@@ -277,8 +283,8 @@ def random_dag(latents: int, observables: int, seed: int, parents: int = 2, skip
         parents: the most parents a node may have, ≥ 1; an observable has more where latents without a child outnumber the observables.
         skip: chance that a parent is any earlier latent, instead of one of the few just before; in [0, 1].
     """
-    for name, value in (("latents", latents), ("observables", observables), ("parents", parents)):
-        _whole(name, value, 1)
+    for name, value, least in (("latents", latents, 1), ("observables", observables, 1), ("parents", parents, 1), ("seed", seed, 0)):
+        _whole(name, value, least)
     if not 0 <= skip <= 1:
         raise InputError(f"skip {skip!r} must be a probability, in [0, 1]")
     draw = np.random.default_rng(seed)

@@ -166,8 +166,8 @@ def tree_membership(graph: LatentGraph, ratio: float) -> np.ndarray:
     Returns:
         float64 [n_latents]. InputError if a node has several parents, or for a ratio outside [0, 1].
     """
-    if not 0 <= ratio <= 1:
-        raise InputError(f"masking ratio {ratio!r} must be in [0, 1]")
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 <= ratio <= 1:
+        raise InputError(f"masking ratio {ratio!r} must be a number in [0, 1]")
     for v, parents in graph.parents.items():
         if len(parents) > 1:
             raise InputError(f"the closed form holds for trees, and {v!r} has {len(parents)} parents: use membership() on random masks")
@@ -183,7 +183,7 @@ def tree_membership(graph: LatentGraph, ratio: float) -> np.ndarray:
 
 def expected_spectrum(graph: LatentGraph, probabilities: np.ndarray) -> np.ndarray:
     """Expected number of members of c at each level, from the chance of each latent: float64 [height + 1], index = level."""
-    levels = np.array([graph.levels[z] for z in graph.latents])
+    levels = np.array([graph.levels[z] for z in graph.latents], np.int64)
     return np.bincount(levels, weights=probabilities, minlength=graph.height + 1)
 
 
@@ -283,4 +283,6 @@ def _boolean(graph: LatentGraph, values: Tensor | np.ndarray, what: str, ndims: 
         raise InputError(f"{what} must be bool (True where {'masked' if what == 'masks' else what}), not {values.dtype}: convert with .bool() or .astype(bool)")
     if values.ndim not in ndims or values.shape[-1] != len(graph.observables):
         raise InputError(f"{what} of shape {list(values.shape)} do not fit the graph: its {len(graph.observables)} observables need [B, {len(graph.observables)}]")
+    if isinstance(values, np.ndarray) and (min(values.strides) < 0 or not values.flags.writeable):
+        values = values.copy()  # torch takes no negative strides, and warns of memory that it could write to
     return torch.as_tensor(values)
