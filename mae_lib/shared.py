@@ -69,7 +69,8 @@ class SharedInformation:
         """c in a sentence; where it is empty, why."""
         if self.c:
             members = ", ".join(str(z) for z in self.graph.latents if z in self.c)
-            return f"c = {{{members}}}: {self.intrinsic_dim} independent numbers in {self.coordinate_dim} coordinates, mean level {self.mean_level:.3g}"
+            dims = [f"{n} {word}{'s' * (n != 1)}" for n, word in ((self.intrinsic_dim, "independent number"), (self.coordinate_dim, "coordinate"))]
+            return f"c = {{{members}}}: {' in '.join(dims)}, mean level {self.mean_level:.3g}"
         if not self.masked:
             return "c is empty: nothing is masked, so there is nothing to predict"
         if not self.visible:

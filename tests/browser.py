@@ -1,0 +1,125 @@
+"""A real browser for tests: headless Chromium without a network, driven through chromedriver by the W3C WebDriver protocol over plain HTTP."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMEDRIVER = shutil.which("chromedriver")
+
+KEYS = {"Tab": "\ue004", "Enter": "\ue007", "Space": " ", "Shift": "\ue008", "Home": "\ue011"}
+KEYS |= {"Left": "\ue012", "Up": "\ue013", "Right": "\ue014", "Down": "\ue015"}
+
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync "
+    "--disable-dev-shm-usage --force-color-profile=srgb"
+).split() + ["--host-resolver-rules=MAP * ~NOTFOUND"]
+
+ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
+"""The protocol's name for a reference to an element."""
+
+
+class Browser:
+    """One tab. Clicks and keys are the browser's own input events, not calls of the page's functions."""
+
+    def __init__(self, root: str, folder: Path) -> None:
+        self._root = root
+        options = {"binary": CHROMIUM, "args": [*FLAGS, f"--user-data-dir={folder}"]}
+        wanted = {"alwaysMatch": {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}}
+        self._session = f"/session/{self._call('POST', '/session', {'capabilities': wanted})['sessionId']}"
+        self.cdp("Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0)
+
+    def _call(self, method: str, path: str, body: dict | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self._root + path, data, {"Content-Type": "application/json"}, method=method)
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
+                return json.load(answer)["value"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{method} {path}: {json.load(error)['value']['message'].splitlines()[0]}") from None
+
+    def post(self, path: str, **body: Any) -> Any:
+        return self._call("POST", self._session + path, body)
+
+    def cdp(self, command: str, **parameters: Any) -> Any:
+        """A command of Chrome's own protocol, for what WebDriver cannot set."""
+        return self.post("/goog/cdp/execute", cmd=command, params=parameters)
+
+    def open(self, address: str) -> None:
+        self.post("/url", url="about:blank")  # an address that differs in its hash alone would not load the page anew
+        self.post("/url", url=address)
+
+    def js(self, script: str, *arguments: Any) -> Any:
+        return self.post("/execute/sync", script=script, args=list(arguments))
+
+    def find(self, selector: str) -> list[dict]:
+        return self.post("/elements", using="css selector", value=selector)
+
+    def click(self, elements: Sequence[dict]) -> None:
+        """Real mouse clicks in the middle of the elements, one after the other; they must be on the screen."""
+        moves: list[dict] = []
+        for element in elements:
+            moves += [{"type": "pointerMove", "duration": 0, "origin": {ELEMENT: element[ELEMENT]}, "x": 0, "y": 0}]
+            moves += [{"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}]
+        if moves:
+            self.post("/actions", actions=[{"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": moves}])
+
+    def press(self, *keys: str) -> None:
+        """Key presses, one after the other; names as in `KEYS`, "Shift+Tab" too."""
+        strokes: list[dict] = []
+        for key in keys:
+            held = [KEYS[part] for part in key.split("+")]
+            strokes += [{"type": "keyDown", "value": k} for k in held] + [{"type": "keyUp", "value": k} for k in reversed(held)]
+        self.post("/actions", actions=[{"type": "key", "id": "keyboard", "actions": strokes}])
+
+    def screen(self, width: int, height: int, scheme: str = "light") -> None:
+        """The screen's size in CSS pixels, and whether the reader's system prefers "light" or "dark"."""
+        self.cdp("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.cdp("Emulation.setEmulatedMedia", media="screen", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    def log(self) -> list[str]:
+        """What the console holds since the last call: the page's errors and the requests that failed."""
+        return [entry["message"] for entry in self.post("/se/log", type="browser")]
+
+    def picture(self, path: Path) -> None:
+        path.write_bytes(base64.b64decode(self._call("GET", self._session + "/screenshot")))
+
+    def quit(self) -> None:
+        self._call("DELETE", self._session)
+
+
+@contextlib.contextmanager
+def browser(folder: Path) -> Iterator[Browser]:
+    """A browser whose profile lies in ``folder``; it and its driver are gone afterwards."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    driver = subprocess.Popen([CHROMEDRIVER, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        for _ in range(200):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.05)
+        found = Browser(f"http://127.0.0.1:{port}", folder)
+        try:
+            yield found
+        finally:
+            found.quit()
+    finally:
+        # The browser too, where it did not end by itself: it is in the driver's process group.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(driver.pid, signal.SIGTERM)
+        driver.wait(20)
