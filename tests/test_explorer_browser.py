@@ -189,7 +189,7 @@ def test_the_keyboard_alone_gives_what_locate_shared_gives(tab, page, name):
     check(tab, name, masked, linked=False)
     tab_to(tab, graph.observables[0])
     last = len(graph.observables) - 1
-    masks = random_masks(name, 50 if name == "figure-4" else 12)
+    masks = random_masks(name)
     for k, wanted in enumerate(masks):
         # There and back again along the buttons: by Tab, or by the arrow keys, which stop at the ends.
         step = ("Tab", "Shift+Tab", "Right", "Left")[k % 4]
