@@ -193,7 +193,7 @@ class SharedExplorer:
         graph = widgets.Dropdown(options=list(self.graphs), value=self.selected, description="graph")
         patches = widgets.GridBox()
         unit = widgets.SelectionSlider(options=[1], description="unit")
-        ratio = widgets.SelectionSlider(options=[("0", 0)], description="share")
+        ratio = widgets.SelectionSlider(options=[("0", 0)], description="ratio")
         draw, swap, clear = (widgets.Button(description=text) for text in ("draw a random mask", "swap masked, visible", "clear"))
         drawing, words = widgets.HTML(), widgets.HTML()
         quiet = False  # set while several controls change for one reason
