@@ -170,6 +170,7 @@ _MASKING_HTML = Template("""
 .mae-explorer figure { margin: 0; flex: 1 1 6em; max-width: 14em; text-align: center; font-size: .85em; }
 .mae-explorer img { width: 100%; image-rendering: pixelated; }
 .mae-explorer code { overflow-wrap: anywhere; }
+html[data-theme="dark"] .bd-content div.cell_output div.output.text_html:has(> .mae-explorer) { background: none; color: inherit; }
 </style>
 <label><b>model</b><input type="range" min="0" max="$last_run" value="0" data-role="run"><output data-role="run-name"></output></label>
 <label><b>image</b><input type="range" min="0" value="0" data-role="image"><output data-role="image-name"></output></label>
