@@ -5,16 +5,15 @@ from __future__ import annotations
 import base64
 import html as markup
 import io
-import json
 import re
 import shlex
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from looking import Page
 from PIL import Image
 
 from mae_lib.cli import parse
@@ -48,34 +47,6 @@ def images() -> torch.Tensor:
 @pytest.fixture(scope="module")
 def explorer(runs, images) -> MaskingExplorer:
     return MaskingExplorer(runs, images, masks=2)
-
-
-class Page(HTMLParser):
-    """The elements of a fragment, and the text inside its scripts."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open, self.ids, self.scripts, self.elements = [], [], [], []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        self.ids += [value for key, value in attributes if key == "id"]
-        if tag not in ("input", "img", "br"):
-            self.open.append(tag)
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] == "script":
-            self.scripts[-1] += data
-
-    def data(self) -> dict:
-        return json.JSONDecoder().raw_decode(self.scripts[0], self.scripts[0].index("{", self.scripts[0].index("const data")))[0]
 
 
 def picture(url: str) -> np.ndarray:

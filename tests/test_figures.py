@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from looking import drawn  # noqa: F401 (renders and closes every figure)
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
@@ -15,16 +16,6 @@ from mae_lib import figures
 from mae_lib.errors import InputError
 from mae_lib.figures import HIDDEN_GREY, MARKERS, PALETTE, Table
 from mae_lib.worlds import World
-
-
-@pytest.fixture(autouse=True)
-def drawn():
-    """Closes what a test drew; rendering it finds what only rendering finds."""
-    yield
-    for number in plt.get_fignums():
-        plt.figure(number).canvas.draw()
-        plt.close(number)
-
 
 # ---------------------------------------------------------------------------------------------------------------------------
 # Tables

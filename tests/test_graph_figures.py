@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from looking import drawn  # noqa: F401 (renders and closes every figure)
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
@@ -21,15 +22,6 @@ from mae_lib.shared import locate_shared
 from mae_lib.shared_explorer import explorer_graphs
 
 GRAPH, MASKS = figure_4()
-
-
-@pytest.fixture(autouse=True)
-def drawn():
-    """Closes what a test drew; rendering it finds what only rendering finds."""
-    yield
-    for number in plt.get_fignums():
-        plt.figure(number).canvas.draw()
-        plt.close(number)
 
 
 def nodes_of(axis) -> dict[str, Polygon]:

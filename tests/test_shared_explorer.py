@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import base64
 import html as markup
-import json
 import re
 import shlex
-from html.parser import HTMLParser
 
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
 import yaml
+from looking import Page
 
 from mae_lib.chapters import check_notebook_parameters, repository
 from mae_lib.errors import InputError
@@ -32,37 +31,6 @@ ODD = {
     "one observable": LatentGraph([], ["a"]),
     "numbers": LatentGraph([(10, 0), (10, 1)], [1, 0]),
 }
-
-
-class Page(HTMLParser):
-    """The elements of a fragment, and the text inside its scripts."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open, self.ids, self.scripts, self.elements = [], [], [], []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        self.ids += [value for key, value in attributes if key == "id"]
-        if tag not in ("input", "img", "br"):
-            self.open.append(tag)
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_startendtag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] == "script":
-            self.scripts[-1] += data
-
-    def data(self) -> dict:
-        return json.JSONDecoder().raw_decode(self.scripts[0], self.scripts[0].index("{", self.scripts[0].index("const data")))[0]
 
 
 def page_of(graphs=None, **arguments) -> dict:
