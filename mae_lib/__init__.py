@@ -1,8 +1,8 @@
 """Masked autoencoders as hierarchical latent variable models.
 
-The package is flat, one module an idea, and a module imports only from those above it. The theory: ``graph`` and ``shared`` (latent
-graphs, Algorithms 1 and 2), ``conditions`` (Theorem 1's own conditions, their judge), ``process``, ``scores`` and ``identify`` (Theorem 2's
-experiment). The model: ``masking`` and ``model`` (§2.2), ``worlds`` (the embedded world), ``image_files``, ``datasets`` and ``describe`` (folders of
+The package is flat, one module an idea, and a module imports only from those above it. The theory: ``graph``, ``masking`` and
+``shared`` (latent graphs, masks, Algorithms 1 and 2), ``conditions`` (Theorem 1's own conditions, their judge), ``process``, ``scores`` and ``identify`` (Theorem 2's
+experiment). The model: ``model`` (§2.2), ``worlds`` (the embedded world), ``image_files``, ``datasets`` and ``describe`` (folders of
 images: their files, sources of images, what a folder holds), ``tiers`` (every size and length), ``pretrain`` and ``store`` (training and
 checkpoints). Then what draws and drives: ``figures``, ``graph_figures``, ``explorers``, ``shared_explorer``, ``chapters``, ``cli``.
 """

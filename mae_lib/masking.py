@@ -170,8 +170,8 @@ def boundary(hidden: Tensor, grid: tuple[int, int], margin: int = 1) -> Tensor:
     return near.flatten(1) & hidden
 
 
-Law = Literal["random", "block"]
-"""Laws of masks: random units, or one contiguous block."""
+Law = Literal["random", "independent", "block"]
+"""Laws of masks: an exact number of random units, every patch by itself, or one contiguous block."""
 
 
 def mask_batches(
@@ -180,7 +180,7 @@ def mask_batches(
     """Masks of a law as pairs (masked, ignored), bool [≤ batch, rows · columns] each, ``masks`` in all: what `shared.membership` takes.
 
     Args:
-        unit: side of the mask unit of the random law. margin: hidden patches within this distance of the visible part are ignored instead of masked.
+        ratio: share to hide; of the independent law the chance of each patch. unit: side of the mask unit of the random law. margin: hidden patches within this distance of the visible part are ignored instead of masked.
     """
     if law not in get_args(Law):
         raise InputError(f"there is no law of masks {law!r}: choose {' or '.join(get_args(Law))}")
@@ -190,6 +190,10 @@ def mask_batches(
         if law == "random":
             spec = MaskSpec(grid, ratio, unit)
             hidden = hidden_map(spec.sample(count, generator)[1], spec.patches)
+        elif law == "independent":
+            if not 0 <= ratio <= 1:
+                raise InputError(f"masking ratio {ratio!r} must be in [0, 1]")
+            hidden = torch.rand(count, grid[0] * grid[1], generator=generator) < ratio
         else:
             hidden = block_masks(grid, ratio, count, generator)
         ignored = boundary(hidden, grid, margin) if margin else torch.zeros_like(hidden)

@@ -8,7 +8,7 @@ proves that no other set meets the theorem.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mae_lib.errors import InputError
 from mae_lib.graph import LatentGraph, Name
+from mae_lib.masking import mask_batches
 
 MASKED, VISIBLE, BOTH = 1, 2, 3
 """What a node reaches, as bits; 0 where all it reaches is ignored."""
@@ -196,6 +197,33 @@ def mean_level(spectrum: np.ndarray) -> float:
 def share_above(spectrum: np.ndarray, level: int = 1) -> float:
     """Share of the members of c that lie above ``level``, under an expected spectrum; NaN where c is always empty."""
     return float(spectrum[level + 1 :].sum() / spectrum.sum()) if spectrum.sum() else float("nan")
+
+
+def level_map(
+    graph: LatentGraph, grid: tuple[int, int], rows: Sequence[int | str], ratios: Sequence[float], margin: int = 0, masks: int = 4096, seed: int = 0
+) -> np.ndarray:
+    """Mean level of c under random masks, for each law and ratio.
+
+    Args:
+        graph: over the patches of ``grid``. rows: mask units, or "block" for one contiguous block. margin: masked patches that near to the visible
+            part are ignored. masks: drawn for each entry.
+
+    Returns:
+        float64 [len(rows), len(ratios)]; NaN where the ratio hides no unit or all of them, and where c has fewer than 0.05 members on average.
+    """
+    values = np.full((len(rows), len(ratios)), np.nan)
+    for (i, j), _ in np.ndenumerate(values):
+        law, unit = ("block", 1) if rows[i] == "block" else ("random", rows[i])
+        try:
+            batches = list(mask_batches(law, grid, ratios[j], unit, margin=margin, masks=masks, seed=seed))
+        except InputError as error:
+            if "hides no unit" in str(error) or "keeps no unit" in str(error):
+                continue
+            raise
+        spectrum = expected_spectrum(graph, membership(graph, batches))
+        if spectrum.sum() >= 0.05:
+            values[i, j] = mean_level(spectrum)
+    return values
 
 
 def _batch(graph: LatentGraph, masks: Tensor | np.ndarray, ignored: Tensor | np.ndarray | None, which: int) -> Tensor | np.ndarray:

@@ -217,9 +217,17 @@ def test_mask_batches_are_the_laws_masks_in_parts() -> None:
     assert torch.equal(boundary(masked | ignored, (8, 8)), ignored)
 
 
+def test_the_independent_law_masks_every_patch_by_itself() -> None:
+    masked = torch.cat([m for m, _ in mask_batches("independent", (1, 6), 0.3, masks=20_000, batch=3_000)]).double()
+    assert masked.shape == (20_000, 6) and float((masked.mean(0) - 0.3).abs().max()) < 4.5 * (0.21 / 20_000) ** 0.5
+    pairs = torch.corrcoef(masked.T) - torch.eye(6)
+    assert float(pairs.abs().max()) < 4.5 / 20_000**0.5  # an exact number of units would give −1/5
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: list(mask_batches("independent", (1, 6), 1.3)), "ratio 1.3 must be in"),
         (lambda: block_masks((2, 2), 0.9, 1), "hides no unit|keeps no unit"),
         (lambda: block_masks((14, 14), 1.5, 1), "between 0 and 1"),
         (lambda: boundary(torch.ones(2, 5, dtype=torch.bool), (2, 3)), r"bool \[B, 6\]"),

@@ -63,11 +63,11 @@ def test_the_projects_results_are_free_of_machine_paths():
         assert '"/' not in text and "/home/" not in text and "/work/" not in text and "/tmp/" not in text, path.name
 
 
-def test_provenance_is_complete_and_names_no_folder(monkeypatch):
-    words = ["/opt/venv/bin/mae", "pretrain", "--data", "/home/someone/images", "--out=/tmp/out", "--ratio", "0.5", "name with space"]
+def test_provenance_is_complete_and_names_no_folder(monkeypatch, tmp_path):
+    words = [str(tmp_path / "mae"), "pretrain", "--data", str(tmp_path / "images"), f"--out={tmp_path / 'out put'}", "--ratio", "0.5", "name with space"]
     monkeypatch.setattr("sys.argv", words)
     found = origin.provenance()
-    assert found["command"] == "mae pretrain --data images --out=out --ratio 0.5 'name with space'"
+    assert found["command"] == "mae pretrain --data images '--out=out put' --ratio 0.5 'name with space'"
     assert set(found) == {"commit", "hardware", "versions", "command", "finished"}
     assert found["hardware"]["device"] == "cpu" and found["hardware"]["gpu"] is None and found["hardware"]["cores"] >= 1
     assert set(found["versions"]) == {"python", "torch", "timm", "numpy", "safetensors"}

@@ -23,10 +23,11 @@ from mae_lib import shared
 from mae_lib.conditions import linear_model, minimal_sets, valid_sets
 from mae_lib.errors import InputError
 from mae_lib.graph import LatentGraph, figure_4, quad_tree, random_dag, tree
-from mae_lib.masking import MaskSpec
+from mae_lib.masking import MaskSpec, mask_batches
 from mae_lib.shared import (
     common_ancestors_batch,
     expected_spectrum,
+    level_map,
     locate_shared,
     locate_shared_batch,
     mean_level,
@@ -720,3 +721,16 @@ def test_bad_input_is_named(call, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def test_a_level_map_is_the_laws_mean_levels_and_blank_where_there_is_none() -> None:
+    graph = quad_tree((8, 8))
+    found = level_map(graph, (8, 8), (1, 4, "block"), (0.1, 0.5), masks=300, seed=3)
+    assert found.shape == (3, 2) and np.isnan(found[1, 0]) and np.isfinite(found).sum() == 5  # a tenth of four units is none
+    for row, column, law, unit, ratio in ((0, 1, "random", 1, 0.5), (1, 1, "random", 4, 0.5), (2, 0, "block", 1, 0.1)):
+        masks = torch.cat([masked for masked, _ in mask_batches(law, (8, 8), ratio, unit, masks=300, seed=3)])
+        levels = [graph.levels[z] for mask in masks.tolist() for z in locate_shared(graph, [x for x, m in zip(graph.observables, mask) if m]).c]
+        assert found[row, column] == pytest.approx(np.mean(levels), abs=1e-12)
+    assert np.isnan(level_map(graph, (8, 8), (1,), (0.1,), margin=1, masks=300)).all()  # single patches are all boundary
+    with pytest.raises(InputError, match="does not divide"):
+        level_map(graph, (8, 8), (3,), (0.5,), masks=10)
