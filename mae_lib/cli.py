@@ -39,6 +39,8 @@ class Pretrain:
     """sizes and lengths (mae_lib/tiers.py)"""
     data: Path | None = None
     """folder of images (see `mae data describe`); default: the embedded world"""
+    image_size: int | None = None
+    """side of the images in pixels; patches and mask units scale with it; default: the tier's"""
     sweep: bool = False
     """all eight: five ratios with unit = ViT patch, three mask units at ratio 0.75 with the small patch"""
     ratio: float = SIZE_RATIO
@@ -93,6 +95,8 @@ class Pretrain:
 
     def _configs(self) -> list[PretrainConfig]:
         sizes = tier(self.tier)
+        if self.image_size is not None:
+            sizes = sizes.at(self.image_size)
         unit = max(sizes.units) if self.sweep else (self.unit or self.patch or sizes.model.patch)
         data = image_source(self.data, "train", sizes.model.image_size, sizes.model.channels, min_side=unit).identity
         if self.sweep:

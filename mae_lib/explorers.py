@@ -84,11 +84,13 @@ class MaskingExplorer:
         checkpoint = self.runs[run]
         config, tier = checkpoint.config, TIERS.get(checkpoint.record["tier"])
         own = {name: getattr(config, name) for name in ("steps", "batch", "base_lr")}
-        standard = tier and tier.config(config.data, config.ratio, config.unit, config.model.patch, config.seed)
+        size = config.model.image_size[0]
+        standard = tier and tier.at(size).config(config.data, config.ratio, config.unit, config.model.patch, config.seed)
         if standard is None or replace(standard, **own) != config:
             return f'load_or_pretrain(config) with the config in {checkpoint.path.with_suffix(".json").name}'
         folder = "" if config.data.get("kind") == "world" else " --data DIR"
-        changes = "".join(f" --{name.replace('_', '-')} {value}" for name, value in own.items() if value != getattr(standard, name))
+        changes = f" --image-size {size}" if size != tier.model.image_size[0] else ""
+        changes += "".join(f" --{name.replace('_', '-')} {value}" for name, value in own.items() if value != getattr(standard, name))
         return f"mae pretrain --tier {tier.name}{folder} --ratio {config.ratio} --unit {config.unit} --patch {config.model.patch} --seed {config.seed}{changes}"
 
     def figure(self, image: int = 0, mask: int = 0) -> Figure:

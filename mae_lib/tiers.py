@@ -126,6 +126,16 @@ class Tier:
     training: dict = field(default_factory=dict)  # fields of PretrainConfig
     folder: dict = field(default_factory=dict)  # what changes for a folder of images
 
+    def at(self, size: int) -> Tier:
+        """The same tier for images of ``size`` × ``size`` pixels: patches and mask units scale with the image, so that tokens, masks in patches
+        and all other sizes stay. InputError where a patch or a unit would not be a whole number of pixels."""
+        own = self.model.image_size[0]
+        lengths = (self.model.patch, self.small_patch, *self.units)
+        if size < 1 or any(length * size % own for length in lengths):
+            raise InputError(f"tier {self.name} has no patches of whole pixels at {size} px: its images are {own} px, its patches and units {sorted(set(lengths))} px")
+        patch, small_patch, *units = (length * size // own for length in lengths)
+        return replace(self, model=replace(self.model, image_size=(size, size), patch=patch), small_patch=small_patch, units=tuple(units))
+
     def config(self, data: dict, ratio: float = SIZE_RATIO, unit: int | None = None, patch: int | None = None, seed: int = 0) -> PretrainConfig:
         """One pretraining at this tier.
 
