@@ -1,6 +1,6 @@
 """Sources of images. What lives here: `ImageSource`, the protocol that every source of images meets (the embedded world too);
-`FolderImages`, which decodes a folder of class folders on demand; `Resident`, which holds any source decoded in memory; and
-`image_source`, which picks the one a user asked for. Images are uint8 throughout, so that normalisation stays with the model."""
+`FolderImages`, which decodes a folder of class folders on demand; `Subset`, an even thinning of any source; `Resident`, which holds any
+source decoded in memory; and `image_source`, which picks the one a user asked for. Images are uint8 throughout, so that normalisation stays with the model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mae_lib.errors import InputError
 from mae_lib.image_files import cores, decode, existing_folder, fingerprint, select
 from mae_lib.worlds import World
 
-__all__ = ["ImageSource", "FolderImages", "Resident", "image_source", "nbytes"]
+__all__ = ["ImageSource", "FolderImages", "Subset", "Resident", "image_source", "nbytes"]
 
 
 @runtime_checkable
@@ -173,6 +173,52 @@ class FolderImages:
             with ThreadPoolExecutor(threads) as pool:
                 list(pool.map(fill, map(range, bounds[:-1], bounds[1:])))
         return torch.from_numpy(pixels)
+
+
+class Subset:
+    """`count` images spread evenly over a source: a folder's files are sorted by class, so its first ones would be of few classes.
+
+    Image k is the source's image ⌊k · N / count⌋. Labels and classes keep the source's numbering; the identity names the thinning.
+
+    Args:
+        source: what to thin. count: how many images to keep, in `[1, N]`.
+
+    Raises:
+        InputError: `count` out of range.
+    """
+
+    def __init__(self, source: ImageSource, count: int) -> None:
+        if not 1 <= count <= len(source):
+            raise InputError(f"{count} images were asked for, and the source holds {len(source)}: ask for 1 to {len(source)}")
+        self._source = source
+        self._index = torch.arange(count, dtype=torch.int64) * len(source) // count
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """`(C, H, W)` in pixels."""
+        return self._source.shape
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 `[count]` on the CPU."""
+        return self._source.labels[self._index]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names of the source, those without an image in the subset too."""
+        return self._source.classes
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The source's identity, and how many of its images are kept."""
+        return {**self._source.identity, "subset": len(self)} if len(self) < len(self._source) else self._source.identity
+
+    def images(self, indices: Tensor | Sequence[int]) -> Tensor:
+        """uint8 `[B, C, H, W]` in 0..255 for `indices` `[B]`, each in `[0, count)`; IndexError for one out of range."""
+        return self._source.images(self._index[_checked(indices, len(self))])
 
 
 class Resident:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mae_lib import model as model_module
-from mae_lib.datasets import ImageSource
+from mae_lib.datasets import ImageSource, Subset
 from mae_lib.errors import InputError
 from mae_lib.files import DamagedFile, read_safetensors, set_aside, write_safetensors
 from mae_lib.model import MaskedAutoencoder, normalise_pixels
@@ -51,21 +51,19 @@ class Features:
 
 @torch.no_grad()
 def encode(model: MaskedAutoencoder, source: ImageSource, count: int | None = None, batch: int = 250) -> Features:
-    """Features of the first ``count`` images of ``source`` (all by default), made on the model's device; nothing is kept.
+    """Features of ``count`` images spread evenly over ``source`` (`Subset`; all by default), made on the model's device; nothing is kept.
 
     Raises:
         InputError: ``count`` below 1 or beyond the source's images, or images of another size than the model's.
     """
-    total = len(source) if count is None else count
-    if not 1 <= total <= len(source):
-        raise InputError(f"{count} images were asked for, and the source holds {len(source)}: ask for 1 to {len(source)}")
+    source = source if count is None else Subset(source, count)
     device = next(model.parameters()).device
     mean, cls = [], []
-    for index in torch.arange(total).split(batch):
+    for index in torch.arange(len(source)).split(batch):
         tokens = model.encode(normalise_pixels(source.images(index)).to(device))
         mean.append(tokens[:, 1:].mean(1).float().cpu())
         cls.append(tokens[:, 0].float().cpu())
-    return Features(torch.cat(mean), torch.cat(cls), source.labels[:total], tuple(source.classes))
+    return Features(torch.cat(mean), torch.cat(cls), source.labels, tuple(source.classes))
 
 
 def features(checkpoint: Checkpoint, source: ImageSource, count: int | None = None, device: str = "auto") -> Features:
@@ -73,26 +71,27 @@ def features(checkpoint: Checkpoint, source: ImageSource, count: int | None = No
 
     A damaged file of the cache is named in a warning, set aside and made anew.
     """
-    total = len(source) if count is None else count
-    path = cache_directory() / "features" / f"{_key(checkpoint, source, total)}.safetensors"
+    source = source if count is None else Subset(source, count)
+    path = cache_directory() / "features" / f"{_key(checkpoint, source)}.safetensors"
     if path.exists():
         try:
             tensors, _ = read_safetensors(path)
-            return Features(tensors["mean"], tensors["cls"], source.labels[:total], tuple(source.classes))
+            return Features(tensors["mean"], tensors["cls"], source.labels, tuple(source.classes))
         except (DamagedFile, KeyError) as error:
             warnings.warn(f"{error}. Set aside as {set_aside(path).name}; the features are computed anew.", stacklevel=2)
-    found = encode(checkpoint.load(resolve_device(device)), source, count)
+    found = encode(checkpoint.load(resolve_device(device)), source)
     write_safetensors(path, {"mean": found.mean, "cls": found.cls}, {"weights": checkpoint.record["digest"]})
     return found
 
 
 def pixel_features(source: ImageSource, count: int, side: int = 32) -> Tensor:
-    """float [count, C · side · side]: the images themselves, averaged down to ``side`` pixels; the control for any learned feature."""
-    images = normalise_pixels(source.images(range(count)))
+    """float [count, C · side · side]: ``count`` images spread evenly over the source, averaged down to ``side`` pixels; the control for any
+    learned feature. InputError for a count out of range."""
+    images = normalise_pixels(Subset(source, count).images(range(count)))
     return torch.nn.functional.adaptive_avg_pool2d(images, side).flatten(1)
 
 
-def _key(checkpoint: Checkpoint, source: ImageSource, count: int) -> str:
+def _key(checkpoint: Checkpoint, source: ImageSource) -> str:
     code = "".join(Path(inspect.getfile(module)).read_text(encoding="utf-8") for module in (model_module, inspect.getmodule(encode)))
-    named = [checkpoint.record["digest"], source.identity, count, hashlib.sha256(code.encode()).hexdigest()]
+    named = [checkpoint.record["digest"], source.identity, hashlib.sha256(code.encode()).hexdigest()]
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:24]

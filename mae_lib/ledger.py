@@ -46,9 +46,6 @@ class Above:
             return "undecided"
         return "reproduced" if found.low > 0 else "not reproduced" if found.high < 0 else "undecided"
 
-    def __str__(self) -> str:
-        return f"{self.measure}: {self.high} > {self.low}"
-
 
 @dataclass(frozen=True)
 class Alike(Above):
@@ -62,9 +59,6 @@ class Alike(Above):
         if -self.margin < found.low and found.high < self.margin:
             return "reproduced"
         return "not reproduced" if found.low > self.margin or found.high < -self.margin else "undecided"
-
-    def __str__(self) -> str:
-        return f"{self.measure}: |{self.high} − {self.low}| < {self.margin:g}"
 
 
 @dataclass(frozen=True)
