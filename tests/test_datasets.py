@@ -10,7 +10,7 @@ import torch
 from image_folders import fill, picture, save
 from PIL import Image
 
-from mae_lib.datasets import FolderImages, ImageSource, Resident, nbytes
+from mae_lib.datasets import FolderImages, ImageSource, Resident, Subset, nbytes
 from mae_lib.errors import InputError
 
 
@@ -70,6 +70,29 @@ def test_indices_are_checked(folder, bad, error):
 def test_senseless_sizes_are_refused(folder, options):
     with pytest.raises(InputError, match="size|channels"):
         FolderImages(folder, "train", **options)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6])
+def test_a_subset_is_spread_evenly_over_the_classes(folder, count):
+    source = FolderImages(folder, "train", 16)
+    subset = Subset(source, count)
+    kept = [k * len(source) // count for k in range(count)]
+    assert len(subset) == count and subset.shape == source.shape and subset.classes == source.classes
+    assert subset.labels.tolist() == source.labels[kept].tolist()
+    assert torch.equal(subset.images(range(count)), source.images(kept)) and torch.equal(subset.images([count - 1]), source.images([kept[-1]]))
+    assert (subset.identity == source.identity) == (count == len(source))
+    per_class = subset.labels.bincount(minlength=len(source.classes))
+    assert per_class.max() - per_class.min() <= 1
+    assert torch.equal(Resident(subset, progress=False).images([0]), subset.images([0]))
+
+
+@pytest.mark.parametrize("count", [0, -1, 7])
+def test_a_subset_holds_some_of_the_images_and_no_more(folder, count):
+    source = FolderImages(folder, "train", 16)
+    with pytest.raises(InputError, match="the source holds 6"):
+        Subset(source, count)
+    with pytest.raises(IndexError):
+        Subset(source, 3).images([3])
 
 
 def test_resident_equals_its_source(folder, capfd):

@@ -1,0 +1,115 @@
+"""The ledger's verdicts on made-up results of which the answer is known, and the tests it holds against the claims they decide."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from mae_lib.errors import InputError
+from mae_lib.ledger import CLAIMS, RATIO_RUNS, RUNS, SEEDS, SIZE_RUNS, Above, Alike, Claim, by_run, claim, decide, run_name
+from mae_lib.tiers import TIERS, tier
+
+PEAK = Claim("T1r", "", "", "probe", "", tuple(Above("accuracy", "r75", other) for other in ("r10", "r90")))
+
+
+def records(values: dict[str, list[float]], measure: str = "accuracy") -> list[dict]:
+    """One record a run and seed."""
+    return [
+        {"name": f"{run}-s{seed}", "run": run, "seed": seed, "measures": {measure: {"value": value}}}
+        for run, numbers in values.items()
+        for seed, value in enumerate(numbers)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("r75", "r90", "verdict"),
+    [
+        ([0.60, 0.61, 0.62], [0.50, 0.51, 0.53], "reproduced"),
+        ([0.60, 0.61, 0.62], [0.70, 0.71, 0.73], "not reproduced"),
+        ([0.60, 0.61, 0.62], [0.55, 0.63, 0.58], "undecided"),
+        ([0.60, 0.61], [0.50, 0.51], "undecided"),  # two seeds are too few, however clear
+    ],
+)
+def test_verdicts(r75, r90, verdict):
+    assert decide(PEAK, records({"r10": [0.4] * len(r75), "r75": r75, "r90": r90})).verdict == verdict
+
+
+def test_one_test_the_wrong_way_round_outweighs_all_that_came_out():
+    decision = decide(PEAK, records({"r10": [0.1, 0.1, 0.1], "r75": [0.6, 0.6, 0.6], "r90": [0.61, 0.61, 0.61]}))
+    assert decision.verdict == "not reproduced" and [outcome for _, _, outcome in decision.rows] == ["reproduced", "not reproduced"]
+
+
+def test_differences_are_paired_by_seed():
+    """Seeds that differ much, runs that differ little but always alike: unpaired intervals would overlap."""
+    found = decide(PEAK, records({"r10": [0.1, 0.4, 0.7], "r75": [0.15, 0.46, 0.75], "r90": [0.12, 0.42, 0.71]}))
+    assert found.verdict == "reproduced"
+    assert found.rows[0][1].value == pytest.approx((0.05 + 0.06 + 0.05) / 3)
+
+
+@pytest.mark.parametrize(
+    ("differences", "outcome"),
+    [([0.001, -0.001, 0.002], "reproduced"), ([0.05, 0.051, 0.052], "not reproduced"), ([-0.05, -0.051, -0.052], "not reproduced"), ([0.0, 0.03, -0.03], "undecided")],
+)
+def test_alike_means_the_whole_interval_within_the_margin(differences, outcome):
+    test = Alike("accuracy", "r75", "r90", margin=0.02)
+    rows = records({"r75": [0.5 + d for d in differences], "r90": [0.5] * 3})
+    assert decide(replace(PEAK, tests=(test,)), rows).rows[0][2] == outcome
+
+
+def test_no_records_no_attempt_and_missing_runs_are_named():
+    assert decide(PEAK, []).verdict == "not attempted"
+    with pytest.raises(InputError, match="r10"):
+        decide(PEAK, records({"r75": [0.5] * 3, "r90": [0.4] * 3}))
+    with pytest.raises(InputError, match="no measure 'accuracy'"):
+        by_run(records({"r75": [0.5]}, "other"), "accuracy")
+    with pytest.raises(InputError, match="two results"):
+        by_run(records({"r75": [0.5]}) * 2, "accuracy")
+    with pytest.raises(InputError, match="no seed in common"):
+        Above("m", "a", "b").difference({"a": {0: 1.0}, "b": {1: 1.0}})
+    with pytest.raises(InputError, match="T2s"):
+        claim("T9")
+
+
+def test_every_test_compares_runs_of_one_half_of_the_sweep():
+    for each in CLAIMS.values():
+        assert each.tests, each.id
+        for test in each.tests:
+            assert {test.high, test.low} <= set(RATIO_RUNS) or {test.high, test.low} <= set(SIZE_RUNS), each.id
+            assert test.high != test.low
+        for measure, numbers in each.paper.items():
+            assert set(numbers) <= set(RUNS) and measure in {test.measure for test in each.tests}
+
+
+def test_the_papers_own_numbers_pass_the_tests_of_its_claims():
+    """With no spread, Tables 1 and 2 must come out: a test turned round would not."""
+    for identity in ("T1r", "T1v", "T1p", "T2s"):
+        each = claim(identity)
+        by_seed = {run: {measure: numbers[run] for measure, numbers in each.paper.items() if run in numbers} for run in RUNS}
+        rows = [
+            {"name": run, "run": run, "seed": seed, "measures": {measure: {"value": value} for measure, value in by_seed[run].items()}}
+            for run in RUNS if by_seed[run] for seed in range(SEEDS)
+        ]
+        assert decide(each, rows).verdict == "reproduced", identity
+
+
+@pytest.mark.parametrize("name", list(TIERS))
+def test_each_pretraining_of_a_tier_has_its_place_in_the_sweep(name):
+    data = {"kind": "folder"}
+    for sizes in (tier(name), tier(name).at(2 * tier(name).model.image_size[0])):
+        configs = [config for half in sizes.sweep(data).values() for config in half]
+        assert [run_name(config, name) for config in configs] == list(RUNS)
+    with pytest.raises(InputError, match="none of the eight"):
+        run_name(tier(name).config(data, 0.6), name)
+
+
+@pytest.mark.parametrize("name", list(TIERS))
+def test_a_tier_at_another_image_size_keeps_its_tokens_and_masks(name):
+    own = tier(name)
+    other = own.at(own.model.image_size[0] * 2)
+    for half in ("ratio", "size"):
+        for before, after in zip(own.sweep({})[half], other.sweep({})[half]):
+            assert before.mask == after.mask and before.model.grid == after.model.grid and after.model.patch == 2 * before.model.patch
+    assert own.at(own.model.image_size[0]) == own
+    with pytest.raises(InputError, match="whole pixels"):
+        own.at(own.model.image_size[0] + 1)
