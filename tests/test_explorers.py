@@ -157,7 +157,7 @@ def reparsed(command: str, data: dict) -> PretrainConfig:
     name, *words = shlex.split(command)
     assert name == "mae"
     parsed = parse(words)
-    sizes = tier(parsed.tier)
+    sizes = tier(parsed.tier) if parsed.image_size is None else tier(parsed.tier).at(parsed.image_size)
     config = sizes.config(data, parsed.ratio, parsed.unit, parsed.patch, parsed.seed)
     return replace(config, **{k: getattr(parsed, k) for k in ("steps", "batch", "base_lr") if getattr(parsed, k) is not None})
 
@@ -219,3 +219,10 @@ def test_bad_input_is_named(runs, images):
         MaskingExplorer(runs, images.repeat_interleave(2, 2).repeat_interleave(2, 3))
     with pytest.raises(InputError, match="1 or 3"):
         MaskingExplorer(runs, images[:, :2])
+
+
+def test_the_command_names_an_image_size_that_is_not_the_tiers(tmp_path):
+    world = World("train", 64, length=4)
+    config = SMOKE.at(64).config(world.identity, 0.5)
+    command = MaskingExplorer([stored(tmp_path, config)], world.images(range(2))).command(0)
+    assert "--image-size 64" in command and reparsed(command, world.identity) == config
