@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from timm.models.vision_transformer import Block
@@ -152,12 +153,8 @@ class MaskedAutoencoder(nn.Module):
         Returns:
             [B, M, C·p·p] predicted pixels (normalised ones if the config says so), in the order of ``hidden``.
         """
-        x = self.to_decoder(tokens)
-        position = self.decoder_position.to(x.dtype)
-        seen = x[:, 1:] + position[visible]
-        masked = self.mask_token + position[hidden]
-        x = self.decoder(torch.cat([x[:, :1], seen, masked], dim=1))
-        return self.head(self.decoder_norm(x[:, 1 + visible.shape[1] :]))
+        x = self._decoder_tokens(tokens, visible, hidden)
+        return self._pixels(x[:, 1 + visible.shape[1] :])
 
     def forward(self, images: Tensor, visible: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """The objective of eq. 2 for a batch of masks.
@@ -178,30 +175,41 @@ class MaskedAutoencoder(nn.Module):
         return (prediction.to(exact) - target.to(exact)).square().mean(), prediction
 
     @torch.no_grad()
-    def reconstruct(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Images as the model rebuilds them.
+    def reconstruct(self, images: Tensor, visible: Tensor | Literal["readout", "queried"] = "readout") -> Tensor:
+        """Images as the model rebuilds them: with a mask, or with nothing masked (§3.1) in one of two ways.
 
         Args:
             images: float [B, C, H, W].
-            visible: int64 [B, V] patches to keep: the others are predicted and pasted into the original. None is the paper's protocol of
-                §3.1: the encoder sees the whole image and the decoder predicts every patch from a mask token at each position.
+            visible: int64 [B, V], the patches to see: the others are predicted from mask tokens and pasted into the original. Or a name, and
+                the encoder sees the whole image. ``readout``, what the public MAE code does when told to mask nothing: the decoder gets
+                the encoded tokens and no mask token, and its head is read at each patch's own token; training never asked anything of these
+                outputs. ``queried``: the decoder gets a mask token at every position beside all encoded tokens, and its head is read at
+                the mask tokens, as in training; only that there a position holds the one or the other, never both.
 
         Returns:
             [B, C, H, W] in the images' range. A normalised prediction is put back with the *true* patch's mean and deviation, which
             no user of the model has: such pictures are for looking at, and flatter any pixel metric.
+
+        Raises:
+            InputError: another name, a mask that does not fit, or images that :meth:`encode` refuses.
         """
         patches = self._patches(images)
         everything = torch.arange(patches.shape[1], device=images.device).expand(images.shape[0], -1)
-        if visible is None:
-            hidden = everything
+        if isinstance(visible, Tensor):
+            shown = complement(visible, patches.shape[1])
+            prediction = self.decode(self._encode(patches, visible), visible, shown)
+        elif visible == "readout":
+            shown = everything
+            prediction = self._pixels(self._decoder_tokens(self._encode(patches, None), everything, everything[:, :0])[:, 1:])
+        elif visible == "queried":
+            shown = everything
             prediction = self.decode(self._encode(patches, None), everything, everything)
         else:
-            hidden = complement(visible, patches.shape[1])
-            prediction = self.decode(self._encode(patches, visible), visible, hidden)
+            raise InputError(f"images cannot be rebuilt from {visible!r}: give the visible patches, int64 [B, V], or 'readout' or 'queried'")
         if self.config.normalise_target:
-            variance, mean = torch.var_mean(gather(patches, hidden), dim=-1, keepdim=True)
+            variance, mean = torch.var_mean(gather(patches, shown), dim=-1, keepdim=True)
             prediction = prediction * (variance + 1e-6).sqrt() + mean
-        filled = patches.scatter(1, hidden.unsqueeze(-1).expand(-1, -1, patches.shape[-1]), prediction.to(patches.dtype))
+        filled = patches.scatter(1, shown.unsqueeze(-1).expand(-1, -1, patches.shape[-1]), prediction.to(patches.dtype))
         return unpatchify(filled, self.config.grid, self.config.channels)
 
     def _patches(self, images: Tensor) -> Tensor:
@@ -225,6 +233,18 @@ class MaskedAutoencoder(nn.Module):
             x = self.embed(gather(patches, visible)) + position[visible]
         x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         return self.encoder_norm(self.encoder(x))
+
+    def _decoder_tokens(self, tokens: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
+        """[B, 1 + V + M, decoder width] after the decoder's blocks, in the order [CLS], visible, hidden."""
+        x = self.to_decoder(tokens)
+        position = self.decoder_position.to(x.dtype)
+        seen = x[:, 1:] + position[visible]
+        masked = self.mask_token + position[hidden]
+        return self.decoder(torch.cat([x[:, :1], seen, masked], dim=1))
+
+    def _pixels(self, tokens: Tensor) -> Tensor:
+        """[B, K, decoder width] → [B, K, C·p·p]."""
+        return self.head(self.decoder_norm(tokens))
 
 
 def training_flops(config: ModelConfig, visible_patches: int) -> float:

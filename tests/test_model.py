@@ -240,17 +240,46 @@ def test_reconstruct_keeps_visible_pixels_and_pastes_the_prediction(config: Mode
     torch.testing.assert_close(gather(patches, hidden), prediction, rtol=0, atol=1e-6)
 
 
-def test_reconstruct_without_a_mask_is_the_papers_protocol() -> None:
-    """§3.1 evaluates "without masking": the encoder sees all, and every patch of the picture is the decoder's prediction."""
-    model = build(TINY, torch.float64)
-    images, *_ = draw(TINY, dtype=torch.float64)
-    rebuilt = model.reconstruct(images)
-    weights = dict(model.state_dict())
+@pytest.mark.parametrize("normalise", [False, True], ids=["pixels", "normalised"])
+@pytest.mark.parametrize("protocol", ["readout", "queried"])
+def test_reconstruct_without_a_mask_equals_the_reference(protocol: str, normalise: bool) -> None:
+    """§3.1 evaluates "without masking": every patch of the picture is the decoder's, read at its own token or at a mask token beside it."""
+    config = replace(TINY, normalise_target=normalise)
+    model = build(config, torch.float64)
+    images, *_ = draw(config, dtype=torch.float64)
+    rebuilt = model.reconstruct(images, protocol)
+    weights, everything = dict(model.state_dict()), list(range(6))
     for b in range(2):
-        tokens = reference_mae.encode(weights, TINY, images[b], list(range(6)))
-        plain = reference_mae.decode(weights, TINY, tokens, list(range(6)), list(range(6)), 3)
-        torch.testing.assert_close(patchify(rebuilt, 4)[b], torch.stack(plain), rtol=0, atol=1e-12)
-    assert not torch.isclose(rebuilt, images).all()
+        tokens = reference_mae.encode(weights, config, images[b], everything)
+        if protocol == "queried":
+            plain = reference_mae.decode(weights, config, tokens, everything, everything, 3)
+        else:  # Meta's forward_decoder with an empty mask: [CLS] and the tokens at their places, then the head on all but [CLS]
+            sequence = [reference_mae.linear(weights, "to_decoder", x) for x in tokens]
+            sequence[1:] = [x + reference_mae.position(config.decoder_width, k // 3, k % 3, x) for k, x in enumerate(sequence[1:])]
+            sequence = reference_mae.transform(weights, "decoder", sequence, config.decoder_depth, config.decoder_heads)
+            plain = [reference_mae.linear(weights, "head", reference_mae.layer_norm(weights, "decoder_norm", x)) for x in sequence[1:]]
+        wanted = torch.stack(plain)
+        if normalise:
+            truth = patchify(images, 4)[b]
+            wanted = wanted * (truth.var(-1, keepdim=True) + 1e-6).sqrt() + truth.mean(-1, keepdim=True)
+        torch.testing.assert_close(patchify(rebuilt, 4)[b], wanted, rtol=0, atol=1e-12)
+    assert not torch.isclose(rebuilt, images).all() and not rebuilt.requires_grad
+
+
+def test_the_default_is_the_readout_and_it_needs_no_mask_token() -> None:
+    model = build(TINY)
+    images, *_ = draw(TINY)
+    before = {name: model.reconstruct(images, name) for name in ("readout", "queried")}
+    assert torch.equal(model.reconstruct(images), before["readout"])
+    with torch.no_grad():
+        model.mask_token += 1
+    assert torch.equal(model.reconstruct(images), before["readout"]) and not torch.equal(model.reconstruct(images, "queried"), before["queried"])
+
+
+@pytest.mark.parametrize("name", ["masked", "", None])
+def test_what_is_neither_a_mask_nor_a_way_to_read_is_refused(name: str | None) -> None:
+    with pytest.raises(InputError, match="give the visible patches.*'readout' or 'queried'"):
+        MaskedAutoencoder(TINY).reconstruct(draw(TINY)[0], name)
 
 
 def test_normalised_reconstruction_undoes_the_normalisation() -> None:
@@ -343,7 +372,7 @@ def test_pixels_that_are_not_finite_are_refused_by_name(value: float) -> None:
     images, visible, hidden = draw(TINY, batch=3)
     images[1, 2, 3, 4] = value
     model = MaskedAutoencoder(TINY)
-    for call in (lambda: model.encode(images), lambda: model(images, visible, hidden), lambda: model.reconstruct(images, visible)):
+    for call in (lambda: model.encode(images), lambda: model(images, visible, hidden), lambda: model.reconstruct(images, visible), lambda: model.reconstruct(images)):
         with pytest.raises(InputError, match=r"image 1 of the batch has NaN or infinite pixels \(1 such\)"):
             call()
     model.encode(torch.full((1, 3, 8, 12), 1e37))  # finite, though its sum is not
