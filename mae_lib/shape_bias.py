@@ -49,13 +49,19 @@ class ShapeBias:
     """How a classifier decided cue conflicts; unpacks into bias, accuracy, counts.
 
     Attributes:
-        decisions: bool [M, 2], for each stimulus with a conflict: answered by its shape's category, by its texture's.
-        shape: int64 [M], the shape category of each. counts: of all stimuli.
+        answer, shape, texture: int64 [M], for each stimulus with a conflict the category answered and those of its two cues.
+        counts: of all stimuli.
     """
 
-    decisions: Tensor
+    answer: Tensor
     shape: Tensor
+    texture: Tensor
     counts: Counts
+
+    @property
+    def decisions(self) -> Tensor:
+        """bool [M, 2]: answered by the shape's category, by the texture's."""
+        return torch.stack([self.answer == self.shape, self.answer == self.texture], dim=1)
 
     @property
     def bias(self) -> float:
@@ -66,6 +72,18 @@ class ShapeBias:
     def accuracy(self) -> float:
         """Share of the M stimuli answered by shape or by texture: how many decisions the bias rests on. Guessing among C categories scores 2/C."""
         return float(self.decisions.any(1).double().mean())
+
+    @property
+    def blind(self) -> float:
+        """What the bias would be if the answers took no notice of the texture: its mean over all ways to deal the answers out anew among the
+        stimuli of the same shape. Shape decisions stay; texture decisions are then such as errors hit by chance. NaN if there are none of either.
+        """
+        by_shape, by_chance = float((self.answer == self.shape).sum()), 0.0
+        for k in self.shape.unique():
+            of_shape, size = self.shape == k, 1 + int(max(self.answer.max(), self.texture.max()))
+            answers, textures = (x[of_shape].bincount(minlength=size).double() for x in (self.answer, self.texture))
+            by_chance += float(answers @ textures) / int(of_shape.sum())
+        return by_shape / (by_shape + by_chance) if by_shape + by_chance else math.nan
 
     def bias_interval(self, seed: int = 0) -> Interval:
         """The bias with its bootstrap interval over stimuli, ``n`` = M."""
@@ -110,11 +128,10 @@ def shape_bias(probabilities: Tensor, shape: Tensor, texture: Tensor) -> ShapeBi
     kept = ~missing & (s != t)
     if not bool(kept.any()):
         raise InputError(f"none of the {len(p)} stimuli has a conflict between two known categories: shape bias needs stimuli with shape ≠ texture")
-    answer = p.argmax(1)
-    decisions = torch.stack([answer == s, answer == t], dim=1)[kept]
-    by_shape, by_texture = decisions.sum(0).tolist()
-    counts = Counts(by_shape, by_texture, len(decisions) - by_shape - by_texture, len(p) - len(decisions), int(missing.sum()))
-    return ShapeBias(decisions, s[kept], counts)
+    answer, s, t = p.argmax(1)[kept], s[kept], t[kept]
+    by_shape, by_texture = int((answer == s).sum()), int((answer == t).sum())
+    counts = Counts(by_shape, by_texture, len(answer) - by_shape - by_texture, len(p) - len(answer), int(missing.sum()))
+    return ShapeBias(answer, s, t, counts)
 
 
 def _cue(name: str, cue: Tensor, probabilities: Tensor) -> Tensor:
@@ -261,7 +278,8 @@ def evaluate_shape_bias(
 
     Returns:
         for each pooling in ``mean`` and ``cls``: ``mean/bias``, ``mean/accuracy`` (shape + texture), and ``mean/bias/NAME`` for each shape
-        category with stimuli, with intervals over stimuli, ``n`` of them after dropping; an undefined bias is NaN.
+        category with stimuli, with intervals over stimuli, ``n`` of them after dropping; ``mean/blind`` (see :class:`ShapeBias`) without
+        one. An undefined bias is NaN.
 
     Raises:
         InputError: cues that do not fit the stimuli or the categories, and what :func:`category_probabilities` and the probe refuse.
@@ -275,6 +293,7 @@ def evaluate_shape_bias(
             cues = tuple(_renumbered(cue, tuple(groups), names) for cue in cues)
         found = shape_bias(probabilities, *cues)
         measures[f"{pool}/bias"], measures[f"{pool}/accuracy"] = found.bias_interval(seed), found.accuracy_interval(seed)
+        measures[f"{pool}/blind"] = Interval(found.blind, math.nan, math.nan, len(found.answer))
         measures |= {f"{pool}/bias/{name}": interval for name, interval in found.by_category(names, seed).items()}
     return measures
 

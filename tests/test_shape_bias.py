@@ -3,6 +3,7 @@ mapping, reads the published layout, and finds 0 and 1 for classifiers that foll
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -98,6 +99,33 @@ def test_the_names_of_categories_do_not_matter(seed):
     assert torch.equal(one.decisions, other.decisions) and one.counts == other.counts
     rows = torch.randperm(60, generator=generator)
     assert shape_bias(p[rows], shape[rows], texture[rows]).counts == one.counts
+
+
+def test_blind_is_the_mean_over_deals_of_the_answers_within_each_shape():
+    generator = torch.Generator().manual_seed(2)
+    shape = torch.tensor([0, 0, 0, 1, 1, 2])
+    texture, answer = torch.tensor([1, 2, 1, 0, 2, 0]), torch.tensor([1, 0, 2, 1, 0, 2])
+    found = shape_bias(answers(answer, 3), shape, texture)
+    textures = []
+    for first in itertools.permutations([1, 0, 2]):
+        for second in itertools.permutations([1, 0]):
+            textures.append(sum(a == t for a, t in zip((*first, *second, 2), texture.tolist())))
+    by_shape = 3  # of each deal: answers stay with their shape
+    assert found.blind == pytest.approx(by_shape / (by_shape + sum(textures) / len(textures)))
+    # Uneven errors do not mislead it: answers drawn from the shape alone, near and far from it.
+    shape, texture = torch.randint(5, (2, 20_000), generator=generator)
+    confusion = torch.rand(5, 5, generator=generator).softmax(1) + torch.eye(5)
+    careless = shape_bias(answers(careless_answers(confusion, shape, generator), 5), shape, texture)
+    assert careless.blind == pytest.approx(careless.bias, abs=0.01)
+    taken = torch.rand(20_000, generator=generator) < 0.2
+    pulled = shape_bias(answers(torch.where(taken, texture, careless_answers(confusion, shape, generator)), 5), shape, texture)
+    assert pulled.blind > pulled.bias + 0.1
+    assert math.isnan(shape_bias(answers([2, 2], 3), torch.tensor([0, 1]), torch.tensor([1, 0])).blind)
+
+
+def careless_answers(confusion: torch.Tensor, shape: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """int64 [N]: answers drawn from the row of each stimulus's shape, whatever its texture."""
+    return torch.multinomial(confusion[shape], 1, generator=generator)[:, 0]
 
 
 def test_swapping_the_cues_mirrors_the_bias():
@@ -283,7 +311,7 @@ def nearest_mean(monkeypatch):
 def test_features_that_show_one_cue_are_found_out(nearest_mean):
     train, stimuli = world_stimuli(32, 2000, "train"), world_stimuli(32, 400)
     found = evaluate_shape_bias(two_cues(train, 10.0), two_cues(stimuli, 10.0), stimuli.shape, stimuli.texture)
-    assert set(found) == {f"{pool}/{name}" for pool in POOLS for name in ("bias", "accuracy", *(f"bias/{c}" for c in CLASSES))}
+    assert set(found) == {f"{pool}/{name}" for pool in POOLS for name in ("bias", "accuracy", "blind", *(f"bias/{c}" for c in CLASSES))}
     assert found["mean/bias"].value == 1.0 and found["mean/accuracy"].value == 1.0 and found["mean/bias"].n == 400
     assert found["cls/bias"].value == 0.0 and found["cls/accuracy"].value == 1.0  # the texture predicts the class in seven of ten
     assert all(found[f"mean/bias/{c}"].value == 1.0 for c in CLASSES) and sum(found[f"mean/bias/{c}"].n for c in CLASSES) == 400
