@@ -33,13 +33,19 @@ class LatentGraph:
 
     Raises:
         InputError: a cycle, an observable with a child, a latent that reaches no observable, an edge or observable given twice, a
-            noise dimension of an unknown node or out of range. The message names the node.
+            noise dimension of an unknown node or out of range: the message names the node. An argument of another kind.
     """
 
     def __init__(self, edges: Iterable[tuple[Name, Name]], observables: Iterable[Name], noise_dims: Mapping[Name, int] | None = None) -> None:
+        if isinstance(edges, str) or not isinstance(edges, Iterable):
+            raise InputError(f"edges must be (parent, child) pairs of names, not {edges!r}: write [] for none")
         self.edges = tuple(_pair(edge) for edge in edges)
         if isinstance(observables, str):
             raise InputError(f"observables must be a list of names, not the text {observables!r}: write [{observables!r}]")
+        if not isinstance(observables, Iterable):
+            raise InputError(f"observables must be a list of names, not {observables!r}")
+        if noise_dims is not None and not isinstance(noise_dims, Mapping):
+            raise InputError(f"noise_dims must map names to dimensions, not {noise_dims!r}: write {{name: dimension}}")
         self.observables = tuple(observables)
         for v in (*self.observables, *(v for edge in self.edges for v in edge)):
             if not isinstance(v, Hashable):

@@ -8,7 +8,7 @@ proves that no other set meets the theorem.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,7 +89,7 @@ def locate_shared(graph: LatentGraph, masked: Collection[Name], ignored: Collect
         masked: the observables in m. ignored: observables in neither part; all others are visible.
 
     Raises:
-        InputError: a name that is no observable of the graph, or one that is both masked and ignored.
+        InputError: no collection of names, a name that is no observable of the graph, or one that is both masked and ignored.
     """
     masked, ignored = _names(graph, masked, "masked"), _names(graph, ignored, "ignored")
     if twice := masked & ignored:
@@ -298,6 +298,14 @@ def _unpack(bits: Tensor, out: Tensor) -> None:
 def _names(graph: LatentGraph, names: Collection[Name], what: str) -> frozenset[Name]:
     if isinstance(names, str):
         raise InputError(f"{what} must be a collection of names, not the text {names!r}: write [{names!r}]")
+    if isinstance(names, Tensor) or (isinstance(names, np.ndarray) and names.dtype == np.bool_):
+        raise InputError(f"{what} must be a collection of names, not an array of {names.dtype}: name the observables, or give the array to locate_shared_batch")
+    if not isinstance(names, Iterable):
+        raise InputError(f"{what} must be a collection of names, not {names!r}: write [] for none")
+    names = list(names)
+    for v in names:
+        if not isinstance(v, Hashable):
+            raise InputError(f"{what} names {v!r}, which is no node of the graph")
     chosen = frozenset(names)
     for v in chosen - frozenset(graph.observables):
         kind = "a latent: only observables are masked" if v in graph.levels else "no node of the graph"
@@ -307,7 +315,7 @@ def _names(graph: LatentGraph, names: Collection[Name], what: str) -> frozenset[
 
 def _boolean(graph: LatentGraph, values: Tensor | np.ndarray, what: str, ndims: tuple[int, ...]) -> Tensor:
     if not isinstance(values, (Tensor, np.ndarray)):
-        raise InputError(f"{what} must be a bool tensor or array, not {type(values).__name__}")
+        raise InputError(f"{what} must be a bool tensor or array, not {type(values).__name__}: convert with np.array(…, dtype=bool)")
     if values.dtype not in (torch.bool, np.bool_):
         raise InputError(f"{what} must be bool (True where {'masked' if what == 'masks' else what}), not {values.dtype}: convert with .bool() or .astype(bool)")
     if values.ndim not in ndims or values.shape[-1] != len(graph.observables):

@@ -11,7 +11,7 @@ import html
 import json
 import re
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from string import Template
@@ -315,6 +315,8 @@ class SharedExplorer:
         graph = self._graph(name)
         if isinstance(masked, str):
             raise InputError(f"masked must be a collection of names, not the text {masked!r}: write [{masked!r}]")
+        if not isinstance(masked, Iterable):
+            raise InputError(f"masked must be a collection of names, not {masked!r}: write [] for none")
         for x in masked:
             if x not in graph.observables:
                 raise InputError(f"graph {name!r} has no observable {x!r}: {_nearest(str(x), map(str, graph.observables))}")

@@ -277,6 +277,10 @@ def test_positions_of_a_tree_are_the_middles() -> None:
     ("call", "message"),
     [
         (lambda: LatentGraph([(["z"], "x")], ["x"]), r"\['z'\] cannot be the name of a node"),
+        (lambda: LatentGraph(None, ["x"]), r"edges must be \(parent, child\) pairs of names, not None"),
+        (lambda: LatentGraph("zx", ["x"]), r"edges must be \(parent, child\) pairs of names, not 'zx'"),
+        (lambda: LatentGraph([("z", "x")], None), r"observables must be a list of names, not None"),
+        (lambda: LatentGraph([("z", "x")], ["x"], [1, 1]), r"noise_dims must map names to dimensions, not \[1, 1\]"),
         (lambda: quad_tree(8), r"grid 8 must be \(rows, columns\)"),
         (lambda: quad_tree("14"), r"grid '14' must be \(rows, columns\)"),
         (lambda: random_dag(3, 3, seed=-1), "seed -1 must be a whole number of at least 0"),

@@ -236,6 +236,20 @@ def test_an_elbow_joins_cases_that_differ_in_the_code_alone():
     assert elbow(results, like) == {d: [float(d)] for d in range(1, 7)}
 
 
+@pytest.mark.parametrize("case", table_cases()[:4], ids=lambda case: case.name)
+def test_the_cases_that_meet_the_repaired_theorem_have_a_mean_that_tells_c(case):
+    # H4 of the Proofs page for the squared loss: c can be read from E[x_m | c], here a mean over 300 draws of all noises outside c.
+    shared, draws = case.shared(case.masks[0]), generator(1)
+    process = Process(case.graph, 0)
+    sample = process.sample(DRAWS, draws)
+    total = 0
+    for _ in range(300):
+        fresh = process.noise(case.graph, DRAWS, draws)
+        values = process.generate({v: (sample.noises if v in shared.common else fresh)[v] for v in case.graph.nodes}).values
+        total = total + torch.cat([values[x] for x in case.graph.observables if x in shared.masked], 1)
+    assert kernel_ridge_r2(total / 300, torch.cat([sample.values[z] for z in case.graph.latents if z in shared.c], 1))[0] > 0.97
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_folded_code_has_the_same_loss_gives_c_and_is_no_function_of_it(seed):
     found = run_fold(seed)

@@ -297,6 +297,8 @@ def test_bad_input_is_named():
         SharedExplorer(masked=["z1"])
     with pytest.raises(InputError, match=r"write \['x1'\]"):
         SharedExplorer(masked="x1")
+    with pytest.raises(InputError, match="masked must be a collection of names, not 3"):
+        SharedExplorer(masked=3)
     with pytest.raises(InputError, match="at least one graph"):
         SharedExplorer({})
     with pytest.raises(InputError, match="grid of 3 × 4 patches does not fit graph 'q', which has 16"):
