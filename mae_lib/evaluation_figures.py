@@ -4,13 +4,14 @@ verdicts, and what single chapters show. Takes numbers, returns Matplotlib figur
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from mae_lib.errors import InputError
-from mae_lib.figures import PALETTE, Table
+from mae_lib.figures import MARKERS, PALETTE, Table
 from mae_lib.intervals import Interval, over_seeds
 from mae_lib.ledger import RATIO_RUNS, RUNS, SIZE_RUNS, Above, Alike, Decision, by_run
 
@@ -104,3 +105,38 @@ def decision_table(decisions: Sequence[Decision], spec: str = "+.4f") -> Table:
             first = (decision.claim.id, decision.verdict) if k == 0 else ("", "")
             rows.append([*first, _said(test), format(found, spec), outcome])
     return Table(["claim", "verdict", "test", "difference, mean [95 % interval over seeds]", "alone"], rows)
+
+
+def category_dots(
+    series: Mapping[str, Mapping[str, float]], averages: Mapping[str, float] | None = None, references: Mapping[str, float] | None = None,
+    labels: tuple[str, str] = ("fraction of shape decisions", "shape category"),
+) -> Figure:
+    """One row a category, one marker a series, as in Geirhos et al.'s figure of shape bias; the categories sorted by their mean over the series.
+
+    Args:
+        series: name → category → value in [0, 1]; NaN (undefined) is left out. averages: name → its value over all categories, a line in the colour
+            of the series. references: name → value, a dashed black line with its name.
+    """
+    categories = list(dict.fromkeys(name for values in series.values() for name in values))
+    if not categories:
+        raise InputError("there are no categories to draw: give at least one series with one category")
+
+    def mean(category: str) -> float:
+        known = [v for values in series.values() if not math.isnan(v := values.get(category, math.nan))]
+        return sum(known) / len(known) if known else -1.0
+
+    categories.sort(key=mean)
+    figure, axis = plt.subplots(figsize=(7.6, 0.27 * len(categories) + 1.5), layout="constrained")
+    for k, (name, values) in enumerate(series.items()):
+        known = [(v, row) for row, category in enumerate(categories) if not math.isnan(v := values.get(category, math.nan))]
+        axis.plot([v for v, _ in known], [row for _, row in known], ls="none", marker=MARKERS[k % 8], ms=5.5, alpha=0.85, color=PALETTE[k % 8], label=name)
+        if not math.isnan(average := (averages or {}).get(name, math.nan)):
+            axis.axvline(average, color=PALETTE[k % 8], lw=1.1, alpha=0.7)
+    for name, value in (references or {}).items():
+        axis.axvline(value, color="black", lw=1.1, ls="--")
+        axis.annotate(name, (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8)
+    axis.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(categories) - 0.4), yticks=range(len(categories)), yticklabels=categories, xlabel=labels[0], ylabel=labels[1])
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    return figure

@@ -266,7 +266,7 @@ def world_stimuli(size: int = 64, count: int | None = None, split: str = "confli
 
 
 def evaluate_shape_bias(
-    train: Features, stimuli: Features, shape: Tensor, texture: Tensor, groups: Mapping[str, Sequence[str]] | None = None, seed: int = 0
+    train: Features, stimuli: Features, shape: Tensor, texture: Tensor, groups: Mapping[str, Sequence[str]] | None = None, seed: int = 0, device: str = "auto"
 ) -> dict[str, Interval]:
     """Shape bias of a frozen encoder, by a linear probe on its features (§3.4, Table 2).
 
@@ -274,7 +274,7 @@ def evaluate_shape_bias(
         train: features and labels that the probe learns from, over all of their classes. stimuli: features of N cue-conflict images (their
             own labels are not used). shape, texture: int64 [N], the cues, numbered by the categories.
         groups: category → names of its classes among ``train.classes``, see :func:`category_probabilities`; None: the classes are the categories.
-        seed: of the probe and of the bootstrap.
+        seed: of the probe and of the bootstrap. device: where to train the probe.
 
     Returns:
         for each pooling in ``mean`` and ``cls``: ``mean/bias``, ``mean/accuracy`` (shape + texture), and ``mean/bias/NAME`` for each shape
@@ -286,7 +286,7 @@ def evaluate_shape_bias(
     """
     measures: dict[str, Interval] = {}
     for pool in POOLS:
-        fitted = probe.train_probe(train.pooled(pool), train.labels, len(train.classes), seed=seed)
+        fitted = probe.train_probe(train.pooled(pool), train.labels, len(train.classes), seed=seed, device=device)
         probabilities, names, cues = fitted.probabilities(stimuli.pooled(pool)), tuple(train.classes), (shape, texture)
         if groups is not None:
             probabilities, names = category_probabilities(probabilities, train.classes, groups)

@@ -11,10 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_folders import picture, save
+from looking import drawn  # noqa: F401 (renders and closes every figure)
 from timm.data import ImageNetInfo
 
 from mae_lib import probe
 from mae_lib.errors import InputError
+from mae_lib.evaluation_figures import category_dots
 from mae_lib.features import POOLS, Features
 from mae_lib.shape_bias import Stimuli, category_groups, category_probabilities, evaluate_shape_bias, read_stimuli, references, shape_bias, world_stimuli
 from mae_lib.worlds import CLASSES, World
@@ -295,7 +297,7 @@ def two_cues(stimuli: Stimuli, weight: float, count: int | None = None, classes:
 class NearestMean:
     """A stand-in of the linear probe's contract: classes by the distance of their mean features."""
 
-    def __init__(self, features, labels, classes, seed=0):
+    def __init__(self, features, labels, classes, seed=0, device="auto"):
         assert classes == int(labels.max()) + 1
         self.means = torch.stack([features[labels == k].mean(0) for k in range(classes)])
 
@@ -329,3 +331,21 @@ def test_a_subset_of_the_classes_leaves_categories_out(nearest_mean):
     assert {name for name in found if name.startswith("cls/bias/")} == {"cls/bias/a", "cls/bias/c"}
     with pytest.raises(InputError, match="cues must be in 0 … 3"):
         evaluate_shape_bias(train, Features(looks, looks, shape, ("x",)), shape + 2, texture, groups)
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# The figure
+
+
+def test_dots_stand_at_their_values_sorted_by_the_mean():
+    figure = category_dots({"one": {"a": 0.9, "b": 0.2}, "two": {"a": 0.7, "b": math.nan, "c": 0.4}}, {"one": 0.6, "two": math.nan}, {"humans": 0.959})
+    (axis,) = figure.axes
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["b", "c", "a"]
+    dots = {line.get_label(): line.get_xydata().tolist() for line in axis.lines if line.get_marker() != "None"}
+    assert dots == {"one": [[0.2, 0], [0.9, 2]], "two": [[0.4, 1], [0.7, 2]]}
+    assert [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "None"] == [0.6, 0.959]
+    assert [text.get_text() for text in axis.texts] == ["humans"]
+    category_dots({"never decided": {"a": math.nan}})
+    for nothing in ({}, {"a": {}}):
+        with pytest.raises(InputError, match="no categories"):
+            category_dots(nothing)
