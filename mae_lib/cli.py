@@ -24,9 +24,10 @@ import tyro
 from mae_lib.datasets import ImageSource, Resident, image_source, nbytes
 from mae_lib.describe import describe
 from mae_lib.errors import InputError
+from mae_lib.intervals import Interval
 from mae_lib.pretrain import RESIDENT_LIMIT, TrainingDiverged, held_out_error, resolve_device
-from mae_lib.results import write_result
-from mae_lib.store import Checkpoint, cache_directory, find, obtain
+from mae_lib.results import recorded, write_result
+from mae_lib.store import Checkpoint, cache_directory, checkpoints, find, obtain, read
 from mae_lib.tiers import SIZE_RATIO, PretrainConfig, tier
 
 
@@ -169,6 +170,84 @@ def _obtain(command: Pretrain, config: PretrainConfig) -> Checkpoint:
 
 
 @dataclass(frozen=True)
+class Evaluate:
+    """Measure what pretrained encoders have learned: reconstruction (§3.1), attention (§3.2), separability and probe (§3.3), shape_bias (§3.4).
+    What is already recorded in --results for these weights, data and settings is not measured again."""
+
+    what: Annotated[Literal["reconstruction", "attention", "separability", "probe", "shape_bias"], tyro.conf.Positional, tyro.conf.arg(metavar="WHAT")]
+    """reconstruction, attention, separability, probe or shape_bias"""
+    checkpoint: tuple[Path, ...]
+    """checkpoints (their .safetensors or .json), or folders of them"""
+    data: Path | None = None
+    """folder of images with train/ and val/; default: the embedded world"""
+    shifted: tuple[str, ...] = ()
+    """shifted sets for the probe: NAME=DIR, NAME one of imagenet-v2, imagenet-r, imagenet-a, imagenet-sketch, objectnet, or any other for a
+    folder whose class folders are named as in --data"""
+    stimuli: Path | None = None
+    """folder of cue-conflict stimuli, <shape>/<shape>N-<texture>N.png, for shape_bias with --data"""
+    images: int = 1000
+    """validation images of reconstruction and attention, at most"""
+    train_images: int = 8192
+    """training images of a probe, at most"""
+    seed: int = 0
+    """of masks, probes and the draw of ten classes"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    threads: int = 1
+    """CPU threads"""
+    results: Path | None = None
+    """folder for one JSON of numbers a checkpoint, for instance results/probe/world"""
+    as_json: bool = False
+    """print the records as JSON"""
+
+    def run(self) -> int:
+        from mae_lib.evaluate import Options, evaluate, identity
+
+        if self.threads < 1:
+            raise InputError(f"--threads {self.threads} must be at least 1")
+        torch.set_num_threads(self.threads)
+        resolve_device(self.device)
+        if self.results is not None:
+            _require_writable(self.results)
+        pairs = [_name_and_folder(text) for text in self.shifted]
+        options = Options(self.data, dict(pairs), self.stimuli, self.images, self.train_images, self.device, self.seed)
+        records = []
+        for checkpoint in _checkpoints(self.checkpoint):
+            wanted = identity(self.what, checkpoint, options)
+            record = None if self.results is None else recorded(self.results, wanted["name"], wanted["hash"])
+            if record is None or record.get("key") != wanted["key"]:
+                record = evaluate(self.what, checkpoint, options)
+                if self.results is not None:
+                    write_result(self.results, record)
+            records.append(record)
+            if not self.as_json:
+                print(f"{record['name']}-{record['hash']}", *(f"  {name:<24} {Interval.from_dict(v):.4f}" for name, v in record["measures"].items()), sep="\n", flush=True)
+        if self.as_json:
+            print(json.dumps(records, indent=1))
+        return 0
+
+
+def _name_and_folder(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise InputError(f"--shifted {text!r} must be NAME=DIR, for instance imagenet-r=DIR")
+    return name, Path(folder)
+
+
+def _checkpoints(paths: tuple[Path, ...]) -> list[Checkpoint]:
+    """All that ``paths`` name, each once, in their order; InputError for a path without any."""
+    if not paths:
+        raise InputError("no checkpoint was named: give --checkpoint a .safetensors, or a folder of them such as checkpoints/world")
+    found: dict[str, Checkpoint] = {}
+    for path in paths:
+        here = checkpoints(path) if path.is_dir() else [read(path)]
+        if not here:
+            raise InputError(f"there is no checkpoint in {path}: name a .safetensors, or a folder that `mae pretrain --out` wrote")
+        found |= {checkpoint.record["digest"]: checkpoint for checkpoint in here}
+    return list(found.values())
+
+
+@dataclass(frozen=True)
 class Sweep:
     """Run one notebook by papermill for every combination of parameter values, each run in a process of its own."""
 
@@ -215,10 +294,10 @@ class Data:
         return self.command.run()
 
 
-COMMANDS = {"pretrain": Pretrain, "sweep": Sweep, "data": Data}
+COMMANDS = {"pretrain": Pretrain, "evaluate": Evaluate, "sweep": Sweep, "data": Data}
 
 
-def parse(arguments: list[str] | None = None) -> Pretrain | Sweep | Data:
+def parse(arguments: list[str] | None = None) -> Pretrain | Evaluate | Sweep | Data:
     """The command that ``arguments`` (default: the command line's) spell; SystemExit for --help and for what they misspell."""
     flat = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
     return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="mae", description="Masked autoencoders, pretrained and examined.", args=arguments, config=flat)

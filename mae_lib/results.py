@@ -18,22 +18,34 @@ def results_directory() -> Path:
     return Path(__file__).resolve().parent.parent / "results"
 
 
+def _path(folder: Path, name: str, identity: str) -> Path:
+    return folder / f"{name}-{identity}.json"
+
+
 def write_result(folder: Path, record: dict) -> Path:
     """Writes one run's numbers as ``folder/NAME-HASH.json``; ``record`` must hold ``name`` and ``hash``."""
-    path = folder / f"{record['name']}-{record['hash']}.json"
+    path = _path(folder, record["name"], record["hash"])
     write_json(path, record)
     return path
+
+
+def recorded(folder: Path, name: str, identity: str) -> dict | None:
+    """What :func:`write_result` wrote in ``folder`` for a run's name and hash, or None. InputError if it is no JSON."""
+    path = _path(folder, name, identity)
+    return _read(path) if path.exists() else None
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{'/'.join(path.parts[-4:])} is damaged ({error}): restore it from Git, or delete it and measure again") from error
 
 
 def read_results(kind: str, data: str = "") -> list[dict]:
     """All results of ``results/KIND/DATA`` (or of ``results/KIND`` itself), sorted by file name. InputError if there are none, or one is no JSON."""
     folder = results_directory() / kind / data
-    records = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            records.append(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise InputError(f"results/{kind}/{data}/{path.name} is damaged ({error}): restore it from Git") from error
+    records = [_read(path) for path in sorted(folder.glob("*.json"))]
     if not records:
         raise InputError(f"no results in results/{kind}/{data}: make them with the command the chapter gives")
     return records

@@ -1,0 +1,204 @@
+"""From a stored encoder and data to a record of measures: the evaluations of §3.1–§3.4 without a notebook, as `mae evaluate` runs them. Here
+the images of each evaluation are opened and handed to the module that measures; the record says what was measured on what, by which code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from mae_lib.attention import evaluate_attention
+from mae_lib.datasets import ImageSource, Resident, Subset, image_source
+from mae_lib.errors import InputError
+from mae_lib.features import Features, features
+from mae_lib.intervals import Interval
+from mae_lib.ledger import run_name
+from mae_lib.pretrain import resolve_device
+from mae_lib.probe import evaluate_probe
+from mae_lib.provenance import provenance
+from mae_lib.reconstruction import evaluate_reconstruction
+from mae_lib.separability import evaluate_separability
+from mae_lib.shape_bias import Stimuli, category_groups, evaluate_shape_bias, read_stimuli, world_stimuli
+from mae_lib.shifted import ShiftedSet, open_shifted
+from mae_lib.store import Checkpoint
+from mae_lib.worlds import EVALUATION_SETS, World
+
+Measures = dict[str, Interval]
+
+SETTINGS = {
+    "reconstruction": ("images", "seed"),
+    "attention": ("images",),
+    "separability": ("seed",),
+    "probe": ("train_images", "seed"),
+    "shape_bias": ("train_images", "seed"),
+}
+"""Which options each evaluation depends on, beside its data."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the evaluations are run on.
+
+    Attributes:
+        data: folder with train/ and val/ of class folders; None: the embedded world.
+        shifted: name → folder of a shifted set for the probe (see `mae_lib.shifted`); the embedded world brings its own five.
+        stimuli: folder of Geirhos's cue-conflict stimuli; needed with ``data``, the embedded world brings its own.
+        images: validation images of the reconstruction and the attention. train_images: images that a probe is trained on; both at most.
+        device: auto, cpu, cuda or cuda:N. seed: of masks, probes and the draw of ten classes.
+    """
+
+    data: Path | None = None
+    shifted: Mapping[str, Path] = field(default_factory=dict)
+    stimuli: Path | None = None
+    images: int = 1000
+    train_images: int = 8192
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("images", "train_images"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}: an evaluation needs at least 1")
+
+
+def evaluate(kind: str, checkpoint: Checkpoint, options: Options = Options()) -> dict:
+    """The record of one evaluation of one stored model.
+
+    Args:
+        kind: one of `EVALUATIONS`.
+
+    Returns:
+        name, hash, run (its place in the sweep, or its name), seed, tier and config of the checkpoint; measures: name → value, low, high, n;
+        settings and data: what they were measured on; key: a hash of all that decides them; seconds and provenance.
+
+    Raises:
+        InputError: an unknown kind, or data that the evaluation cannot be run on.
+    """
+    _check(kind, options)
+    began = time.perf_counter()
+    measures = EVALUATIONS[kind](checkpoint, options)
+    return identity(kind, checkpoint, options) | {
+        "measures": {name: interval.to_dict() for name, interval in measures.items()},
+        "seconds": round(time.perf_counter() - began, 1),
+        **provenance(resolve_device(options.device)),
+    }
+
+
+def _check(kind: str, options: Options) -> None:
+    if kind not in EVALUATIONS:
+        raise InputError(f"there is no evaluation {kind!r}: choose one of {', '.join(EVALUATIONS)}")
+    if options.shifted and (kind != "probe" or options.data is None):
+        raise InputError("shifted sets are for the probe on a folder of images: the embedded world brings its own, and nothing else uses them")
+    if options.stimuli is not None and (kind != "shape_bias" or options.data is None):
+        raise InputError("cue-conflict stimuli are for shape_bias with --data, the images that its probe is trained on")
+    if kind == "shape_bias" and options.data is not None and options.stimuli is None:
+        raise InputError("shape_bias on a folder of images needs --stimuli: the folder of cue-conflict stimuli, <shape>/<shape>N-<texture>N.png")
+
+
+def identity(kind: str, checkpoint: Checkpoint, options: Options) -> dict:
+    """The part of a record that is known before anything is measured; InputError as in :func:`evaluate`."""
+    _check(kind, options)
+    config, tier_name = checkpoint.config, checkpoint.record["tier"]
+    try:
+        run = run_name(config, tier_name)
+    except InputError:
+        run = config.name
+    settings = {name: getattr(options, name) for name in SETTINGS[kind]}
+    model, data = config.model, {}
+    for split in ("validation", "train") if kind in ("probe", "shape_bias") else ("validation",):
+        data[split] = image_source(options.data, split, model.image_size, model.channels).identity
+    if kind == "probe":
+        classes = tuple(image_source(options.data, "train", model.image_size, model.channels).classes)
+        data["shifted"] = {name: open_shifted(name, folder, classes, model.image_size, model.channels).source.identity for name, folder in options.shifted.items()}
+    if kind == "shape_bias" and options.stimuli is not None:
+        data["stimuli"] = read_stimuli(options.stimuli, model.image_size).source.identity
+    named = [kind, checkpoint.record["digest"], settings, data]
+    return {
+        "kind": kind, "name": config.name, "hash": config.hash, "run": run, "seed": config.seed, "tier": tier_name, "config": config.to_dict(),
+        "settings": settings, "data": data, "key": hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16],
+    }
+
+
+@lru_cache(maxsize=16)
+def _opened(data: Path | None, split: str, size: tuple[int, int], channels: int, count: int | None) -> ImageSource:
+    """``count`` images of a split at most, spread evenly over it; decoded or drawn once in a process, however many models look at them."""
+    return Resident(_thinned(image_source(data, split, size, channels), count))
+
+
+def _thinned(source: ImageSource, count: int | None) -> ImageSource:
+    return source if count is None or count >= len(source) else Subset(source, count)
+
+
+def _images(checkpoint: Checkpoint, options: Options, split: str, count: int | None = None) -> ImageSource:
+    model = checkpoint.config.model
+    return _opened(options.data, split, model.image_size, model.channels, count)
+
+
+def _features(checkpoint: Checkpoint, options: Options, split: str, count: int | None = None) -> Features:
+    return features(checkpoint, _images(checkpoint, options, split, count), device=options.device)
+
+
+@lru_cache(maxsize=16)
+def _shifted(name: str, directory: Path, classes: tuple[str, ...], size: tuple[int, int], channels: int) -> ShiftedSet:
+    opened = open_shifted(name, directory, classes, size, channels)
+    return replace(opened, source=Resident(opened.source))
+
+
+@lru_cache(maxsize=4)
+def _stimuli(directory: Path | None, size: tuple[int, int]) -> Stimuli:
+    opened = world_stimuli(size[0]) if directory is None else read_stimuli(directory, size)
+    return replace(opened, source=Resident(opened.source))
+
+
+def _reconstruction(checkpoint: Checkpoint, options: Options) -> Measures:
+    source = _images(checkpoint, options, "validation", options.images)
+    return evaluate_reconstruction(checkpoint.load(resolve_device(options.device)), checkpoint.config.mask, source, len(source), options.seed)
+
+
+def _attention(checkpoint: Checkpoint, options: Options) -> Measures:
+    model = checkpoint.load(resolve_device(options.device))
+    if options.data is None:  # drawn anew for each model: the object masks come with the images
+        world = World("validation", checkpoint.config.model.image_size[0])
+        return evaluate_attention(model, world, min(options.images, len(world)))
+    source = _images(checkpoint, options, "validation", options.images)
+    return evaluate_attention(model, source, len(source))
+
+
+def _separability(checkpoint: Checkpoint, options: Options) -> Measures:
+    return evaluate_separability(_features(checkpoint, options, "validation"), seed=options.seed)
+
+
+def _probe(checkpoint: Checkpoint, options: Options) -> Measures:
+    train = _features(checkpoint, options, "train", options.train_images)
+    own = torch.eye(len(train.classes), dtype=torch.bool)  # of the same classes, whichever the set
+    names = EVALUATION_SETS if options.data is None else ("validation",)
+    sets = {name: (_features(checkpoint, options, name), own) for name in names}
+    model = checkpoint.config.model
+    for name, directory in options.shifted.items():
+        shifted = _shifted(name, directory, train.classes, model.image_size, model.channels)
+        sets[name] = (features(checkpoint, shifted.source, device=options.device), shifted.accepts)
+    return evaluate_probe(train, sets, seed=options.seed)
+
+
+def _shape_bias(checkpoint: Checkpoint, options: Options) -> Measures:
+    train = _features(checkpoint, options, "train", options.train_images)
+    stimuli = _stimuli(options.stimuli, checkpoint.config.model.image_size)
+    groups = None if options.stimuli is None else category_groups()
+    seen = features(checkpoint, stimuli.source, device=options.device)
+    return evaluate_shape_bias(train, seen, stimuli.shape, stimuli.texture, groups, seed=options.seed)
+
+
+EVALUATIONS: dict[str, Callable[[Checkpoint, Options], Measures]] = {
+    "reconstruction": _reconstruction,
+    "attention": _attention,
+    "separability": _separability,
+    "probe": _probe,
+    "shape_bias": _shape_bias,
+}

@@ -1,0 +1,175 @@
+"""From checkpoints and data to records, by the command and by the library: every evaluation at the least size, on the world and on folders."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from image_folders import fill, picture, save
+
+from mae_lib import evaluate as evaluation
+from mae_lib import store
+from mae_lib.cli import main
+from mae_lib.errors import InputError
+from mae_lib.evaluate import EVALUATIONS, SETTINGS, Options, evaluate, identity
+from mae_lib.intervals import Interval
+from mae_lib.ledger import CLAIMS, RUNS
+from mae_lib.model import MaskedAutoencoder
+from mae_lib.pretrain import Trained
+from mae_lib.shape_bias import category_groups
+from mae_lib.tiers import tier
+from mae_lib.worlds import EVALUATION_SETS, World
+
+SMOKE = tier("smoke")
+FEW = Options(images=12, train_images=60, device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def small(tmp_path, monkeypatch):
+    """A cache of this test's own, evaluation sets of 300 images, and nothing kept open from another test."""
+    monkeypatch.setenv("MAE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("mae_lib.worlds.EVALUATION_LENGTH", 300)
+    monkeypatch.setattr("mae_lib.worlds.hard_indices", lambda every=torch.arange(300): every)
+    for opened in (evaluation._opened, evaluation._shifted, evaluation._stimuli):
+        opened.cache_clear()
+    torch.set_num_threads(1)
+
+
+def stored(folder: Path, config) -> store.Checkpoint:
+    torch.manual_seed(config.unit)
+    return store.save(Trained(MaskedAutoencoder(config.model).eval(), torch.linspace(1, 0.5, 5), 1.0), config, folder, "smoke")
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> store.Checkpoint:
+    return stored(tmp_path / "checkpoints", SMOKE.config(World("train", 32).identity, 0.75))
+
+
+def mae(*words: object) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main([str(word) for word in words])
+    return caught.value.code or 0
+
+
+@pytest.mark.parametrize("kind", EVALUATIONS)
+def test_a_record_holds_what_the_ledger_asks_for(kind, checkpoint):
+    record = evaluate(kind, checkpoint, FEW)
+    wanted = {test.measure for claim in CLAIMS.values() if claim.kind == kind for test in claim.tests}
+    assert wanted and wanted <= record["measures"].keys()
+    for interval in map(Interval.from_dict, record["measures"].values()):
+        assert interval.n >= 1 and not interval.low > interval.value and not interval.high < interval.value
+    assert record["run"] in RUNS and record["run"] == "r75" and (record["name"], record["hash"]) == (checkpoint.config.name, checkpoint.config.hash)
+    assert set(record["settings"]) == set(SETTINGS[kind]) and json.loads(json.dumps(record, allow_nan=False)) == record
+    assert identity(kind, checkpoint, FEW).items() <= record.items()
+
+
+def test_the_probe_sees_all_six_sets_of_the_world(checkpoint):
+    measures = evaluate("probe", checkpoint, FEW)["measures"]
+    assert {f"{pool}/{name}" for pool in ("mean", "cls") for name in EVALUATION_SETS} <= measures.keys()
+
+
+@pytest.mark.parametrize("kind", EVALUATIONS)
+def test_the_key_changes_with_all_that_decides_the_numbers(kind, checkpoint, tmp_path):
+    key = identity(kind, checkpoint, FEW)["key"]
+    assert key == identity(kind, checkpoint, replace(FEW, device="auto"))["key"]  # where it runs is no setting
+    for name in SETTINGS[kind]:
+        assert identity(kind, checkpoint, replace(FEW, **{name: getattr(FEW, name) + 1}))["key"] != key
+    other = replace(checkpoint, record=checkpoint.record | {"digest": "0"})
+    assert identity(kind, other, FEW)["key"] != key
+
+
+@pytest.fixture
+def photographs(tmp_path) -> Path:
+    """Two classes that belong to two of the 16 categories, and one that belongs to none."""
+    groups = category_groups()
+    return fill(tmp_path / "photographs", classes=(groups["dog"][0], groups["cat"][0], "n01440764"), images=8)
+
+
+@pytest.fixture
+def stimuli(tmp_path) -> Path:
+    for k in range(3):
+        for shape, texture in (("cat", "dog"), ("dog", "cat"), ("dog", "dog"), ("bear", "cat")):
+            save(picture(k), tmp_path / "stimuli" / shape / f"{shape}{k + 1}-{texture}{k + 1}.png")
+    return tmp_path / "stimuli"
+
+
+def folder_checkpoint(tmp_path, photographs) -> store.Checkpoint:
+    from mae_lib.datasets import image_source
+
+    return stored(tmp_path / "real", SMOKE.config(image_source(photographs, "train", (32, 32)).identity, 0.75))
+
+
+def test_every_evaluation_runs_on_a_folder(tmp_path, photographs, stimuli, capsys):
+    real = folder_checkpoint(tmp_path, photographs)
+    fill(tmp_path / "drawn", splits=("",), classes=sorted(p.name for p in (photographs / "train").iterdir())[:2], images=4)
+    options = {
+        "probe": ("--shifted", f"drawn={tmp_path / 'drawn'}"),
+        "shape_bias": ("--stimuli", stimuli),
+    }
+    for kind in ("reconstruction", "attention", "probe", "shape_bias"):
+        results = tmp_path / "results" / kind
+        assert mae("evaluate", kind, "--checkpoint", real.path, "--data", photographs, "--images", 6, "--results", results, *options.get(kind, ())) == 0
+        (path,) = results.glob("*.json")
+        record = json.loads(path.read_text())
+        assert record["kind"] == kind and str(tmp_path) not in path.read_text()
+        if kind == "probe":
+            assert record["measures"]["mean/drawn"]["n"] == 8
+        if kind == "attention":
+            assert not any("object" in name for name in record["measures"])
+        if kind == "shape_bias":
+            assert record["measures"]["mean/bias"]["n"] == 6  # congruent pairs and bears are dropped
+        shown = capsys.readouterr().out
+        assert all(name in shown for name in record["measures"])
+
+
+def test_what_is_recorded_is_not_measured_again(tmp_path, checkpoint, monkeypatch):
+    words = ("evaluate", "separability", "--checkpoint", checkpoint.path.parent, "--results", tmp_path / "results")
+    assert mae(*words) == 0
+    (path,) = (tmp_path / "results").glob("*.json")
+    first = path.read_text()
+    monkeypatch.setitem(evaluation.EVALUATIONS, "separability", lambda *_: pytest.fail("measured again"))
+    assert mae(*words) == 0 and path.read_text() == first
+    monkeypatch.undo()
+    monkeypatch.setenv("MAE_CACHE", str(tmp_path / "cache"))
+    assert mae(*words, "--seed", 1) == 0 and json.loads(path.read_text())["settings"]["seed"] == 1
+
+
+def test_json_on_standard_output(checkpoint, capsys):
+    assert mae("evaluate", "attention", "--checkpoint", checkpoint.path, "--images", 4, "--as-json") == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    assert record["kind"] == "attention"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("probe", "--checkpoint"), "no checkpoint was named"),
+        (("probe", "--checkpoint", "nowhere.safetensors"), "no checkpoint at nowhere.safetensors"),
+        (("probe", "--checkpoint", "EMPTY"), "there is no checkpoint in"),
+        (("probe", "--checkpoint", "CHECKPOINT", "--shifted", "imagenet-r"), "must be NAME=DIR"),
+        (("probe", "--checkpoint", "CHECKPOINT", "--shifted", "imagenet-r=EMPTY"), "the embedded world brings its own"),
+        (("attention", "--checkpoint", "CHECKPOINT", "--images", "0"), "images is 0"),
+        (("shape_bias", "--checkpoint", "CHECKPOINT", "--data", "PHOTOGRAPHS"), "needs --stimuli"),
+        (("shape_bias", "--checkpoint", "CHECKPOINT", "--stimuli", "EMPTY"), "with --data"),
+        (("probe", "--checkpoint", "CHECKPOINT", "--data", "nowhere"), "nowhere"),
+        (("probe", "--checkpoint", "CHECKPOINT", "--device", "tpu"), "unknown device"),
+        (("probe", "--checkpoint", "CHECKPOINT", "--threads", "0"), "--threads 0"),
+        (("probe", "--checkpoint", "CHECKPOINT", "--data", "PHOTOGRAPHS", "--shifted", "imagenet-r=nowhere"), "nowhere"),
+    ],
+)
+def test_bad_input_is_one_clear_line(words, says, checkpoint, photographs, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    names = {"CHECKPOINT": checkpoint.path, "EMPTY": tmp_path / "empty", "PHOTOGRAPHS": photographs}
+    spelt = [str(names.get(word, word)).replace("EMPTY", str(names["EMPTY"])) for word in words]
+    assert mae("evaluate", *spelt, "--results", tmp_path / "results") == 2
+    error = capsys.readouterr().err.strip()
+    assert says in error and "\n" not in error and "Traceback" not in error
+    assert not (tmp_path / "results").exists()
+
+
+def test_an_unknown_evaluation_is_named(checkpoint):
+    with pytest.raises(InputError, match="no evaluation 'tsne'"):
+        evaluate("tsne", checkpoint)
