@@ -13,16 +13,18 @@ import torch
 from torch import Tensor
 
 from mae_lib import rendering
-from mae_lib.datasets import ImageSource
+from mae_lib.datasets import ImageSource, Subset
 from mae_lib.errors import InputError
 from mae_lib.intervals import Interval, bootstrap
 from mae_lib.masking import MaskSpec
-from mae_lib.model import MaskedAutoencoder, normalise_pixels, patchify, to_unit_range, unpatchify
+from mae_lib.model import MaskedAutoencoder, normalise_patches, normalise_pixels, patchify, to_unit_range, unpatchify
 from mae_lib.pretrain import step_generator
 from mae_lib.worlds import WorldBatch
 
 METRICS = ("ssim", "fsim", "psnr", "mse")
 PROTOCOLS = ("readout", "queried", "masked")
+CONTROLS = ("lent", "flat")
+"""Beside the protocols: the readout with the true patches' mean and deviation lent to it, and these means alone."""
 
 PSNR_CEILING = 10 * math.log10(12 * 255**2)
 """58.9 dB: the PSNR of rounding to 8 bits. A mean of PSNRs counts no image higher, so that a perfect one (infinite PSNR) does not swallow the rest."""
@@ -63,40 +65,50 @@ def flat_patches(images: Tensor, patch: int) -> Tensor:
     """[B, C, H, W] → each patch painted in its own mean over pixels *and* channels: what a model with normalised targets shows that has
     learned nothing and predicts 0 everywhere, once its prediction is put back with the true patch's mean and deviation."""
     patches = patchify(images, patch)
-    return unpatchify(patches.mean(-1, keepdim=True).expand_as(patches), (images.shape[2] // patch, images.shape[3] // patch), images.shape[1])
+    return _assembled(patches.mean(-1, keepdim=True).expand_as(patches), images, patch)
+
+
+def lend_statistics(images: Tensor, reconstructions: Tensor, patch: int) -> Tensor:
+    """[B, C, H, W], twice → the reconstructions with each patch brought to the mean and deviation of the true patch in ``images``, over pixels
+    and channels: what the un-normalised view of a normalised prediction has, and a prediction of plain pixels has not."""
+    variance, mean = torch.var_mean(patchify(images, patch), dim=-1, keepdim=True)
+    return _assembled(normalise_patches(patchify(reconstructions, patch)) * (variance + 1e-6).sqrt() + mean, images, patch)
+
+
+def _assembled(patches: Tensor, like: Tensor, patch: int) -> Tensor:
+    return unpatchify(patches, (like.shape[2] // patch, like.shape[3] // patch), like.shape[1])
 
 
 @torch.no_grad()
 def image_scores(
     model: MaskedAutoencoder, mask: MaskSpec, source: ImageSource, images: int = 1000, seed: int = 0, batch: int = 50
 ) -> dict[str, Tensor]:
-    """The four metrics of single images under every protocol, and of the control.
+    """The four metrics of single images under every protocol, and of the controls.
 
     Args:
         model: in eval mode. mask: the law of its masks. source: images of the model's size, RGB; ``images`` of them are used, evenly spread
             over the source (a folder's are sorted by class), all if it has fewer. seed: of the masks. batch: images at a time; it changes nothing.
 
     Returns:
-        PROTOCOL/METRIC → float64 [N] on the CPU, for the protocols ``readout``, ``queried``, ``masked`` and the control ``flat``
-        (:func:`flat_patches`). The whole image is scored, under ``masked`` too: there the visible pixels are the original's.
+        PROTOCOL/METRIC → float64 [N] on the CPU, for the protocols ``readout``, ``queried``, ``masked`` and the controls ``lent`` (the readout
+        after :func:`lend_statistics`) and ``flat`` (:func:`flat_patches`). The whole image is scored, under ``masked`` too: there the
+        visible pixels are the original's.
 
     Raises:
         InputError: no images, images of another size than the model's, or a mask for another grid.
     """
     if mask.grid != model.config.grid:
         raise InputError(f"the mask is for a grid of {mask.grid[0]}×{mask.grid[1]} patches, the model's is {model.config.grid[0]}×{model.config.grid[1]}: take `config.mask`")
-    count = min(images, len(source))
-    if count < 1:
-        raise InputError(f"{images} images of {len(source)} were asked for: take at least one")
+    source = Subset(source, min(images, len(source)))
     device = next(model.parameters()).device
-    chosen = torch.arange(count) * len(source) // count
-    visible, _ = mask.sample(count, step_generator(seed, "reconstruction", 0))
+    visible, _ = mask.sample(len(source), step_generator(seed, "reconstruction", 0))
     found: dict[str, list[Tensor]] = {}
-    for rows in torch.arange(count).split(batch):
-        x = normalise_pixels(source.images(chosen[rows])).to(device)
+    for rows in torch.arange(len(source)).split(batch):
+        x = normalise_pixels(source.images(rows)).to(device)
         pictures = {"readout": model.reconstruct(x), "queried": model.reconstruct(x, "queried"), "masked": model.reconstruct(x, visible[rows].to(device))}
+        pictures |= {"lent": lend_statistics(x, pictures["readout"], model.config.patch), "flat": flat_patches(x, model.config.patch)}
         original = to_unit_range(x)
-        for name, picture in (pictures | {"flat": flat_patches(x, model.config.patch)}).items():
+        for name, picture in pictures.items():
             for metric, values in scores(original, to_unit_range(picture)).items():
                 found.setdefault(f"{name}/{metric}", []).append(values.double().cpu())
     return {name: torch.cat(values) for name, values in found.items()}
@@ -108,8 +120,8 @@ def evaluate_reconstruction(model: MaskedAutoencoder, mask: MaskSpec, source: Im
     Args, errors: as :func:`image_scores`.
 
     Returns:
-        PROTOCOL/METRIC → interval, for ``readout``, ``queried``, ``masked`` and the control ``flat``. ``psnr`` is the mean of the images' own
-        PSNRs, each at most :data:`PSNR_CEILING`.
+        PROTOCOL/METRIC → interval, for the same protocols and controls. ``psnr`` is the mean of the images' own PSNRs, each at most
+        :data:`PSNR_CEILING`.
     """
     return {
         name: bootstrap(values.clamp_max(PSNR_CEILING) if name.endswith("/psnr") else values)
@@ -124,10 +136,10 @@ def alterations(batch: WorldBatch) -> dict[str, Tensor]:
         batch: B images of :meth:`mae_lib.worlds.World.sample`, at least two classes among them.
 
     Returns:
-        name → float [B, 3, S, S] in [0, 1]. Of the pixels: ``brighter`` (by 0.1), ``noise`` (standard deviation 0.05), ``blur`` (Gaussian,
-        σ of 1/32 of the side). Of the latents, everything else drawn as before, pixel noise included: ``other texture`` (the next one's
-        pattern on the same object), ``moved`` (the object 1/32 of the side to the right), ``other shape`` (the parts of the next
-        image of another class, in the same place, colours and texture).
+        name → float [B, 3, S, S] in [0, 1]. Of the pixels: ``brighter`` (by 0.1) and ``blur`` (Gaussian, σ of 1/32 of the side). Of the latents,
+        everything else drawn as before, from the lowest level to the highest: ``no noise`` and ``other noise`` (of the pixels), ``other texture``
+        (the next one's pattern on the same object), ``moved`` (the object 1/32 of the side to the right), ``other shape`` (the parts of the
+        next image of another class, in the same place, colours and texture).
 
     Raises:
         InputError: all images are of one class.
@@ -143,6 +155,8 @@ def alterations(batch: WorldBatch) -> dict[str, Tensor]:
     pose = drawing.pose.clone()
     pose[:, 2] += 2 / 32  # in half-images
     redrawn = {
+        "no noise": replace(drawing, noise=0.0),
+        "other noise": replace(drawing, noise_seed=drawing.noise_seed + 1),
         "other texture": replace(drawing, texture=(drawing.texture + 1) % len(rendering.TEXTURES)),
         "moved": replace(drawing, pose=pose),
         "other shape": replace(drawing, parts=drawing.parts[donor]),
@@ -151,10 +165,7 @@ def alterations(batch: WorldBatch) -> dict[str, Tensor]:
     window = _gaussian(side, size / 32).to(x)
     padded = torch.nn.functional.pad(x, [side // 2] * 4, mode="reflect")
     blur = torch.nn.functional.conv2d(padded.flatten(0, 1)[:, None], (window[:, None] * window)[None, None]).view_as(x)
-    noise = torch.randn(x.shape, generator=step_generator(0, "alterations", 0)).to(x.device)
-    return {"brighter": (x + 0.1).clamp(0, 1), "noise": (x + 0.05 * noise).clamp(0, 1), "blur": blur.clamp(0, 1)} | {
-        name: _drawn(changed, size) for name, changed in redrawn.items()
-    }
+    return {"brighter": (x + 0.1).clamp(0, 1), "blur": blur.clamp(0, 1)} | {name: _drawn(changed, size) for name, changed in redrawn.items()}
 
 
 def _drawn(drawing: rendering.Drawing, size: int) -> Tensor:

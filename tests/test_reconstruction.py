@@ -16,7 +16,18 @@ from mae_lib import rendering
 from mae_lib.errors import InputError
 from mae_lib.masking import MaskSpec, hidden_map
 from mae_lib.model import MaskedAutoencoder, ModelConfig, normalise_pixels, patchify, to_unit_range
-from mae_lib.reconstruction import METRICS, PROTOCOLS, PSNR_CEILING, alterations, evaluate_reconstruction, flat_patches, image_scores, scores
+from mae_lib.reconstruction import (
+    CONTROLS,
+    METRICS,
+    PROTOCOLS,
+    PSNR_CEILING,
+    alterations,
+    evaluate_reconstruction,
+    flat_patches,
+    image_scores,
+    lend_statistics,
+    scores,
+)
 from mae_lib.worlds import World
 
 CONFIG = ModelConfig(image_size=(16, 16), patch=4, width=16, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2)
@@ -156,9 +167,11 @@ SOURCE = World("validation", 16, length=12)
 def test_each_protocol_scores_its_own_pictures(model: MaskedAutoencoder) -> None:
     """The evaluation's numbers from the model's own pictures, one by one."""
     found = image_scores(model, MASK, SOURCE, 12)
-    assert list(found) == [f"{name}/{metric}" for name in (*PROTOCOLS, "flat") for metric in METRICS]
+    assert list(found) == [f"{name}/{metric}" for name in (*PROTOCOLS, *CONTROLS) for metric in METRICS]
     x = normalise_pixels(SOURCE.images(range(12)))
-    for name, pictures in {"readout": model.reconstruct(x), "queried": model.reconstruct(x, "queried"), "flat": flat_patches(x, 4)}.items():
+    readout = model.reconstruct(x)
+    expected = {"readout": readout, "queried": model.reconstruct(x, "queried"), "lent": lend_statistics(x, readout, 4), "flat": flat_patches(x, 4)}
+    for name, pictures in expected.items():
         for metric, wanted in scores(to_unit_range(x), to_unit_range(pictures)).items():
             torch.testing.assert_close(found[f"{name}/{metric}"], wanted.double(), rtol=1e-5, atol=1e-6)
 
@@ -226,10 +239,22 @@ def test_the_control_is_a_normalised_prediction_of_zero() -> None:
     torch.testing.assert_close(flat_patches(flat, 4), flat)
 
 
+def test_lent_statistics_are_the_true_patches() -> None:
+    images = normalise_pixels(SOURCE.images(range(3)))
+    other = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    lent = lend_statistics(images, other, 4)
+    for found, truth, given in zip(patchify(lent, 4).flatten(0, 1), patchify(images, 4).flatten(0, 1), patchify(other, 4).flatten(0, 1)):
+        torch.testing.assert_close(torch.stack([found.mean(), found.std()]), torch.stack([truth.mean(), truth.std()]), rtol=1e-4, atol=1e-5)
+        assert float(torch.corrcoef(torch.stack([found, given]))[0, 1]) > 1 - 1e-5, "its pattern stays its own"
+    torch.testing.assert_close(lend_statistics(images, 3 * other - 2, 4), lent, rtol=0, atol=1e-4)
+    torch.testing.assert_close(lend_statistics(images, images, 4), images, rtol=0, atol=1e-5)
+    torch.testing.assert_close(lend_statistics(images, torch.ones_like(images), 4), flat_patches(images, 4), rtol=0, atol=1e-5)
+
+
 def test_an_evaluation_that_cannot_be_is_refused(model: MaskedAutoencoder) -> None:
     with pytest.raises(InputError, match=r"grid of 8×8 patches, the model's is 4×4"):
         evaluate_reconstruction(model, MaskSpec((8, 8), 0.5), SOURCE)
-    with pytest.raises(InputError, match=r"0 images of 12"):
+    with pytest.raises(InputError, match=r"0 images were asked for, and the source holds 12"):
         evaluate_reconstruction(model, MASK, SOURCE, 0)
     with pytest.raises(InputError, match=r"this model takes \[B, 3, 16, 16\]"):
         evaluate_reconstruction(model, MASK, World("validation", 32))
@@ -242,14 +267,15 @@ def test_alterations_change_what_they_say() -> None:
     batch = World("validation", 64).sample(range(20))
     images = batch.images.float() / 255
     found = alterations(batch)
-    assert list(found) == ["brighter", "noise", "blur", "other texture", "moved", "other shape"]
+    assert list(found) == ["brighter", "blur", "no noise", "other noise", "other texture", "moved", "other shape"]
     for name, changed in found.items():
         assert changed.shape == images.shape and changed.dtype == torch.float32 and 0 <= float(changed.min()) and float(changed.max()) <= 1, name
         assert bool((changed != images).flatten(1).any(1).all()), name
     inside = images < 0.89
     torch.testing.assert_close(found["brighter"][inside], images[inside] + 0.1)
     middle = (images > 0.3) & (images < 0.7)
-    assert float((found["noise"] - images)[middle].std()) == pytest.approx(0.05, rel=0.05)
+    for name, deviation in (("no noise", 0.02), ("other noise", 0.02 * 2**0.5)):
+        assert float((found[name] - images)[middle].std()) == pytest.approx(deviation, rel=0.05), name
     difference = found["blur"].diff(dim=-1).square().mean() / images.diff(dim=-1).square().mean()
     assert float(difference) < 0.3 and float((found["blur"] - images).mean().abs()) < 1e-3
     # Latents: the ground stays where no object is or was, and the texture stays within the object.
@@ -267,8 +293,9 @@ def test_the_other_shape_is_of_another_class_and_nothing_else_changes(monkeypatc
     paint = rendering.paint
     monkeypatch.setattr(rendering, "paint", lambda drawing, *a, **k: drawn.append(drawing) or paint(drawing, *a, **k))
     alterations(batch)
-    texture, moved, shape = drawn
-    for drawing, changed in ((texture, "texture"), (moved, "pose"), (shape, "parts")):
+    silent, noise, texture, moved, shape = drawn
+    assert [drawing.noise for drawing in drawn] == [0.0, 0.02, 0.02, 0.02, 0.02]
+    for drawing, changed in ((silent, "noise"), (noise, "noise_seed"), (texture, "texture"), (moved, "pose"), (shape, "parts")):
         for name, value in batch.latents.items():
             assert torch.equal(getattr(drawing, name), value) == (name != changed), (changed, name)
     donors = [(batch.latents["parts"] == parts).all(2).all(1).nonzero()[0, 0].item() for parts in shape.parts]
