@@ -5,7 +5,7 @@ source decoded in memory; and `image_source`, which picks the one a user asked f
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -75,11 +75,13 @@ class FolderImages:
         channels: 3 (RGB) or 1 (grey).
         min_side: least short side of a file's image, in pixels; callers pass the mask unit.
         workers: threads that share one call of `images`; by default one per available core.
+        only: the class folders to use; the others are passed over. None for all.
+        border: pixels cut off each side of a file's image before anything else (ObjectNet's have a red frame).
 
     Raises:
         InputError: no such folder, or one without images, class folders or a second class; an empty class folder; a split that
-            is missing or has a class that `train` lacks; a size or a channel count that makes no sense. From `images`: a file
-            that is unreadable, truncated, too large, too small, or holds NaN or infinity.
+            is missing or has a class that `train` lacks; a class of `only` that is not there; a size, a channel count or a border
+            that makes no sense. From `images`: a file that is unreadable, truncated, too large, too small, or holds NaN or infinity.
     """
 
     def __init__(
@@ -90,17 +92,22 @@ class FolderImages:
         channels: int = 3,
         min_side: int = 1,
         workers: int | None = None,
+        only: Collection[str] | None = None,
+        border: int = 0,
     ) -> None:
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         if height < 1 or width < 1:
             raise InputError(f"image size {height}×{width}: give a height and a width of at least 1 pixel")
         if channels not in (1, 3):
             raise InputError(f"{channels} channels: an image folder is read with 3 (RGB) or 1 (grey)")
+        if border < 0:
+            raise InputError(f"a border of {border} pixels: give 0 or more")
         self._shape = (channels, int(height), int(width))
         self._split = split
         self._min_side = min_side
+        self._border = border
         self._workers = workers or cores()
-        self._root, self._classes, members = select(existing_folder(directory), split)
+        self._root, self._classes, members = select(existing_folder(directory), split, only)
         self._files = [name for names in members for name in names]
         self._labels = torch.repeat_interleave(torch.arange(len(members)), torch.tensor([len(names) for names in members]))
 
@@ -124,7 +131,8 @@ class FolderImages:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Kind, split, size, channels, counts, and `fingerprint`: the sha256 of the sorted relative paths and file sizes.
+        """Kind, split, size, channels, counts, and `fingerprint`: the sha256 of the sorted relative paths and file sizes; the border
+        where one is cut off.
 
         Raises:
             InputError: a file has gone, or is a broken link.
@@ -138,7 +146,7 @@ class FolderImages:
             "images": len(self),
             "classes": len(self._classes),
             "fingerprint": fingerprint(self._root, self._files),
-        }
+        } | ({"border": self._border} if self._border else {})
 
     def path(self, index: int) -> Path:
         """The file behind one index."""
@@ -162,7 +170,7 @@ class FolderImages:
 
         def fill(rows: range) -> None:
             for row in rows:
-                pixels[row] = decode(self.path(wanted[row]), self._shape, self._min_side)
+                pixels[row] = decode(self.path(wanted[row]), self._shape, self._min_side, self._border)
 
         # A pool for each call costs less than a millisecond, and leaves nothing behind that a fork or a pickle could break.
         threads = min(self._workers, len(wanted))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -149,11 +149,12 @@ def _locate(directory: Path, split: str | None) -> tuple[Path, Path | None, bool
     raise InputError(f"{shown(directory)} has no split '{split}' ({found}): {cure}")
 
 
-def select(directory: Path, split: str | None) -> tuple[Path, tuple[str, ...], list[list[str]]]:
-    """A split's root, its class names, and for each class the sorted paths of its images relative to the root."""
+def select(directory: Path, split: str | None, only: Collection[str] | None = None) -> tuple[Path, tuple[str, ...], list[list[str]]]:
+    """A split's root, its class names, and for each class the sorted paths of its images relative to the root; of the classes
+    `only` alone where it is given, and nothing is asked of the other folders."""
     root, train, cut = _locate(directory, split)
-    present = _class_folders(root)
-    classes = present if train is None else _class_folders(train)
+    present = _class_folders(root, only)
+    classes = present if train is None else _class_folders(train, only)
     strangers = sorted(set(present) - set(classes))
     if strangers:
         raise InputError(
@@ -175,9 +176,13 @@ def select(directory: Path, split: str | None) -> tuple[Path, tuple[str, ...], l
     return root, classes, members
 
 
-def _class_folders(root: Path) -> tuple[str, ...]:
-    """Names of the class folders, at least one."""
+def _class_folders(root: Path, only: Collection[str] | None) -> tuple[str, ...]:
+    """Names of the class folders, at least one; those in `only` alone where it is given."""
     names = tuple(subfolders(root))
+    if only is not None:
+        if missing := sorted(set(only) - set(names)):
+            raise InputError(f"{shown(root)} has no class folder '{shown(missing[0])}': ask for classes that are there")
+        names = tuple(sorted(set(only)))
     if names:
         return names
     if any(is_image(entry.name) for entry in _entries(root)):
@@ -245,23 +250,27 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise InputError(f"{name} cannot be decoded ({error}): {_REPLACE}") from error
 
 
-def decode(path: Path, shape: tuple[int, int, int], min_side: int) -> np.ndarray:
-    """One file as uint8 `[C, H, W]`."""
+def decode(path: Path, shape: tuple[int, int, int], min_side: int, border: int = 0) -> np.ndarray:
+    """One file as uint8 `[C, H, W]`, without the outermost `border` pixels of the file."""
     channels, height, width = shape
     mode = "RGB" if channels == 3 else "L"
     with opened(path) as image:
-        short = min(image.size)
+        short = min(image.size) - 2 * border
+        if short < 1:
+            raise InputError(f"{shown(path)} is {image.width}×{image.height} pixels, nothing but its border of {border}: {_REPLACE}")
         if short < min_side:
             raise InputError(
                 f"{shown(path)} is {image.width}×{image.height} pixels, smaller than one mask unit ({min_side}): "
                 "delete it or choose a smaller unit"
             )
-        if image.format in ("JPEG", "MPO"):
+        if image.format in ("JPEG", "MPO") and not border:
             # The decoder itself may halve the picture while twice the wanted size is left: much faster, not visibly different.
             scale = 2 * max(height, width) / short
             image.draft(mode, (int(image.width * scale), int(image.height * scale)))
         image.load()
         picture = eight_bit(image, mode, path)
+        if border:  # cut off before resizing, whose filter would draw the border in
+            picture = picture.crop((border, border, picture.width - border, picture.height - border))
         turn = _TURNS.get(orientation(image))
         if turn is not None:
             picture = picture.transpose(turn)
