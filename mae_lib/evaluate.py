@@ -116,14 +116,20 @@ def identity(kind: str, checkpoint: Checkpoint, options: Options) -> dict:
         data[split] = image_source(options.data, split, model.image_size, model.channels).identity
     if kind == "probe":
         classes = tuple(image_source(options.data, "train", model.image_size, model.channels).classes)
-        data["shifted"] = {name: open_shifted(name, folder, classes, model.image_size, model.channels).source.identity for name, folder in options.shifted.items()}
+        opened = {name: open_shifted(name, folder, classes, model.image_size, model.channels) for name, folder in options.shifted.items()}
+        # What counts as right is not the images' but, for ObjectNet, a file's beside them.
+        data["shifted"] = {name: each.source.identity | {"accepts": _digest(each.accepts.int().tolist())} for name, each in opened.items()}
     if kind == "shape_bias" and options.stimuli is not None:
         data["stimuli"] = read_stimuli(options.stimuli, model.image_size).source.identity
     named = [kind, checkpoint.record["digest"], settings, data]
     return {
         "kind": kind, "name": config.name, "hash": config.hash, "run": run, "seed": config.seed, "tier": tier_name, "config": config.to_dict(),
-        "settings": settings, "data": data, "key": hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16],
+        "settings": settings, "data": data, "key": _digest(named),
     }
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @lru_cache(maxsize=16)

@@ -60,12 +60,6 @@ class ShiftedSet:
             lost = self.source.classes[int(self.accepts.any(1).int().argmin())]
             raise InputError(f"{self.name}: no class counts as right for '{shown(lost)}': leave its images out of the source")
 
-    @property
-    def candidates(self) -> Tensor:
-        """bool [C]: the classes that predictions are restricted to, those that count as right for some label of the set. So are ImageNet-R,
-        -A and ObjectNet scored (modestyachts/imagenet-testbed, src/eval_settings: `class_sublist`)."""
-        return self.accepts.any(0)
-
 
 def open_shifted(
     name: str, directory: str | PathLike[str], classes: Sequence[str], image_size: int | tuple[int, int], channels: int = 3
