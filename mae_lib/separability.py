@@ -5,6 +5,7 @@ the t-SNE picture that the paper shows. All three look at the angle between stan
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from sklearn.manifold import TSNE
@@ -23,6 +24,23 @@ NEIGHBOURS = 10
 """Neighbours that purity looks at."""
 
 
+def neighbours(features: Tensor, k: int = NEIGHBOURS) -> Tensor:
+    """int64 [N, k]: the ``k`` other images whose features [N, D], standardised, have the largest cosine with an image's own, nearest first.
+
+    Raises:
+        InputError: features that are not finite, or k out of 1 … N − 1.
+    """
+    _check_finite(features)
+    if not 1 <= k < len(features):
+        raise InputError(f"{k} neighbours among {len(features)} images: ask for 1 to {len(features) - 1}")
+    rows, found = _directions(features), []
+    for index in torch.arange(len(rows)).split(1024):
+        cosine = rows[index] @ rows.T
+        cosine[torch.arange(len(index)), index] = -math.inf
+        found.append(cosine.topk(k, 1).indices)
+    return torch.cat(found)
+
+
 def purity(features: Tensor, labels: Tensor, k: int = NEIGHBOURS) -> Tensor:
     """k-nearest-neighbour purity, leaving each image out of its own neighbours.
 
@@ -37,24 +55,32 @@ def purity(features: Tensor, labels: Tensor, k: int = NEIGHBOURS) -> Tensor:
         InputError: features that are not finite, k below 1, a single class, or a class of no more than k images, whose purity could not reach 1.
     """
     _check(features, labels)
-    if k < 1:
-        raise InputError(f"purity among {k} neighbours: look at 1 at least")
     names, counts = labels.unique(return_counts=True)
     if int(counts.min()) <= k:
         few = int(counts.argmin())
         raise InputError(f"class {int(names[few])} has {int(counts[few])} images, too few for purity among {k} neighbours: give {k + 1} of each class at least")
-    rows, found = _directions(features), []
-    for index in torch.arange(len(rows)).split(1024):
-        cosine = rows[index] @ rows.T
-        cosine[torch.arange(len(index)), index] = -math.inf
-        found.append((labels[cosine.topk(k, 1).indices] == labels[index, None]).float().mean(1))
-    return torch.cat(found)
+    return (labels[neighbours(features, k)] == labels[:, None]).float().mean(1)
 
 
 def purity_chance(labels: Tensor) -> float:
     """Purity of features that say nothing: the mean over images of (images of the same class − 1) / (N − 1)."""
     counts = torch.bincount(labels).double()
     return float((counts * (counts - 1)).sum() / (len(labels) * (len(labels) - 1)))
+
+
+def shared_by_neighbours(features: Tensor, values: Tensor, k: int = NEIGHBOURS) -> float:
+    """How much of a quantity an image shares with its ``k`` nearest: 1 − mean squared difference / (2 · variance).
+
+    1 if neighbours agree in it, 0 if they are as unlike as any two images. With the latents of the embedded world it says what a representation
+    puts side by side.
+
+    Args:
+        features: [N, D]. values: [N], one number an image; not all equal.
+    """
+    v = values.double()
+    if v.shape != (len(features),) or not bool(v.isfinite().all()) or not float(v.var()) > 0:
+        raise InputError(f"values {list(v.shape)} for {len(features)} images: give a finite number an image, not all of them equal")
+    return 1 - float((v[:, None] - v[neighbours(features, k)]).square().mean() / (2 * v.var()))
 
 
 def silhouette(features: Tensor, labels: Tensor) -> Tensor:
@@ -73,11 +99,12 @@ def silhouette(features: Tensor, labels: Tensor) -> Tensor:
     return torch.from_numpy(silhouette_samples(_directions(features).numpy(), labels.numpy(), metric="cosine")).float()
 
 
-def tsne(features: Tensor, perplexity: float = 30.0, seed: int = 0) -> Tensor:
+def tsne(features: Tensor, perplexity: float = 30.0, seed: int = 0, start: Literal["pca", "random"] = "pca") -> Tensor:
     """t-SNE of features [N, D] (van der Maaten & Hinton 2008): float32 [N, 2], in units without meaning. A picture, not evidence.
 
     Args:
-        perplexity: about how many neighbours each image keeps close, in (0, N). seed: of the descent, which starts from the principal components.
+        perplexity: about how many neighbours each image keeps close, in (0, N). start: the two first principal components, which make the picture
+            the same for every seed, or random places, as at first published, drawn by ``seed``.
 
     Raises:
         InputError: a perplexity out of range, features that are not finite, have one dimension or do not vary.
@@ -89,7 +116,7 @@ def tsne(features: Tensor, perplexity: float = 30.0, seed: int = 0) -> Tensor:
     if rows.shape[1] < 2 or not bool((rows != rows[0]).any()):
         raise InputError(f"t-SNE of {len(rows)} features of {rows.shape[1]} dimension(s) that do not differ, or have one dimension: there is nothing to draw")
     with threadpool_limits(torch.get_num_threads()):
-        points = TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=torch.get_num_threads()).fit_transform(rows.numpy())
+        points = TSNE(perplexity=perplexity, init=start, random_state=seed, n_jobs=torch.get_num_threads()).fit_transform(rows.numpy())
     return torch.from_numpy(points).float()
 
 

@@ -20,7 +20,7 @@ from mae_lib import store
 from mae_lib.datasets import Resident
 from mae_lib.errors import InputError
 from mae_lib.features import Features, encode
-from mae_lib.probe import RATES, evaluate_pixels, evaluate_probe, train_probe
+from mae_lib.probe import RATES, evaluate_pixels, evaluate_probe, relative_to_validation, train_probe
 from mae_lib.worlds import World
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints" / "world"
@@ -276,6 +276,18 @@ def test_the_pixel_control_is_the_same_probe_on_block_means():
     assert list(found) == ["pixels/validation"] and found["pixels/validation"].n == 500
     assert 0.1 < found["pixels/validation"].value < 0.5
     assert evaluate_pixels(train, {"v": (World("v2", 32, length=50), torch.eye(10, dtype=torch.bool))}, 400, 10**6, 4, device="cpu")["pixels/v"].n == 50
+
+
+def test_what_is_kept_is_the_share_above_chance():
+    values = {"mean/validation": 0.6, "mean/v2": 0.6, "mean/sketch": 0.1, "mean/hard": 0.35, "cls/validation": 0.3, "cls/v2": 0.2}
+    record = {"name": "r75", "measures": {name: {"value": v, "low": v, "high": v, "n": 9} for name, v in values.items()}}
+    (found,) = relative_to_validation([record], chance=0.1)
+    kept = {name: m["value"] for name, m in found["measures"].items() if name.endswith("/kept")}
+    assert kept == pytest.approx({"mean/v2/kept": 1.0, "mean/sketch/kept": 0.0, "mean/hard/kept": 0.5, "cls/v2/kept": 0.5})
+    assert record["measures"].keys() == values.keys() and found["measures"].keys() > values.keys()
+    record["measures"]["cls/validation"]["value"] = 0.1
+    with pytest.raises(InputError, match="r75 has no cls/validation above chance"):
+        relative_to_validation([record], chance=0.1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------------

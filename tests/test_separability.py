@@ -8,12 +8,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from looking import drawn  # noqa: F401 (renders and closes every figure)
 from torch import Tensor
 
 from mae_lib import separability
 from mae_lib.errors import InputError
+from mae_lib.evaluation_figures import embeddings
 from mae_lib.features import Features
-from mae_lib.separability import evaluate_separability, purity, purity_chance, silhouette, ten_classes, tsne
+from mae_lib.separability import evaluate_separability, neighbours, purity, purity_chance, shared_by_neighbours, silhouette, ten_classes, tsne
 
 
 def clusters(each: int = 30, classes: int = 4, width: int = 16, shift: float = 5.0, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -81,6 +83,18 @@ def test_an_image_is_not_its_own_neighbour():
     assert not purity(features, torch.arange(80) % 2, k=1).any()
 
 
+def test_what_neighbours_share_runs_from_nothing_to_everything():
+    generator = torch.Generator().manual_seed(0)
+    circle, noise = 2 * math.pi * torch.rand(600, generator=generator), torch.randn(600, generator=generator)
+    features = torch.stack([circle.cos(), circle.sin()], 1)
+    assert shared_by_neighbours(features, circle.cos() * 50 + 7) > 0.99
+    assert abs(shared_by_neighbours(features, noise)) < 0.1
+    assert 0.4 < shared_by_neighbours(features, circle.cos() / 0.5**0.5 + noise) < 0.6  # half of the variance
+    near = neighbours(features, 2)
+    by_hand = np.mean([(noise[i] - noise[j]) ** 2 for i in range(600) for j in near[i]]) / (2 * noise.var())
+    assert shared_by_neighbours(features, noise, 2) == pytest.approx(1 - float(by_hand), abs=1e-5)
+
+
 def test_the_ten_classes_are_balanced_and_drawn_by_their_seed():
     labels = torch.randint(25, (2000,), generator=torch.Generator().manual_seed(0))
     index = ten_classes(labels, 30)
@@ -115,6 +129,8 @@ def test_tsne_keeps_clusters_apart_and_is_fixed_by_its_seed():
     distance = torch.cdist(points, points).fill_diagonal_(math.inf)
     assert torch.equal(labels[distance.argmin(1)], labels)
     assert torch.equal(points, tsne(features, perplexity=10)) and not torch.allclose(points, tsne(features, perplexity=20))
+    tried = [tsne(features, perplexity=10, seed=s, start="random") for s in (0, 0, 1)]
+    assert torch.equal(tried[0], tried[1]) and not torch.allclose(tried[0], tried[2]) and torch.equal(points, tsne(features, perplexity=10, seed=1))
 
 
 def test_what_cannot_be_scored_or_drawn_is_named(monkeypatch):
@@ -127,7 +143,12 @@ def test_what_cannot_be_scored_or_drawn_is_named(monkeypatch):
         (lambda: silhouette(spoilt, labels), "image 5"),
         (lambda: tsne(spoilt), "image 5"),
         (lambda: purity(features, labels[:-1]), "47"),
-        (lambda: purity(features, labels, k=0), "1 at least"),
+        (lambda: purity(features, labels, k=0), "0 neighbours"),
+        (lambda: neighbours(features, 48), "1 to 47"),
+        (lambda: neighbours(spoilt), "image 5"),
+        (lambda: shared_by_neighbours(features, torch.ones(48)), "not all of them equal"),
+        (lambda: shared_by_neighbours(features, torch.arange(47)), "47.* for 48"),
+        (lambda: shared_by_neighbours(features, spoilt[:, 0]), "finite"),
         (lambda: purity(features, labels, k=12), "class 0 has 12 images.*give 13"),
         (lambda: purity(features, lonely), "class 7 has 1 images"),
         (lambda: silhouette(features, lonely), "class 7 has one image"),
@@ -154,3 +175,23 @@ def test_blocks_of_rows_do_not_matter():
     cosine = (near @ near.T).fill_diagonal_(-math.inf)
     whole = (labels[cosine.topk(separability.NEIGHBOURS).indices] == labels[:, None]).float().mean(1)
     assert (purity(features, labels) - whole).abs().mean() < 1e-3
+
+
+def test_embeddings_are_drawn_one_colour_and_marker_a_class():
+    labels = torch.arange(36) % 12
+    points = {f"run {k}": torch.randn(36, 2, generator=torch.Generator().manual_seed(k)) for k in range(7)}
+    figure = embeddings(points, labels, tuple("abcdefghijkl"), columns=5)
+    panels = [axis for axis in figure.axes if axis.get_visible()]
+    assert [axis.get_title() for axis in panels] == list(points)
+    for axis, places in zip(panels, points.values()):
+        assert len(axis.collections) == 12
+        for k, dots in enumerate(axis.collections):
+            assert np.allclose(np.asarray(dots.get_offsets()), places[labels == k].numpy())
+        looks = {(tuple(dots.get_facecolor()[0]), dots.get_paths()[0].vertices.tobytes()) for dots in axis.collections}
+        assert len(looks) == 12
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == list("abcdefghijkl")
+    assert len(embeddings({"alone": points["run 0"]}, labels, tuple("abcdefghijkl")).axes) == 1
+    for bad, match in (({}, "no embeddings"), ({"x": torch.zeros(35, 2)}, "'x' is .35, 2., for 36")):
+        with pytest.raises(InputError, match=match):
+            embeddings(bad, labels, tuple("abcdefghijkl"))
