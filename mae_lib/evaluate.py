@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mae_lib.attention import evaluate_attention
 from mae_lib.datasets import ImageSource, Resident, Subset, image_source
@@ -21,7 +22,7 @@ from mae_lib.features import Features, features
 from mae_lib.intervals import Interval
 from mae_lib.ledger import run_name
 from mae_lib.pretrain import resolve_device
-from mae_lib.probe import evaluate_probe
+from mae_lib.probe import evaluate_pixels, evaluate_probe
 from mae_lib.provenance import provenance
 from mae_lib.reconstruction import evaluate_reconstruction
 from mae_lib.separability import evaluate_separability
@@ -182,15 +183,38 @@ def _separability(checkpoint: Checkpoint, options: Options) -> Measures:
 
 
 def _probe(checkpoint: Checkpoint, options: Options) -> Measures:
-    train = _features(checkpoint, options, "train", options.train_images)
-    own = torch.eye(len(train.classes), dtype=torch.bool)  # of the same classes, whichever the set
-    names = EVALUATION_SETS if options.data is None else ("validation",)
-    sets = {name: (_features(checkpoint, options, name), own) for name in names}
     model = checkpoint.config.model
+    sources = _probe_sources(options, model.image_size, model.channels)
+    train = _features(checkpoint, options, "train", options.train_images)
+    sets = {name: (features(checkpoint, source, device=options.device), accepts) for name, (source, accepts) in sources.items()}
+    return evaluate_probe(train, sets, options.seed, options.device) | _pixels(options, model.image_size, model.channels)
+
+
+def _probe_sources(options: Options, size: tuple[int, int], channels: int) -> dict[str, tuple[ImageSource, Tensor]]:
+    """name → (images, which classes count as right for each label), of every set that a probe is scored on."""
+    names = EVALUATION_SETS if options.data is None else ("validation",)
+    sources = {name: _opened(options.data, name, size, channels, None) for name in names}
+    classes = tuple(sources["validation"].classes)
+    own = torch.eye(len(classes), dtype=torch.bool)
+    sets = {name: (source, own) for name, source in sources.items()}
     for name, directory in options.shifted.items():
-        shifted = _shifted(name, directory, train.classes, model.image_size, model.channels)
-        sets[name] = (features(checkpoint, shifted.source, device=options.device), shifted.accepts)
-    return evaluate_probe(train, sets, seed=options.seed)
+        shifted = _shifted(name, directory, classes, size, channels)
+        sets[name] = shifted.source, shifted.accepts
+    return sets
+
+
+_pixels_seen: dict[str, Measures] = {}
+
+
+def _pixels(options: Options, size: tuple[int, int], channels: int) -> Measures:
+    """The control on raw pixels: no encoder is in it, so it is measured once in a process for the same images."""
+    sets = _probe_sources(options, size, channels)
+    train = _opened(options.data, "train", size, channels, options.train_images)
+    key = _digest([train.identity, {name: source.identity for name, (source, _) in sets.items()}, options.seed])
+    if key not in _pixels_seen:
+        most = max(len(source) for source, _ in sets.values())
+        _pixels_seen[key] = evaluate_pixels(train, sets, len(train), most, seed=options.seed, device=options.device)
+    return _pixels_seen[key]
 
 
 def _shape_bias(checkpoint: Checkpoint, options: Options) -> Measures:

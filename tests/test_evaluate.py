@@ -13,6 +13,7 @@ from image_folders import fill, picture, save
 from mae_lib import evaluate as evaluation
 from mae_lib import store
 from mae_lib.cli import main
+from mae_lib.datasets import FolderImages, image_source
 from mae_lib.errors import InputError
 from mae_lib.evaluate import EVALUATIONS, SETTINGS, Options, evaluate, identity
 from mae_lib.intervals import Interval
@@ -20,6 +21,7 @@ from mae_lib.ledger import CLAIMS, RUNS
 from mae_lib.model import MaskedAutoencoder
 from mae_lib.pretrain import Trained
 from mae_lib.shape_bias import category_groups
+from mae_lib.shifted import ShiftedSet
 from mae_lib.tiers import tier
 from mae_lib.worlds import EVALUATION_SETS, World
 
@@ -68,7 +70,7 @@ def test_a_record_holds_what_the_ledger_asks_for(kind, checkpoint):
 
 def test_the_probe_sees_all_six_sets_of_the_world(checkpoint):
     measures = evaluate("probe", checkpoint, FEW)["measures"]
-    assert {f"{pool}/{name}" for pool in ("mean", "cls") for name in EVALUATION_SETS} <= measures.keys()
+    assert {f"{pool}/{name}" for pool in ("mean", "cls", "pixels") for name in EVALUATION_SETS} <= measures.keys()
 
 
 @pytest.mark.parametrize("kind", EVALUATIONS)
@@ -97,9 +99,17 @@ def stimuli(tmp_path) -> Path:
 
 
 def folder_checkpoint(tmp_path, photographs) -> store.Checkpoint:
-    from mae_lib.datasets import image_source
-
     return stored(tmp_path / "real", SMOKE.config(image_source(photographs, "train", (32, 32)).identity, 0.75))
+
+
+def test_what_counts_as_right_is_part_of_the_key(tmp_path, photographs, monkeypatch):
+    """ObjectNet says it in files beside its images: other files over the same images must give another record."""
+    real, source = folder_checkpoint(tmp_path, photographs), FolderImages(photographs, "val", 32)
+    options, keys = replace(FEW, data=photographs, shifted={"objectnet": tmp_path}), set()
+    for right in (torch.eye(3, dtype=torch.bool), torch.ones(3, 3, dtype=torch.bool)):
+        monkeypatch.setattr(evaluation, "open_shifted", lambda *_: ShiftedSet("objectnet", source, right))
+        keys.add(identity("probe", real, options)["key"])
+    assert len(keys) == 2
 
 
 def test_every_evaluation_runs_on_a_folder(tmp_path, photographs, stimuli, capsys):
