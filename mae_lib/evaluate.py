@@ -170,12 +170,12 @@ def _reconstruction(checkpoint: Checkpoint, options: Options) -> Measures:
 
 
 def _attention(checkpoint: Checkpoint, options: Options) -> Measures:
-    model = checkpoint.load(resolve_device(options.device))
+    model, seed = checkpoint.load(resolve_device(options.device)), checkpoint.config.seed  # of the untrained control: this run's own first weights
     if options.data is None:  # drawn anew for each model: the object masks come with the images
         world = World("validation", checkpoint.config.model.image_size[0])
-        return evaluate_attention(model, world, min(options.images, len(world)))
+        return evaluate_attention(model, world, min(options.images, len(world)), seed=seed)
     source = _images(checkpoint, options, "validation", options.images)
-    return evaluate_attention(model, source, len(source))
+    return evaluate_attention(model, source, len(source), seed=seed)
 
 
 def _separability(checkpoint: Checkpoint, options: Options) -> Measures:
