@@ -139,7 +139,8 @@ def _cue(name: str, cue: Tensor, probabilities: Tensor) -> Tensor:
     if tuple(x.shape) != (len(probabilities),) or x.is_floating_point() or x.dtype == torch.bool:
         raise InputError(f"{name} categories must be whole numbers [{len(probabilities)}], one a stimulus, not {x.dtype} {list(x.shape)}")
     if len(x) and not -1 <= int(x.min()) <= int(x.max()) < probabilities.shape[1]:
-        raise InputError(f"{name} categories must be in 0 … {probabilities.shape[1] - 1}, or −1 for a category without a column: found {int(x.min())} … {int(x.max())}")
+        found = f"found {int(x.min())} … {int(x.max())}"
+        raise InputError(f"{name} categories must be in 0 … {probabilities.shape[1] - 1}, or −1 for a category without a column: {found}")
     return x.to(torch.int64)
 
 
