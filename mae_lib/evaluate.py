@@ -222,7 +222,7 @@ def _shape_bias(checkpoint: Checkpoint, options: Options) -> Measures:
     stimuli = _stimuli(options.stimuli, checkpoint.config.model.image_size)
     groups = None if options.stimuli is None else category_groups()
     seen = features(checkpoint, stimuli.source, device=options.device)
-    return evaluate_shape_bias(train, seen, stimuli.shape, stimuli.texture, groups, seed=options.seed)
+    return evaluate_shape_bias(train, seen, stimuli.shape, stimuli.texture, groups, options.seed, options.device)
 
 
 EVALUATIONS: dict[str, Callable[[Checkpoint, Options], Measures]] = {
