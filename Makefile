@@ -39,9 +39,9 @@ book: environment
 	@printf '\nThe book is built. Open this page:\n%s\n' '$(CURDIR)/_build/html/index.html'
 
 # Cells tagged nbval-check-output have to print what the notebook holds; of all others only an exception fails (images and
-# timings differ from machine to machine).
+# timings differ from machine to machine). Files run side by side, one thread each: two threads on one core are slower than one.
 test: environment
-	@$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 tests notebooks
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 tests notebooks
 
 notebooks: environment
 	@$(BIN)/python book/_ext/run_notebooks.py notebooks/*.ipynb
