@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny import Ramps
 
+from mae_lib import attention
 from mae_lib.attention import (
     THRESHOLDS,
     attention_maps,
@@ -16,6 +17,7 @@ from mae_lib.attention import (
     cls_scores,
     evaluate_attention,
     object_scores,
+    output_error,
     patch_attention,
     patch_coverage,
     patch_distances,
@@ -105,6 +107,19 @@ def test_maps_times_values_are_what_the_block_adds(model, images, visible, fused
         values = block.attn.qkv(given)[..., 2 * 24 :].unflatten(-1, (3, 8)).transpose(1, 2)
         again = block.attn.proj((attention_maps(model, images, layer, visible) @ values).transpose(1, 2).flatten(2))
         assert (again - made).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("layer", range(-3, 3))
+def test_the_proof_holds_for_the_models_maps_and_fails_for_others(model, images, fused, layer, monkeypatch):
+    assert output_error(model, images, layer) < 1e-6
+    true = attention.block_attention
+    for other in (lambda *given: true(*given).transpose(-2, -1), lambda *given: true(*given).flip(1), lambda *given: true(*given).sqrt()):
+        monkeypatch.setattr(attention, "block_attention", other)
+        assert output_error(model, images, layer) > 1e-2
+    assert all(not block.attn._forward_hooks for block in model.encoder)
+    with pytest.raises(InputError, match="no layer 3"):
+        output_error(model, images, 3)
+    assert all(not block.attn._forward_hooks for block in model.encoder)
 
 
 def test_normed_queries_and_keys_are_respected(images):
