@@ -121,6 +121,8 @@ def test_it_is_deterministic_and_depends_on_its_seed():
     one, two, other = (train_probe(*train, 5, seed=s, device="cpu") for s in (3, 3, 4))
     assert torch.equal(one.weight, two.weight) and torch.equal(one.bias, two.bias) and one.held_out == two.held_out
     assert not torch.equal(one.weight, other.weight)
+    (first,), (second,) = (probing._fit(*train, 5, (0.1,), 20, 64, s, torch.device("cpu")) for s in (0, 1))
+    assert not torch.equal(first.weight, second.weight)  # the batches differ, not only the cut
 
 
 def test_scale_and_offset_of_features_do_not_matter():
@@ -148,6 +150,13 @@ def test_repeated_features_do_no_harm():
     (features, labels), (test, truth) = correlated(800), correlated(4000, seed=1)
     double, one = accuracy(features.repeat(1, 2), labels, test.repeat(1, 2), truth), accuracy(features, labels, test, truth)
     assert abs(double - one) < 0.005
+
+
+def test_a_direction_without_variance_in_training_gets_no_weight():
+    (features, labels), (test, _) = correlated(800), correlated(500, seed=1)
+    probe = train_probe(features.repeat(1, 2), labels, 5, device="cpu")  # each feature twice: their differences never vary
+    apart = 100 * features.std() * torch.randn(test.shape, generator=torch.Generator().manual_seed(2))
+    assert (probe.predict(torch.cat([test + apart, test - apart], 1)) == probe.predict(test.repeat(1, 2))).double().mean() > 0.99
 
 
 def test_probabilities_are_the_softmax_of_an_affine_map():
