@@ -461,10 +461,10 @@ def test_clicking_patches_gives_what_attention_maps_gives(tab, quiet, page, runs
     tab.open(page + link(runs, start))
     draw = random.Random(str(start))
     side = runs[start[0]].config.model.grid[0]
-    for k in range(10):
+    for k in range(6):
         row, column = draw.randrange(side), draw.randrange(side)
         click_patch(tab, ("picture", "map")[k % 2], ((row + draw.uniform(0.1, 0.9)) / side, (column + draw.uniform(0.1, 0.9)) / side))
-        check(tab, runs, explorer, (*start[:4], row * side + column), linked=k == 9)
+        check(tab, runs, explorer, (*start[:4], row * side + column), linked=k == 5)
     tab.click(tab.find('[data-role="cls"]'))
     check(tab, runs, explorer, (*start[:4], -1))
     tab.click(tab.find('[data-role="cls"]'))  # and back
@@ -482,7 +482,7 @@ def test_the_keyboard_alone_gives_what_attention_maps_gives(tab, quiet, page, ru
     assert reached == ["run", "image", "layer", "head", "cls", "under", "pictures", "link"]
     tab_to(tab, "pictures", "Shift+Tab")
     row, column, draw = 1, 2, random.Random(0)
-    for _ in range(25):  # the edges stop it
+    for _ in range(14):  # the edges stop it
         key = draw.choice(("Left", "Right", "Up", "Down"))
         tab.press(key)
         row = min(3, max(0, row + {"Up": -1, "Down": 1}.get(key, 0)))
