@@ -105,6 +105,17 @@ class ShapeBias:
         return f"shape bias {self.bias_interval():.3f}, shape + texture accuracy {self.accuracy_interval():.3f}, {self.counts}"
 
 
+def pull(bias: float, blind: float) -> float:
+    """Texture decisions for each one that errors alone would make: 1 if the answers take no notice of the texture, 0 if none is by texture.
+
+    Args:
+        bias, blind: of a :class:`ShapeBias`, in [0, 1]; both rest on the same shape decisions, so the ratio of the texture decisions follows.
+            NaN (undefined) where one of them is undefined, nothing was answered by shape, or errors would hit no texture.
+    """
+    by_chance = bias * (1 - blind)
+    return (1 - bias) * blind / by_chance if by_chance else math.nan
+
+
 def shape_bias(probabilities: Tensor, shape: Tensor, texture: Tensor) -> ShapeBias:
     """Shape bias of Geirhos et al. (2019), §3.1 there, for any number of categories: 16 for their stimuli, 10 for the embedded world's.
 

@@ -14,11 +14,12 @@ from image_folders import picture, save
 from looking import drawn  # noqa: F401 (renders and closes every figure)
 from timm.data import ImageNetInfo
 
-from mae_lib import probe
 from mae_lib.errors import InputError
 from mae_lib.evaluation_figures import category_dots
 from mae_lib.features import POOLS, Features
-from mae_lib.shape_bias import Stimuli, category_groups, category_probabilities, evaluate_shape_bias, read_stimuli, references, shape_bias, world_stimuli
+from mae_lib.shape_bias import (
+    Stimuli, category_groups, category_probabilities, evaluate_shape_bias, pull, read_stimuli, references, shape_bias, world_stimuli,
+)
 from mae_lib.worlds import CLASSES, World
 
 
@@ -114,6 +115,7 @@ def test_blind_is_the_mean_over_deals_of_the_answers_within_each_shape():
             textures.append(sum(a == t for a, t in zip((*first, *second, 2), texture.tolist())))
     by_shape = 3  # of each deal: answers stay with their shape
     assert found.blind == pytest.approx(by_shape / (by_shape + sum(textures) / len(textures)))
+    assert pull(found.bias, found.blind) == pytest.approx(found.counts.texture / (sum(textures) / len(textures)))
     # Uneven errors do not mislead it: answers drawn from the shape alone, near and far from it.
     shape, texture = torch.randint(5, (2, 20_000), generator=generator)
     confusion = torch.rand(5, 5, generator=generator).softmax(1) + torch.eye(5)
@@ -122,6 +124,8 @@ def test_blind_is_the_mean_over_deals_of_the_answers_within_each_shape():
     taken = torch.rand(20_000, generator=generator) < 0.2
     pulled = shape_bias(answers(torch.where(taken, texture, careless_answers(confusion, shape, generator)), 5), shape, texture)
     assert pulled.blind > pulled.bias + 0.1
+    assert pull(careless.bias, careless.blind) == pytest.approx(1, abs=0.08) and pull(pulled.bias, pulled.blind) > 1.5
+    assert pull(1.0, 0.9) == 0.0 and all(map(math.isnan, (pull(math.nan, math.nan), pull(1.0, 1.0), pull(0.0, 0.0))))
     assert math.isnan(shape_bias(answers([2, 2], 3), torch.tensor([0, 1]), torch.tensor([1, 0])).blind)
 
 
@@ -286,42 +290,24 @@ def test_the_worlds_stimuli_carry_the_cues_they_were_drawn_with():
 # The evaluation
 
 
-def two_cues(stimuli: Stimuli, weight: float, count: int | None = None, classes: tuple[str, ...] = CLASSES) -> Features:
-    """Features that show shape and texture as two blocks of one-hot columns, the shape's times ``weight`` (in the mean) or not at all ([CLS])."""
-    n = len(stimuli.categories)
-    shape, texture = torch.nn.functional.one_hot(stimuli.shape, n).float(), torch.nn.functional.one_hot(stimuli.texture, n).float()
-    mean, cls = torch.cat([weight * shape, texture], 1), torch.cat([0 * shape, texture], 1)
-    return Features(mean[:count], cls[:count], stimuli.shape[:count], classes)
+def two_cues(stimuli: Stimuli) -> Features:
+    """Features that show both cues as one-hot columns (the mean), or the texture alone ([CLS])."""
+    shape, texture = (torch.nn.functional.one_hot(cue, len(stimuli.categories)).float() for cue in (stimuli.shape, stimuli.texture))
+    return Features(torch.cat([shape, texture], 1), texture, stimuli.shape, stimuli.categories)
 
 
-class NearestMean:
-    """A stand-in of the linear probe's contract: classes by the distance of their mean features."""
-
-    def __init__(self, features, labels, classes, seed=0, device="auto"):
-        assert classes == int(labels.max()) + 1
-        self.means = torch.stack([features[labels == k].mean(0) for k in range(classes)])
-
-    def probabilities(self, features):
-        return (-8 * torch.cdist(features, self.means)).softmax(1)
-
-
-@pytest.fixture
-def nearest_mean(monkeypatch):
-    monkeypatch.setattr(probe, "train_probe", NearestMean, raising=False)
-
-
-def test_features_that_show_one_cue_are_found_out(nearest_mean):
+def test_features_that_show_one_cue_are_found_out():
     train, stimuli = world_stimuli(32, 2000, "train"), world_stimuli(32, 400)
-    found = evaluate_shape_bias(two_cues(train, 10.0), two_cues(stimuli, 10.0), stimuli.shape, stimuli.texture)
+    found = evaluate_shape_bias(two_cues(train), two_cues(stimuli), stimuli.shape, stimuli.texture, device="cpu")
     assert set(found) == {f"{pool}/{name}" for pool in POOLS for name in ("bias", "accuracy", "blind", *(f"bias/{c}" for c in CLASSES))}
     assert found["mean/bias"].value == 1.0 and found["mean/accuracy"].value == 1.0 and found["mean/bias"].n == 400
     assert found["cls/bias"].value == 0.0 and found["cls/accuracy"].value == 1.0  # the texture predicts the class in seven of ten
     assert all(found[f"mean/bias/{c}"].value == 1.0 for c in CLASSES) and sum(found[f"mean/bias/{c}"].n for c in CLASSES) == 400
 
 
-def test_a_subset_of_the_classes_leaves_categories_out(nearest_mean):
+def test_a_subset_of_the_classes_leaves_categories_out():
     groups = {"a": ("k0", "k1"), "b": ("absent",), "c": ("k2",), "d": ("k4",)}
-    train = Features(torch.eye(5), torch.eye(5), torch.arange(5), ("k0", "k1", "k2", "k3", "k4"))
+    train = Features(torch.eye(5).repeat(20, 1), torch.eye(5).repeat(20, 1), torch.arange(5).repeat(20), ("k0", "k1", "k2", "k3", "k4"))
     shape = torch.tensor([0, 2, 1, 3, 2, 0])  # a c b d c a
     texture = torch.tensor([2, 3, 0, 3, 1, 3])  # c d a d b d: two stimuli need category b, one has no conflict
     looks = torch.eye(5)[[1, 2, 0, 4, 2, 4]]  # k1 k2 k0 k4 k2 k4: answered a c – – – d
