@@ -8,12 +8,17 @@ A run is named by its place in the sweep, so that a test reads the same at every
 
 from __future__ import annotations
 
+import bisect
+import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from scipy import stats
+
 from mae_lib.errors import InputError
-from mae_lib.intervals import Interval, over_seeds
+from mae_lib.intervals import LEVEL, Interval, over_seeds
 from mae_lib.tiers import PretrainConfig, tier
 
 RATIO_RUNS = ("r10", "r25", "r50", "r75", "r90")
@@ -234,3 +239,39 @@ def claim(identity: str) -> Claim:
     if identity not in CLAIMS:
         raise InputError(f"there is no claim {identity!r}: choose one of {', '.join(CLAIMS)}")
     return CLAIMS[identity]
+
+
+def under(claim: Claim, prefix: str) -> Claim:
+    """The same tests on measures of another prefix (another protocol, control or pooling): what these would have decided."""
+    return replace(claim, tests=tuple(replace(test, measure=f"{prefix}/{test.measure.partition('/')[2]}") for test in claim.tests))
+
+
+def spreads(values: Mapping[str, Mapping[int, float]]) -> tuple[float, float]:
+    """How far a measure moves with the mask, and how far with the seed alone.
+
+    Args:
+        values: run → seed → value, as :func:`by_run` gives, at least two runs of at least two seeds each.
+
+    Returns:
+        the standard deviation of the runs' means over seeds, and the one over seeds within a run (root of the mean variance).
+    """
+    if len(values) < 2 or any(len(seeds) < 2 for seeds in values.values()):
+        raise InputError("a spread needs at least two runs, each of at least two seeds")
+    runs = [list(seeds.values()) for seeds in values.values()]
+    return statistics.stdev(map(statistics.fmean, runs)), math.sqrt(statistics.fmean(map(statistics.variance, runs)))
+
+
+def seeds_needed(difference: Interval) -> int:
+    """From how many seeds on (at least `SEEDS`) a mean difference would be told from 0, if mean and deviation stayed as found.
+
+    Args:
+        difference: of :func:`mae_lib.intervals.over_seeds`, from at least two seeds. InputError without an interval or where the mean is 0.
+    """
+    if difference.value == 0 or not math.isfinite(difference.low):
+        raise InputError(f"no number of seeds follows from {difference}: give a difference other than 0 with its interval")
+
+    def half(n: int) -> float:  # of the interval, in standard deviations
+        return float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) / math.sqrt(n)
+
+    deviation = (difference.high - difference.value) / half(difference.n)
+    return bisect.bisect_left(range(10**9), True, lo=SEEDS, key=lambda n: half(n) * deviation < abs(difference.value))

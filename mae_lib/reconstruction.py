@@ -5,22 +5,17 @@ decoder for every patch by a mask token, and *masked* is the task that the run w
 
 from __future__ import annotations
 
-import bisect
 import math
-import statistics
-from collections.abc import Mapping
 from dataclasses import replace
 
 import piq
 import torch
-from scipy import stats
 from torch import Tensor
 
 from mae_lib import rendering
 from mae_lib.datasets import ImageSource, Subset
 from mae_lib.errors import InputError
-from mae_lib.intervals import LEVEL, Interval, bootstrap
-from mae_lib.ledger import SEEDS, Claim
+from mae_lib.intervals import Interval, bootstrap
 from mae_lib.masking import MaskSpec
 from mae_lib.model import MaskedAutoencoder, normalise_patches, normalise_pixels, patchify, to_unit_range, unpatchify
 from mae_lib.pretrain import step_generator
@@ -132,44 +127,6 @@ def evaluate_reconstruction(model: MaskedAutoencoder, mask: MaskSpec, source: Im
         name: bootstrap(values.clamp_max(PSNR_CEILING) if name.endswith("/psnr") else values)
         for name, values in image_scores(model, mask, source, images, seed).items()
     }
-
-
-def under(claim: Claim, protocol: str) -> Claim:
-    """The same tests on another protocol's (or control's) measures: what it would have decided. InputError for another name."""
-    if protocol not in PROTOCOLS + CONTROLS:
-        raise InputError(f"there is no protocol {protocol!r}: choose one of {', '.join(PROTOCOLS + CONTROLS)}")
-    return replace(claim, tests=tuple(replace(test, measure=f"{protocol}/{test.measure.partition('/')[2]}") for test in claim.tests))
-
-
-def spreads(values: Mapping[str, Mapping[int, float]]) -> tuple[float, float]:
-    """How far a measure moves with the mask, and how far with the seed alone.
-
-    Args:
-        values: run → seed → value, as `ledger.by_run` gives, at least two runs of at least two seeds each.
-
-    Returns:
-        the standard deviation of the runs' means over seeds, and the one over seeds within a run (root of the mean variance).
-    """
-    if len(values) < 2 or any(len(seeds) < 2 for seeds in values.values()):
-        raise InputError("a spread needs at least two runs, each of at least two seeds")
-    runs = [list(seeds.values()) for seeds in values.values()]
-    return statistics.stdev(map(statistics.fmean, runs)), math.sqrt(statistics.fmean(map(statistics.variance, runs)))
-
-
-def seeds_needed(difference: Interval) -> int:
-    """From how many seeds on (at least :data:`mae_lib.ledger.SEEDS`) a mean difference would be told from 0, if mean and deviation stayed as found.
-
-    Args:
-        difference: of :func:`mae_lib.intervals.over_seeds`, from at least two seeds. InputError without an interval or where the mean is 0.
-    """
-    if difference.value == 0 or not math.isfinite(difference.low):
-        raise InputError(f"no number of seeds follows from {difference}: give a difference other than 0 with its interval")
-
-    def half(n: int) -> float:  # of the interval, in standard deviations
-        return float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) / math.sqrt(n)
-
-    deviation = (difference.high - difference.value) / half(difference.n)
-    return bisect.bisect_left(range(10**9), True, lo=SEEDS, key=lambda n: half(n) * deviation < abs(difference.value))
 
 
 def alterations(batch: WorldBatch) -> dict[str, Tensor]:

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from mae_lib.errors import InputError
-from mae_lib.ledger import CLAIMS, RATIO_RUNS, RUNS, SEEDS, SIZE_RUNS, Above, Alike, Claim, by_run, claim, decide, run_name
+from mae_lib.intervals import Interval, over_seeds
+from mae_lib.ledger import (
+    CLAIMS,
+    RATIO_RUNS,
+    RUNS,
+    SEEDS,
+    SIZE_RUNS,
+    Above,
+    Alike,
+    Claim,
+    by_run,
+    claim,
+    decide,
+    run_name,
+    seeds_needed,
+    spreads,
+    under,
+)
 from mae_lib.tiers import TIERS, tier
 
 PEAK = Claim("T1r", "", "", "probe", "", tuple(Above("accuracy", "r75", other) for other in ("r10", "r90")))
@@ -113,3 +132,42 @@ def test_a_tier_at_another_image_size_keeps_its_tokens_and_masks(name):
     assert own.at(own.model.image_size[0]) == own
     with pytest.raises(InputError, match="whole pixels"):
         own.at(own.model.image_size[0] + 1)
+
+
+def test_a_claim_under_another_protocol_differs_in_nothing_else() -> None:
+    for identity in ("F5a", "F5b", "F5c"):
+        own = claim(identity)
+        assert under(own, "readout") == own
+        other = under(own, "masked")
+        assert [t.measure for t in other.tests] == [t.measure.replace("readout/", "masked/") for t in own.tests]
+        assert under(other, "readout") == own
+
+
+def test_spreads_tell_the_mask_from_the_seed() -> None:
+    means, offsets = {"r10": 1.0, "r50": 4.0, "r90": 7.0}, {0: -0.5, 1: 0.0, 2: 0.5}
+    between, within = spreads({run: {seed: mean + offset for seed, offset in offsets.items()} for run, mean in means.items()})
+    assert between == pytest.approx(3) and within == pytest.approx(0.5)
+    noisy = spreads({"r10": {0: 0.0, 1: 2.0}, "r90": {0: 0.0, 1: 14.0}})
+    assert noisy == pytest.approx((np.std([1, 7], ddof=1), math.sqrt((2 + 98) / 2)))
+    for few in ({"r10": {0: 1.0, 1: 2.0}}, {"r10": {0: 1.0}, "r90": {0: 1.0, 1: 2.0}}):
+        with pytest.raises(InputError, match="at least two runs, each of at least two seeds"):
+            spreads(few)
+
+
+@pytest.mark.parametrize("mean", [-9.0, 3.0, 1.0, 0.4, -0.1])
+def test_the_seeds_needed_are_the_first_that_decide(mean: float) -> None:
+    def found(n: int) -> Interval:
+        x = np.arange(n, dtype=float)
+        return over_seeds(mean + (x - x.mean()) / x.std(ddof=1))  # the given mean, deviation 1
+
+    needed = seeds_needed(found(3))
+    assert needed == seeds_needed(found(5)), "from whatever number it is judged"
+    decides = [not found(n).low <= 0 <= found(n).high for n in (needed - 1, needed)]
+    assert decides[1] and (needed == 3 or not decides[0])
+    assert needed > 3 or abs(mean) > 2
+
+
+def test_seeds_needed_of_nothing_are_refused() -> None:
+    for difference in (over_seeds([1.0]), over_seeds([-1.0, 0.0, 1.0])):
+        with pytest.raises(InputError, match="no number of seeds follows"):
+            seeds_needed(difference)

@@ -12,9 +12,8 @@ import torch
 from skimage import metrics
 from torch import Tensor
 
-from mae_lib import ledger, rendering
+from mae_lib import rendering
 from mae_lib.errors import InputError
-from mae_lib.intervals import Interval, over_seeds
 from mae_lib.masking import MaskSpec, hidden_map
 from mae_lib.model import MaskedAutoencoder, ModelConfig, normalise_pixels, patchify, to_unit_range
 from mae_lib.reconstruction import (
@@ -28,9 +27,6 @@ from mae_lib.reconstruction import (
     image_scores,
     lend_statistics,
     scores,
-    seeds_needed,
-    spreads,
-    under,
 )
 from mae_lib.worlds import World
 
@@ -262,51 +258,6 @@ def test_an_evaluation_that_cannot_be_is_refused(model: MaskedAutoencoder) -> No
         evaluate_reconstruction(model, MASK, SOURCE, 0)
     with pytest.raises(InputError, match=r"this model takes \[B, 3, 16, 16\]"):
         evaluate_reconstruction(model, MASK, World("validation", 32))
-
-
-# --- over seeds -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_claim_under_another_protocol_differs_in_nothing_else() -> None:
-    for identity in ("F5a", "F5b", "F5c"):
-        claim = ledger.claim(identity)
-        assert under(claim, "readout") == claim
-        for protocol in (*PROTOCOLS, *CONTROLS):
-            other = under(claim, protocol)
-            assert [t.measure for t in other.tests] == [t.measure.replace("readout/", f"{protocol}/") for t in claim.tests]
-            assert under(other, "readout") == claim
-    with pytest.raises(InputError, match=r"no protocol 'pasted': choose one of readout, queried, masked, lent, flat"):
-        under(claim, "pasted")
-
-
-def test_spreads_tell_the_mask_from_the_seed() -> None:
-    means, offsets = {"r10": 1.0, "r50": 4.0, "r90": 7.0}, {0: -0.5, 1: 0.0, 2: 0.5}
-    between, within = spreads({run: {seed: mean + offset for seed, offset in offsets.items()} for run, mean in means.items()})
-    assert between == pytest.approx(3) and within == pytest.approx(0.5)
-    noisy = spreads({"r10": {0: 0.0, 1: 2.0}, "r90": {0: 0.0, 1: 14.0}})
-    assert noisy == pytest.approx((np.std([1, 7], ddof=1), math.sqrt((2 + 98) / 2)))
-    for few in ({"r10": {0: 1.0, 1: 2.0}}, {"r10": {0: 1.0}, "r90": {0: 1.0, 1: 2.0}}):
-        with pytest.raises(InputError, match="at least two runs, each of at least two seeds"):
-            spreads(few)
-
-
-@pytest.mark.parametrize("mean", [-9.0, 3.0, 1.0, 0.4, -0.1])
-def test_the_seeds_needed_are_the_first_that_decide(mean: float) -> None:
-    def found(n: int) -> Interval:
-        x = np.arange(n, dtype=float)
-        return over_seeds(mean + (x - x.mean()) / x.std(ddof=1))  # the given mean, deviation 1
-
-    needed = seeds_needed(found(3))
-    assert needed == seeds_needed(found(5)), "from whatever number it is judged"
-    decides = [not found(n).low <= 0 <= found(n).high for n in (needed - 1, needed)]
-    assert decides[1] and (needed == 3 or not decides[0])
-    assert needed > 3 or abs(mean) > 2
-
-
-def test_seeds_needed_of_nothing_are_refused() -> None:
-    for difference in (over_seeds([1.0]), over_seeds([-1.0, 0.0, 1.0])):
-        with pytest.raises(InputError, match="no number of seeds follows"):
-            seeds_needed(difference)
 
 
 # --- one thing changed ----------------------------------------------------------------------------------------------------

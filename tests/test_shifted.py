@@ -73,7 +73,7 @@ def test_v2_numbers_its_folders_as_numbers(v2):
     found = open_shifted("imagenet-v2", v2, classes, 8)
     assert isinstance(found.source, ImageSource) and found.source.shape == (3, 8, 8) and found.name == "imagenet-v2"
     assert found.accepts.dtype == torch.bool and found.accepts.shape == (1000, 1000) and found.left_out == ()
-    assert found.candidates.all()
+    assert found.accepts.any(0).all()
     numbers = number_of(found.source.images(range(1000)))
     assert sorted(numbers) == list(range(1000))
     assert accepted(found, classes) == [{WNIDS[n]} for n in numbers]
@@ -91,7 +91,7 @@ def test_v2_of_a_probe_on_a_few_classes_holds_these_alone(v2):
     classes = [*shuffled(WNIDS)[:20], STRANGER]
     found = open_shifted("imagenet-v2", v2, classes, 8)
     assert len(found.source) == 20 and found.accepts.shape == (20, 21) and len(found.left_out) == 980
-    assert found.candidates.tolist() == [True] * 20 + [False]
+    assert found.accepts.any(0).tolist() == [True] * 20 + [False]
     assert accepted(found, classes) == [{WNIDS[n]} for n in number_of(found.source.images(range(20)))]
     assert {WNIDS[int(folder)] for folder in found.left_out} == set(WNIDS) - set(classes)
 
@@ -100,7 +100,7 @@ def test_v2_with_some_folders_missing_numbers_the_rest_alike(tmp_path):
     root = index_folders(tmp_path, [3, 20, 100])
     found = open_shifted("imagenet-v2", root, WNIDS, 8)
     assert accepted(found, WNIDS) == [{WNIDS[n]} for n in number_of(found.source.images(range(3)))]
-    assert found.candidates.nonzero().flatten().tolist() == [3, 20, 100]
+    assert found.accepts.any(0).nonzero().flatten().tolist() == [3, 20, 100]
 
 
 @pytest.mark.parametrize("folder", ["1000", "4294967296"])
@@ -121,14 +121,14 @@ def test_two_hundred_classes_and_a_readme(renditions, name, above):
     found = open_shifted(name, renditions.parent if above else renditions, classes, (8, 8))
     assert len(found.source) == 200 and found.accepts.shape == (200, 1000) and found.left_out == ()
     assert accepted(found, classes) == [{SOME[n]} for n in number_of(found.source.images(range(200)))]
-    assert {c for c, answer in zip(classes, found.candidates.tolist()) if answer} == set(SOME)
+    assert {c for c, answer in zip(classes, found.accepts.any(0).tolist()) if answer} == set(SOME)
 
 
 def test_a_probe_that_has_some_of_the_classes(renditions):
     classes = [STRANGER, *SOME[:30], *[w for w in WNIDS if w not in SOME][:30]]
     found = open_shifted("imagenet-r", renditions, classes, 8)
     assert sorted(number_of(found.source.images(range(len(found.source))))) == list(range(30))
-    assert found.candidates.tolist() == [False] + [True] * 30 + [False] * 30
+    assert found.accepts.any(0).tolist() == [False] + [True] * 30 + [False] * 30
     assert set(found.left_out) == set(SOME[30:])
 
 
@@ -163,7 +163,7 @@ def test_objectnet_of_a_probe_that_has_one_of_several_classes(things):
     classes = [sorted(THINGS[several[0]])[0], *THINGS[several[1]], STRANGER]
     found = open_shifted("objectnet", things, classes, 8)
     assert set(found.source.classes) == set(several[:2]) and len(found.left_out) == 311
-    assert found.accepts.sum(1).sort().values.tolist() == [1, 2] and found.candidates.tolist() == [True] * 3 + [False]
+    assert found.accepts.sum(1).sort().values.tolist() == [1, 2] and found.accepts.any(0).tolist() == [True] * 3 + [False]
 
 
 @pytest.mark.parametrize("size", [8, (3, 5), 40])
@@ -268,7 +268,7 @@ def test_any_other_set_is_mapped_by_name(tmp_path):
         found = open_shifted("sketch", directory, classes, (16, 16))
         assert len(found.source) == 36 and found.source.classes == ("dog", "horse", "house") and found.left_out == ("unicorn",)
         assert found.accepts.int().tolist() == [[0, 0, 1, 0], [0, 0, 0, 1], [0, 1, 0, 0]]
-        assert found.candidates.tolist() == [False, True, True, True]
+        assert found.accepts.any(0).tolist() == [False, True, True, True]
     assert torch.equal(found.source.images([13]), FolderImages(tmp_path / "sketch", None, 16).images([13]))
 
 
@@ -281,7 +281,7 @@ def test_classes_called_by_wordnet_ids_need_no_published_layout(renditions):
 
 def test_a_set_is_made_by_hand_too_and_checked(renditions):
     source = FolderImages(renditions, None, 8)
-    assert ShiftedSet("mine", source, torch.eye(200, dtype=torch.bool)).candidates.sum() == 200
+    assert ShiftedSet("mine", source, torch.eye(200, dtype=torch.bool)).accepts.any(0).sum() == 200
     with pytest.raises(InputError, match=r"give bool \[200, C\]"):
         ShiftedSet("mine", source, torch.eye(200))
     with pytest.raises(InputError, match=r"give bool \[200, C\]"):
