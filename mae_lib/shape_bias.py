@@ -290,8 +290,8 @@ def evaluate_shape_bias(
 
     Returns:
         for each pooling in ``mean`` and ``cls``: ``mean/bias``, ``mean/accuracy`` (shape + texture), and ``mean/bias/NAME`` for each shape
-        category with stimuli, with intervals over stimuli, ``n`` of them after dropping; ``mean/blind`` (see :class:`ShapeBias`) without
-        one. An undefined bias is NaN.
+        category with stimuli, with intervals over stimuli, ``n`` of them after dropping; ``mean/blind`` (see :class:`ShapeBias`) and
+        ``mean/pull`` (:func:`pull`) without one. An undefined bias is NaN.
 
     Raises:
         InputError: cues that do not fit the stimuli or the categories, and what :func:`category_probabilities` and the probe refuse.
@@ -305,9 +305,21 @@ def evaluate_shape_bias(
             cues = tuple(_renumbered(cue, tuple(groups), names) for cue in cues)
         found = shape_bias(probabilities, *cues)
         measures[f"{pool}/bias"], measures[f"{pool}/accuracy"] = found.bias_interval(seed), found.accuracy_interval(seed)
-        measures[f"{pool}/blind"] = Interval(found.blind, math.nan, math.nan, len(found.answer))
+        for name, value in (("blind", found.blind), ("pull", pull(found.bias, found.blind))):
+            measures[f"{pool}/{name}"] = Interval(value, math.nan, math.nan, len(found.answer))
         measures |= {f"{pool}/bias/{name}": interval for name, interval in found.by_category(names, seed).items()}
     return measures
+
+
+def cue_named(train: Features, train_cue: Tensor, stimuli: Features, cue: Tensor, categories: int, seed: int = 0, device: str = "auto") -> Interval:
+    """Whether a cue can be read at all: the share of stimuli of which a probe trained to name this cue, on the mean token, names it.
+
+    Args:
+        train: features of N images, their labels not used. train_cue: int64 [N] in [0, categories). stimuli: features of M. cue: int64 [M].
+        seed, device: of the probe.
+    """
+    fitted = probe.train_probe(train.mean, train_cue, categories, seed=seed, device=device)
+    return bootstrap((fitted.predict(stimuli.mean) == cue).double(), seed=seed)
 
 
 def _renumbered(cue: Tensor, names: Sequence[str], kept: Sequence[str]) -> Tensor:

@@ -18,7 +18,7 @@ from mae_lib.errors import InputError
 from mae_lib.evaluation_figures import category_dots
 from mae_lib.features import POOLS, Features
 from mae_lib.shape_bias import (
-    Stimuli, category_groups, category_probabilities, evaluate_shape_bias, pull, read_stimuli, references, shape_bias, world_stimuli,
+    Stimuli, category_groups, category_probabilities, cue_named, evaluate_shape_bias, pull, read_stimuli, references, shape_bias, world_stimuli,
 )
 from mae_lib.worlds import CLASSES, World
 
@@ -299,10 +299,20 @@ def two_cues(stimuli: Stimuli) -> Features:
 def test_features_that_show_one_cue_are_found_out():
     train, stimuli = world_stimuli(32, 2000, "train"), world_stimuli(32, 400)
     found = evaluate_shape_bias(two_cues(train), two_cues(stimuli), stimuli.shape, stimuli.texture, device="cpu")
-    assert set(found) == {f"{pool}/{name}" for pool in POOLS for name in ("bias", "accuracy", "blind", *(f"bias/{c}" for c in CLASSES))}
+    assert set(found) == {f"{pool}/{name}" for pool in POOLS for name in ("bias", "accuracy", "blind", "pull", *(f"bias/{c}" for c in CLASSES))}
     assert found["mean/bias"].value == 1.0 and found["mean/accuracy"].value == 1.0 and found["mean/bias"].n == 400
     assert found["cls/bias"].value == 0.0 and found["cls/accuracy"].value == 1.0  # the texture predicts the class in seven of ten
+    assert math.isnan(found["mean/pull"].value) and math.isnan(found["cls/pull"].value)  # no errors to compare with; nothing but texture
     assert all(found[f"mean/bias/{c}"].value == 1.0 for c in CLASSES) and sum(found[f"mean/bias/{c}"].n for c in CLASSES) == 400
+
+
+def test_a_cue_is_named_where_the_features_show_it():
+    train, stimuli = world_stimuli(32, 2000, "conflict", seed=1), world_stimuli(32, 400)
+    texture_alone = (Features(f.cls, f.cls, f.labels, f.classes) for f in (two_cues(train), two_cues(stimuli)))
+    shown, seen = texture_alone
+    assert cue_named(shown, train.texture, seen, stimuli.texture, 10, device="cpu").value == 1.0
+    blind = cue_named(shown, train.shape, seen, stimuli.shape, 10, device="cpu")  # all that a texture says of the shape: it is another
+    assert blind.n == 400 and blind.value < 0.2
 
 
 def test_a_subset_of_the_classes_leaves_categories_out():
