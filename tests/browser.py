@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CHROMEDRIVER = shutil.which("chromedriver")
 
@@ -27,6 +29,12 @@ FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync "
     "--disable-dev-shm-usage --force-color-profile=srgb"
 ).split() + ["--host-resolver-rules=MAP * ~NOTFOUND"]
+
+MISSING = "chromium and chromedriver are not both on the PATH: apt-get install chromium chromium-driver"
+in_browser = pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason=MISSING)
+"""Marks tests that need a browser: they are skipped, with the remedy, where there is none."""
+
+HEAD = '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>page</title></head>'
 
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 """The protocol's name for a reference to an element."""
@@ -123,3 +131,17 @@ def browser(folder: Path) -> Iterator[Browser]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(driver.pid, signal.SIGTERM)
         driver.wait(20)
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory) -> Iterator[Browser]:
+    """The browser of a test module."""
+    with browser(tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+def write(folder: Path, body: str, attributes: str = "") -> str:
+    """A page with ``body`` under a heading, its root element with ``attributes``: the page's address."""
+    path = folder / "page.html"
+    path.write_text(f"{HEAD.replace('<html', '<html ' + attributes)}<body><h1 id='section'>Heading</h1>{body}</body></html>", encoding="utf-8")
+    return path.as_uri()

@@ -8,7 +8,6 @@ import random
 import re
 import shlex
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from browser import CHROMEDRIVER, CHROMIUM, Browser, browser
+from browser import Browser, in_browser, tab, write  # noqa: F401 (tab is a fixture)
 from looking import Page, drawn  # noqa: F401 (renders and closes every figure)
 
 from mae_lib import attention_explorer
@@ -347,9 +346,6 @@ def test_grey_images(tmp_path):
 # ---------------------------------------------------------------------------------------------------------------------------
 # In a browser
 
-MISSING = "chromium and chromedriver are not both on the PATH: apt-get install chromium chromium-driver"
-in_browser = pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason=MISSING)
-HEAD = '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>page</title></head>'
 
 READ = """
 const root = document.querySelectorAll(".attention-explorer")[arguments[0] || 0], at = role => root.querySelector('[data-role="' + role + '"]'), found = {};
@@ -365,18 +361,6 @@ found.hash = location.hash;
 found.focus = document.activeElement.dataset.role || document.activeElement.textContent;
 return found;
 """
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory) -> Iterator[Browser]:
-    with browser(tmp_path_factory.mktemp("profile")) as found:
-        yield found
-
-
-def write(folder: Path, body: str, attributes: str = "") -> str:
-    path = folder / "page.html"
-    path.write_text(f"{HEAD.replace('<html', '<html ' + attributes)}<body><h1 id='section'>Heading</h1>{body}</body></html>", encoding="utf-8")
-    return path.as_uri()
 
 
 @pytest.fixture(scope="module")

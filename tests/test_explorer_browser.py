@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from browser import CHROMEDRIVER, CHROMIUM, Browser, browser
+from browser import Browser, in_browser, tab, write  # noqa: F401 (tab is a fixture)
 
 from mae_lib.graph import LatentGraph, random_dag
 from mae_lib.graph_figures import node_kinds, outline
 from mae_lib.shared import locate_shared
 from mae_lib.shared_explorer import EXPLORER_GRIDS, SharedExplorer, explorer_graphs, first_mask, mask_units, reading
 
-MISSING = "chromium and chromedriver are not both on the PATH: apt-get install chromium chromium-driver"
-pytestmark = pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason=MISSING)
+pytestmark = in_browser
 
 GRAPHS = explorer_graphs()
 EXPLORER = SharedExplorer()
-HEAD = '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>page</title></head>'
 
 READ = """
 const root = document.querySelectorAll(".shared-explorer")[arguments[0] || 0], at = role => root.querySelector('[data-role="' + role + '"]');
@@ -39,20 +35,8 @@ return found;
 
 
 @pytest.fixture(scope="module")
-def tab(tmp_path_factory) -> Iterator[Browser]:
-    with browser(tmp_path_factory.mktemp("profile")) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
 def page(tmp_path_factory) -> str:
     return write(tmp_path_factory.mktemp("page"), EXPLORER.html())
-
-
-def write(folder: Path, body: str, attributes: str = "") -> str:
-    path = folder / "page.html"
-    path.write_text(f"{HEAD.replace('<html', '<html ' + attributes)}<body><h1 id='section'>Heading</h1>{body}</body></html>", encoding="utf-8")
-    return path.as_uri()
 
 
 @pytest.fixture(autouse=True)
