@@ -86,7 +86,7 @@ def sweep_table(
             values = list(column[run].values())
             cell = format(single[run, measure], spec) if len(values) == 1 else _shown(values, spec)
             theirs = (paper or {}).get(measure, {}).get(run)
-            cells.append(cell if theirs is None else f"{cell} (paper {theirs:g})")
+            cells.append(cell if theirs is None else f"{cell} (paper\N{NO-BREAK SPACE}{theirs:g})")
         rows.append([LABELS[run], str(len(columns[0][run])), *cells])
     return Table(["run", "seeds", *titles], rows)
 

@@ -31,11 +31,11 @@ class Interval:
     n: int
 
     def __format__(self, spec: str) -> str:
-        """``value [low, high]``, each number by ``spec``; the value alone where there is no interval."""
+        """``value [low, high]``, each number by ``spec``; the value alone where there is no interval. No line breaks within the brackets."""
         if math.isnan(self.value):
             return "undefined"
         one = format(self.value, spec)
-        return one if math.isnan(self.low) else f"{one} [{format(self.low, spec)}, {format(self.high, spec)}]"
+        return one if math.isnan(self.low) else f"{one} [{format(self.low, spec)},\N{NO-BREAK SPACE}{format(self.high, spec)}]"
 
     def __str__(self) -> str:
         return format(self, ".4g")

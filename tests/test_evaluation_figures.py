@@ -40,12 +40,12 @@ def test_panels_of_one_half_and_of_single_seeds():
 def test_a_table_has_a_row_a_run_and_the_papers_number_beside():
     table = sweep_table(as_records(VALUES, "m"), ["m"], ["title"], ".2f", {"m": {"r75": 67.41}})
     assert [row[0] for row in table.rows] == [LABELS[run] for run in RUNS] and table.header == ["run", "seeds", "title"]
-    assert table.rows[0][2].startswith("0.01 [") and table.rows[3][2].endswith("(paper 67.41)") and table.rows[0][1] == "3"
+    assert table.rows[0][2].startswith("0.01 [") and table.rows[3][2].endswith("(paper\N{NO-BREAK SPACE}67.41)") and table.rows[0][1] == "3"
 
 
 def test_a_single_seed_shows_its_interval_over_images():
     table = sweep_table(as_records({"r10": {0: 0.5}}, "m"), ["m"], ["title"], ".2f")
-    assert table.rows == [["ratio 0.1", "1", "0.50 [0.45, 0.55]"]]
+    assert table.rows == [["ratio 0.1", "1", "0.50 [0.45,\N{NO-BREAK SPACE}0.55]"]]
 
 
 def test_verdicts_name_the_runs_in_words():

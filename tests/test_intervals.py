@@ -20,6 +20,10 @@ def test_over_seeds_is_scipys_t_interval():
     assert (found.value, found.low, found.high, found.n) == (pytest.approx(np.mean(values)), pytest.approx(low), pytest.approx(high), 4)
 
 
+def test_an_interval_is_written_without_a_break_inside_its_brackets():
+    assert format(Interval(0.5, 0.25, 0.75, 9), ".2f") == "0.50 [0.25,\N{NO-BREAK SPACE}0.75]"
+
+
 def test_one_seed_has_no_interval_and_equal_seeds_none_to_speak_of():
     assert math.isnan(over_seeds([0.3]).low) and format(over_seeds([0.3]), ".2f") == "0.30"
     assert over_seeds([0.5, 0.5, 0.5]) == Interval(0.5, 0.5, 0.5, 3)
