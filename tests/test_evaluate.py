@@ -73,6 +73,36 @@ def test_the_probe_sees_all_six_sets_of_the_world(checkpoint):
     assert {f"{pool}/{name}" for pool in ("mean", "cls", "pixels") for name in EVALUATION_SETS} <= measures.keys()
 
 
+def handed(monkeypatch, name: str) -> dict:
+    """What the evaluation called ``name`` is given by position and by name, without running it."""
+    given: dict = {}
+    monkeypatch.setattr(evaluation, name, lambda *arguments, **named: given.update(named, arguments=arguments) or {})
+    return given
+
+
+def test_no_more_images_are_used_than_were_asked_for(checkpoint, monkeypatch):
+    assert {m["n"] for name, m in evaluate("reconstruction", checkpoint, FEW)["measures"].items() if name.startswith("readout/")} == {FEW.images}
+    given = handed(monkeypatch, "evaluate_probe")
+    evaluate("probe", checkpoint, FEW)
+    train, sets, *_ = given["arguments"]
+    assert len(train) == FEW.train_images and {name: len(seen) for name, (seen, _) in sets.items()} == dict.fromkeys(EVALUATION_SETS, 300)
+    assert all(torch.equal(seen.labels, World(name, 32).labels) for name, (seen, _) in sets.items())
+
+
+def test_each_cue_is_handed_over_as_what_it_is(checkpoint, monkeypatch):
+    given = handed(monkeypatch, "evaluate_shape_bias")
+    evaluate("shape_bias", checkpoint, FEW)
+    world = World("conflict", 32)
+    _, _, shape, texture, groups, *_ = given["arguments"]
+    assert torch.equal(shape, world.labels) and torch.equal(texture, world.sample(range(300)).textures) and groups is None
+
+
+def test_the_untrained_control_is_of_the_runs_own_seed(tmp_path, monkeypatch):
+    given = handed(monkeypatch, "evaluate_attention")
+    evaluate("attention", stored(tmp_path / "seeds", SMOKE.config(World("train", 32).identity, 0.75, seed=2)), FEW)
+    assert given["seed"] == 2
+
+
 @pytest.mark.parametrize("kind", EVALUATIONS)
 def test_the_key_changes_with_all_that_decides_the_numbers(kind, checkpoint, tmp_path):
     key = identity(kind, checkpoint, FEW)["key"]
