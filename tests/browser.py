@@ -35,6 +35,18 @@ in_browser = pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason=MISSING)
 """Marks tests that need a browser: they are skipped, with the remedy, where there is none."""
 
 HEAD = '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>page</title></head>'
+IN_JUPYTER = """<div id="cell"></div><template id="source">%s</template><script>
+const before = Object.getOwnPropertyNames(window).length;
+document.getElementById("cell").innerHTML = document.getElementById("source").innerHTML;
+for (const script of document.querySelectorAll("#cell script")) {
+  const copy = document.createElement("script");
+  copy.textContent = script.textContent;
+  document.head.append(copy);
+  copy.remove();
+}
+document.body.dataset.globals = Object.getOwnPropertyNames(window).length - before;
+</script>"""
+"""A page that shows a fragment, %s, as Jupyter does: set as HTML, which runs nothing, and its scripts run from elsewhere."""
 
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 """The protocol's name for a reference to an element."""
@@ -145,3 +157,13 @@ def write(folder: Path, body: str, attributes: str = "") -> str:
     path = folder / "page.html"
     path.write_text(f"{HEAD.replace('<html', '<html ' + attributes)}<body><h1 id='section'>Heading</h1>{body}</body></html>", encoding="utf-8")
     return path.as_uri()
+
+
+def tab_to(tab: Browser, read: str, wanted: str, key: str = "Tab") -> None:
+    """Presses Tab until the control that the script ``read`` calls ``wanted`` has the focus; it must show that it has."""
+    for _ in range(40):
+        if tab.js(read)["focus"] == wanted:
+            break
+        tab.press(key)
+    outline = tab.js("const s = getComputedStyle(document.activeElement); return [s.outlineStyle, parseFloat(s.outlineWidth)]")
+    assert tab.js(read)["focus"] == wanted and outline[0] == "solid" and outline[1] >= 2

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from browser import Browser, in_browser, tab, write  # noqa: F401 (tab is a fixture)
+from browser import IN_JUPYTER, Browser, in_browser, tab, tab_to, write  # noqa: F401 (tab is a fixture)
 from looking import Page, drawn  # noqa: F401 (renders and closes every figure)
 
 from mae_lib import attention_explorer
@@ -429,16 +429,6 @@ def click_patch(tab: Browser, which: str, fraction: tuple[float, float], instanc
     tab.post("/actions", actions=[{"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": strokes}])
 
 
-def tab_to(tab: Browser, wanted: str, key: str = "Tab") -> None:
-    """Presses Tab until the control named by its role has the focus; it must show that it has."""
-    for _ in range(20):
-        if tab.js(READ)["focus"] == wanted:
-            break
-        tab.press(key)
-    outlined = tab.js("const s = getComputedStyle(document.activeElement); return [s.outlineStyle, parseFloat(s.outlineWidth)]")
-    assert tab.js(READ)["focus"] == wanted and outlined[0] == "solid" and outlined[1] >= 2
-
-
 @in_browser
 @pytest.mark.parametrize("start", [(0, 1, 0, 1, 0), (1, 0, 1, 2, 0), (1, 1, 2, -1, 0), (2, 0, 0, -1, 0)])
 def test_clicking_patches_gives_what_attention_maps_gives(tab, quiet, page, runs, explorer, start):
@@ -464,7 +454,7 @@ def test_the_keyboard_alone_gives_what_attention_maps_gives(tab, quiet, page, ru
         tab.press("Tab")
         reached.append(tab.js(READ)["focus"])
     assert reached == ["run", "image", "layer", "head", "cls", "under", "pictures", "link"]
-    tab_to(tab, "pictures", "Shift+Tab")
+    tab_to(tab, READ, "pictures", "Shift+Tab")
     row, column, draw = 1, 2, random.Random(0)
     for _ in range(14):  # the edges stop it
         key = draw.choice(("Left", "Right", "Up", "Down"))
@@ -480,10 +470,10 @@ def test_the_keyboard_alone_gives_what_attention_maps_gives(tab, quiet, page, ru
         ("head", ["Right", "Right"], (1, 0, 2, 1, 10)), ("layer", ["Left"], (1, 0, 1, 1, 10)), ("image", ["Right"], (1, 1, 1, 1, 10)),
         ("run", ["Left"], (0, 1, 0, 1, 10)), ("run", ["Right"], (1, 1, 1, 1, 10)),
     ):
-        tab_to(tab, role, "Shift+Tab")
+        tab_to(tab, READ, role, "Shift+Tab")
         tab.press(*strokes)
         check(tab, runs, explorer, state, linked=False)  # back at the deeper run the layer asked for is there again
-    tab_to(tab, "cls")
+    tab_to(tab, READ, "cls")
     tab.press("Enter")
     check(tab, runs, explorer, (1, 1, 1, 1, -1))
 
@@ -491,7 +481,7 @@ def test_the_keyboard_alone_gives_what_attention_maps_gives(tab, quiet, page, ru
 @in_browser
 def test_a_run_of_which_the_page_holds_little_says_so(tab, quiet, page, runs, explorer):
     tab.open(page + link(runs, (1, 0, 0, 2, 6)))
-    tab_to(tab, "run")
+    tab_to(tab, READ, "run")
     tab.press("Right")
     found = check(tab, runs, explorer, (2, 0, 0, -1, explorer.moved(6, 1, 2)))
     assert "the last layer alone" in found["note"] and found["disabled"] == ["layer", "head"] and found["left"].startswith("This page has no room for: .")
@@ -532,18 +522,7 @@ def test_explorers_on_one_page_keep_apart(tab, quiet, tmp_path, runs, explorer, 
 @in_browser
 def test_scripts_that_run_detached_find_their_place_and_leave_no_globals(tab, quiet, tmp_path, runs, explorer, text):
     """As Jupyter does: the fragment is set as HTML, which runs nothing, and its scripts are run from elsewhere."""
-    jupyter = """<div id="cell"></div><template id="source">%s</template><script>
-    const before = Object.getOwnPropertyNames(window).length;
-    document.getElementById("cell").innerHTML = document.getElementById("source").innerHTML;
-    for (const script of document.querySelectorAll("#cell script")) {
-      const copy = document.createElement("script");
-      copy.textContent = script.textContent;
-      document.head.append(copy);
-      copy.remove();
-    }
-    document.body.dataset.globals = Object.getOwnPropertyNames(window).length - before;
-    </script>"""
-    tab.open(write(tmp_path, jupyter % text))
+    tab.open(write(tmp_path, IN_JUPYTER % text))
     click_patch(tab, "picture", (0.1, 0.9))
     check(tab, runs, explorer, (1, 0, 2, -1, 3))
     assert tab.js("return document.body.dataset.globals") == "0"

@@ -6,7 +6,7 @@ import random
 import time
 
 import pytest
-from browser import Browser, in_browser, tab, write  # noqa: F401 (tab is a fixture)
+from browser import IN_JUPYTER, Browser, in_browser, tab, tab_to, write  # noqa: F401 (tab is a fixture)
 
 from mae_lib.graph import LatentGraph, random_dag
 from mae_lib.graph_figures import node_kinds, outline
@@ -154,24 +154,14 @@ def test_random_masks_are_of_whole_units_and_of_the_share(tab, page, name, unit)
 # By keyboard alone
 
 
-def tab_to(tab: Browser, wanted: str, key: str = "Tab") -> None:
-    """Presses Tab until the control named by its role or its text has the focus; it must show that it has."""
-    for _ in range(40):
-        if tab.js(READ)["focus"] == wanted:
-            break
-        tab.press(key)
-    outline = tab.js("const s = getComputedStyle(document.activeElement); return [s.outlineStyle, parseFloat(s.outlineWidth)]")
-    assert tab.js(READ)["focus"] == wanted and outline[0] == "solid" and outline[1] >= 2
-
-
 @pytest.mark.parametrize("name", GRAPHS)
 def test_the_keyboard_alone_gives_what_locate_shared_gives(tab, page, name):
     tab.open(page)
-    tab_to(tab, "graph")
+    tab_to(tab, READ, "graph")
     tab.press(*["Down"] * list(GRAPHS).index(name))
     graph, masked = GRAPHS[name], first_mask(GRAPHS[name])
     check(tab, name, masked, linked=False)
-    tab_to(tab, graph.observables[0])
+    tab_to(tab, READ, graph.observables[0])
     last = len(graph.observables) - 1
     masks = random_masks(name)
     for k, wanted in enumerate(masks):
@@ -194,23 +184,23 @@ def test_every_control_is_reached_and_answers_keys(tab, page):
     names = [*GRAPHS["figure-4"].observables]
     expected = ["graph", *names, "unit", "share", "draw", "clear", "swap", "link"]
     assert [r for r in reached if r in expected][: len(expected)] == expected
-    tab_to(tab, "swap", "Shift+Tab")
+    tab_to(tab, READ, "swap", "Shift+Tab")
     tab.press("Enter")
     masked = check(tab, "figure-4", set(names) - first_mask(GRAPHS["figure-4"]))["pressed"]
-    tab_to(tab, "clear", "Shift+Tab")
+    tab_to(tab, READ, "clear", "Shift+Tab")
     tab.press("Space")
     check(tab, "figure-4", ())
-    tab_to(tab, "share", "Shift+Tab")
+    tab_to(tab, READ, "share", "Shift+Tab")
     tab.press("Home", "Right", "Right", "Right")
     assert len(check(tab, "figure-4", tab.js(READ)["pressed"])["pressed"]) == 3 != len(masked)
-    tab_to(tab, "draw")
+    tab_to(tab, READ, "draw")
     tab.press("Enter")
     assert len(check(tab, "figure-4", tab.js(READ)["pressed"])["pressed"]) == 3
 
 
 def test_arrows_walk_over_the_patches(tab, page):
     tab.open(page + link("quad-tree", ()))
-    tab_to(tab, "x0")
+    tab_to(tab, READ, "x0")
     for key, place in (("Down", "x4"), ("Right", "x5"), ("Down", "x9"), ("Down", "x13"), ("Down", "x13"), ("Left", "x12"), ("Up", "x8")):
         tab.press(key)
         assert tab.js(READ)["focus"] == place
@@ -290,18 +280,7 @@ def test_explorers_on_one_page_keep_apart(tab, tmp_path):
 
 def test_scripts_that_run_detached_find_their_place_and_leave_no_globals(tab, tmp_path):
     """As Jupyter does: the fragment is set as HTML, which runs nothing, and its scripts are run from elsewhere."""
-    jupyter = """<div id="cell"></div><template id="source">%s</template><script>
-    const before = Object.getOwnPropertyNames(window).length;
-    document.getElementById("cell").innerHTML = document.getElementById("source").innerHTML;
-    for (const script of document.querySelectorAll("#cell script")) {
-      const copy = document.createElement("script");
-      copy.textContent = script.textContent;
-      document.head.append(copy);
-      copy.remove();
-    }
-    document.body.dataset.globals = Object.getOwnPropertyNames(window).length - before;
-    </script>"""
-    tab.open(write(tmp_path, jupyter % EXPLORER.html()))
+    tab.open(write(tmp_path, IN_JUPYTER % EXPLORER.html()))
     tab.click(tab.find('[data-role="observables"] button')[4:5])
     check(tab, "figure-4", {"x1", "x2", "x5"})
     assert tab.js("return document.body.dataset.globals") == "0"
