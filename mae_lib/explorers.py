@@ -85,7 +85,10 @@ class MaskingExplorer:
         config, tier = checkpoint.config, TIERS.get(checkpoint.record["tier"])
         own = {name: getattr(config, name) for name in ("steps", "batch", "base_lr")}
         size = config.model.image_size[0]
-        standard = tier and tier.at(size).config(config.data, config.ratio, config.unit, config.model.patch, config.seed)
+        try:
+            standard = tier and tier.at(size).config(config.data, config.ratio, config.unit, config.model.patch, config.seed)
+        except InputError:  # a size at which the tier has no patches of whole pixels
+            standard = None
         if standard is None or replace(standard, **own) != config:
             return f'load_or_pretrain(config) with the config in {checkpoint.path.with_suffix(".json").name}'
         folder = "" if config.data.get("kind") == "world" else " --data DIR"

@@ -226,3 +226,9 @@ def test_the_command_names_an_image_size_that_is_not_the_tiers(tmp_path):
     config = SMOKE.at(64).config(world.identity, 0.5)
     command = MaskingExplorer([stored(tmp_path, config)], world.images(range(2))).command(0)
     assert "--image-size 64" in command and reparsed(command, world.identity) == config
+
+
+def test_a_size_at_which_the_tier_has_no_patches_is_no_tiers_command(tmp_path):
+    world = World("train", 36, length=4)
+    config = replace(SMOKE.config({}, 0.5, patch=4), model=replace(SMOKE.model, image_size=(36, 36), patch=4), data=world.identity)
+    assert MaskingExplorer([stored(tmp_path, config)], world.images(range(2))).command(0).startswith("load_or_pretrain(config)")
