@@ -1,5 +1,5 @@
-"""From a stored encoder and data to a record of measures: the evaluations of §3.1–§3.4 without a notebook, as `mae evaluate` runs them. Here
-the images of each evaluation are opened and handed to the module that measures; the record says what was measured on what, by which code.
+"""From a stored encoder and data to a record of measures: the evaluations of §3.1–§3.4 and §3.6 without a notebook, as `mae evaluate` runs them.
+Here the images of each evaluation are opened and handed to the module that measures; the record says what was measured on what, by which code.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mae_lib.attention import evaluate_attention
+from mae_lib.attention import evaluate_attention, untrained
 from mae_lib.datasets import ImageSource, Resident, Subset, image_source
 from mae_lib.errors import InputError
-from mae_lib.features import Features, features
+from mae_lib.features import Features, encode, features, pixel_features
 from mae_lib.intervals import Interval
+from mae_lib.latents import evaluate_latents, readout, world_latents
 from mae_lib.ledger import run_name
 from mae_lib.pretrain import resolve_device
 from mae_lib.probe import evaluate_pixels, evaluate_probe
@@ -39,6 +40,7 @@ SETTINGS = {
     "separability": ("seed",),
     "probe": ("train_images", "seed"),
     "shape_bias": ("train_images", "seed"),
+    "latents": ("train_images", "seed"),
 }
 """Which options each evaluation depends on, beside its data."""
 
@@ -101,6 +103,8 @@ def _check(kind: str, options: Options) -> None:
         raise InputError("cue-conflict stimuli are for shape_bias with --data, the images that its probe is trained on")
     if kind == "shape_bias" and options.data is not None and options.stimuli is None:
         raise InputError("shape_bias on a folder of images needs --stimuli: the folder of cue-conflict stimuli, <shape>/<shape>N-<texture>N.png")
+    if kind == "latents" and options.data is not None:
+        raise InputError("only the embedded world knows the latents of its images: run latents without --data")
 
 
 def identity(kind: str, checkpoint: Checkpoint, options: Options) -> dict:
@@ -110,10 +114,10 @@ def identity(kind: str, checkpoint: Checkpoint, options: Options) -> dict:
     try:
         run = run_name(config, tier_name)
     except InputError:
-        run = config.name
+        run = config.family
     settings = {name: getattr(options, name) for name in SETTINGS[kind]}
     model, data = config.model, {}
-    for split in ("validation", "train") if kind in ("probe", "shape_bias") else ("validation",):
+    for split in ("validation", "train") if kind in ("probe", "shape_bias", "latents") else ("validation",):
         data[split] = image_source(options.data, split, model.image_size, model.channels).identity
     if kind == "probe":
         classes = tuple(image_source(options.data, "train", model.image_size, model.channels).classes)
@@ -225,10 +229,44 @@ def _shape_bias(checkpoint: Checkpoint, options: Options) -> Measures:
     return evaluate_shape_bias(train, seen, stimuli.shape, stimuli.texture, groups, options.seed, options.device)
 
 
+_controls_seen: dict[str, Measures] = {}
+
+
+def _latents(checkpoint: Checkpoint, options: Options) -> Measures:
+    """The readout of both poolings, and the same readout of two encoders that learned nothing: the pixels themselves, and the mean over patch
+    tokens of the run's own first weights. A control is measured once in a process for the same images and weights."""
+    model, seed = checkpoint.config.model, checkpoint.config.seed
+    sources = {split: _images(checkpoint, options, split, count) for split, count in (("train", options.train_images), ("validation", None))}
+    truth = {split: _world_latents(split, model.image_size[0], len(source)) for split, source in sources.items()}
+
+    def control(name: str, key: list, vectors: Callable[[ImageSource], Tensor]) -> Measures:
+        key = _digest([name, key, [source.identity for source in sources.values()], options.seed])
+        if key not in _controls_seen:
+            seen = {split: vectors(source) for split, source in sources.items()}
+            found = readout(seen["train"], truth["train"], seen["validation"], truth["validation"], options.seed, options.device)
+            _controls_seen[key] = {f"{name}/{latent}": interval for latent, interval in found.items()}
+        return _controls_seen[key]
+
+    def first_weights(source: ImageSource) -> Tensor:
+        return encode(untrained(checkpoint.load(resolve_device(options.device)), seed), source).mean
+
+    seen = {split: features(checkpoint, source, device=options.device) for split, source in sources.items()}
+    measures = evaluate_latents(seen["train"], truth["train"], seen["validation"], truth["validation"], options.seed, options.device)
+    measures |= control("pixels", [], lambda source: pixel_features(source, len(source), 16))
+    return measures | control("untrained", [checkpoint.config.to_dict()["model"], seed], first_weights)
+
+
+@lru_cache(maxsize=4)
+def _world_latents(split: str, size: int, count: int) -> dict[str, Tensor]:
+    world = World(split, size)
+    return world_latents(world, torch.arange(count) * len(world) // count)  # the images of `Subset`
+
+
 EVALUATIONS: dict[str, Callable[[Checkpoint, Options], Measures]] = {
     "reconstruction": _reconstruction,
     "attention": _attention,
     "separability": _separability,
     "probe": _probe,
     "shape_bias": _shape_bias,
+    "latents": _latents,
 }

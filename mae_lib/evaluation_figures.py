@@ -14,7 +14,7 @@ from torch import Tensor
 from mae_lib.errors import InputError
 from mae_lib.figures import MARKERS, PALETTE, Table, _as_picture
 from mae_lib.intervals import Interval, over_seeds
-from mae_lib.ledger import RATIO_RUNS, RUNS, SIZE_RUNS, Above, Alike, Decision, by_run
+from mae_lib.ledger import RATIO_RUNS, RUNS, SIZE_RUNS, Above, Alike, Decision, NotBelow, by_run
 
 TICKS = {"r10": "0.1", "r25": "0.25", "r50": "0.5", "r75": "0.75", "r90": "0.9", "small": "small", "middle": "middle", "large": "large"}
 """How a run of the sweep is written on an axis."""
@@ -93,6 +93,8 @@ def sweep_table(
 
 def _said(test: Above) -> str:
     high, low = LABELS[test.high], LABELS[test.low]
+    if isinstance(test, NotBelow):
+        return f"{test.measure}: {high} at most {test.margin:g} below {low}"
     return f"{test.measure}: {high} and {low} differ by < {test.margin:g}" if isinstance(test, Alike) else f"{test.measure}: {high} above {low}"
 
 

@@ -156,23 +156,33 @@ class MaskedAutoencoder(nn.Module):
         x = self._decoder_tokens(tokens, visible, hidden)
         return self._pixels(x[:, 1 + visible.shape[1] :])
 
-    def forward(self, images: Tensor, visible: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, images: Tensor, visible: Tensor, hidden: Tensor, counted: Tensor | None = None, shown: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The objective of eq. 2 for a batch of masks.
 
         Args:
             images: float [B, C, H, W].
             visible, hidden: int64 [B, V] and [B, M] from :meth:`mae_lib.masking.MaskSpec.sample`.
+            counted: bool [B, 1, H, W], the pixels that the loss is taken over (§3.6); all hidden ones where None.
+            shown: bool [B, 1, H, W], the pixels that the encoder gets of the visible patches; the others are set to 0, mid grey. None: all.
 
         Returns:
-            (loss, prediction): the scalar mean squared error over hidden patches, and the prediction [B, M, C·p·p].
+            (loss, prediction): the scalar mean squared error over all counted pixels of the batch, and the prediction [B, M, C·p·p].
         """
         patches = self._patches(images)
-        prediction = self.decode(self._encode(patches, visible), visible, hidden)
+        seen = patches if shown is None else self._patches(images * shown)
+        prediction = self.decode(self._encode(seen, visible), visible, hidden)
         target = gather(patches, hidden)
         if self.config.normalise_target:
             target = normalise_patches(target)
         exact = torch.promote_types(prediction.dtype, torch.float32)  # under autocast the prediction is bfloat16
-        return (prediction.to(exact) - target.to(exact)).square().mean(), prediction
+        error = (prediction.to(exact) - target.to(exact)).square()
+        if counted is None:
+            return error.mean(), prediction
+        # A batch in which no pixel counts has loss 0 and no gradient.
+        weight = gather(patchify(counted, self.config.patch), hidden).to(exact).repeat(1, 1, self.config.channels)
+        return (error * weight).sum() / weight.sum().clamp_min(1), prediction
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, visible: Tensor | Literal["readout", "queried"] = "readout") -> Tensor:

@@ -24,9 +24,11 @@ from tqdm import tqdm
 from mae_lib.datasets import ImageSource, Resident, nbytes
 from mae_lib.errors import InputError
 from mae_lib.files import DamagedFile, read_safetensors, write_safetensors
+from mae_lib.mask_designs import margin_maps, sample_design
 from mae_lib.masking import MaskSpec
 from mae_lib.model import MaskedAutoencoder, gather, normalise_patches, normalise_pixels, patchify
 from mae_lib.tiers import PretrainConfig
+from mae_lib.worlds import World
 
 # Images are decoded or drawn once and kept in memory as bytes up to this size; beyond it, each batch is read as it is needed.
 RESIDENT_LIMIT = 4 * 2**30
@@ -157,16 +159,21 @@ class Run:
         self.step, self.seconds = 0, 0.0
         self.losses = torch.full((config.steps,), math.nan, device=device)
 
-    def train_step(self, images: Tensor) -> None:
-        """One optimiser step on uint8 images [B, C, H, W] already on the device."""
+    def train_step(self, images: Tensor, parts: Tensor | None = None) -> None:
+        """One optimiser step on uint8 images [B, C, H, W] already on the device; ``parts``, int64 [B, L], where the mask's design follows them."""
         config, step = self.config, self.step
         x = augment(normalise_pixels(images), config.crop, config.flip, step_generator(config.seed, "augment", step, self.device))
-        visible, hidden = config.mask.sample(len(x), step_generator(config.seed, "mask", step, self.device))
+        generator = step_generator(config.seed, "mask", step, self.device)
+        visible, hidden = sample_design(config.design, config.mask, len(x), generator, config.groups, parts)
+        counted = shown = None
+        if config.margin:
+            counted, clear = margin_maps(hidden, config.model.grid, config.model.patch, config.margin)
+            shown = clear if config.strict else None
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(config, step)
         bfloat16 = config.precision == "bfloat16" and self.device.type == "cuda"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16):
-            loss, _ = self.model(x, visible, hidden)
+            loss, _ = self.model(x, visible, hidden, counted, shown)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         with _interrupts_deferred():  # a state saved between the update and the count would not be one that training passes through
@@ -243,6 +250,7 @@ def pretrain(
     # Reading all images first pays off only if this run looks at each of them about once, or more often.
     if (config.steps - run.step) * config.batch >= len(source) and nbytes(source) <= RESIDENT_LIMIT and not isinstance(source, Resident):
         source = Resident(source, device=str(run.device), progress=None if progress else False)
+    parts = World.named(config.data).patch_parts(config.model.patch) if config.design in ("parts", "object") else None
     order = DataOrder(len(source), config.batch, config.seed)
     check_every = 1 if run.device.type == "cpu" else GPU_CHECK_EVERY
     total = config.steps * config.batch
@@ -257,7 +265,9 @@ def pretrain(
 
     try:
         while run.step < config.steps:
-            run.train_step(source.images(order.at(run.step)).to(run.device, non_blocking=True))
+            batch = order.at(run.step)
+            images = source.images(batch).to(run.device, non_blocking=True)
+            run.train_step(images, None if parts is None else parts[batch].to(run.device, torch.int64))
             if run.step % check_every == 0 or run.step == config.steps:
                 if run.diverged_at() is not None:
                     raise TrainingDiverged(_divergence(run, state))

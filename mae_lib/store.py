@@ -219,10 +219,6 @@ def _train(config: PretrainConfig, source: ImageSource, device: str, state: Path
 
 def world_of(config: PretrainConfig, device: torch.device | str = "cpu") -> World:
     """The embedded world's images that ``config`` names; InputError if it names a folder, or another version of the world."""
-    data = config.data
-    if data.get("kind") != "world":
+    if config.data.get("kind") != "world":
         raise InputError(f"{config.name} was trained on a folder of images: open that folder and give it as `source`")
-    world = World(data["split"], data["size"], data["seed"], str(device), data["length"])
-    if world.identity != data:
-        raise InputError(f"{config.name} names version {data['version']} of the embedded world; this mae_lib draws version {world.identity['version']}")
-    return world
+    return World.named(config.data, str(device))

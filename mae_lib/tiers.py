@@ -12,8 +12,10 @@ import json
 import numbers
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
+from typing import get_args
 
 from mae_lib.errors import InputError
+from mae_lib.mask_designs import Design, check_groups, check_margin
 from mae_lib.masking import MaskSpec
 from mae_lib.model import ModelConfig
 
@@ -31,6 +33,9 @@ class PretrainConfig:
         steps, batch: optimiser steps, images a step. base_lr: learning rate per 256 images of batch. warmup: share of the steps.
         weight_decay: on matrices. betas: AdamW's. crop: smallest area of a random resized crop (1: no crop). flip: mirror half of them.
         precision: float32, or bfloat16 autocast on a GPU.
+        design, groups, margin, strict: what §3.6 would change about the mask (:mod:`mae_lib.mask_designs`): which patches are hidden together, by
+            which partition of the grid; how many *pixels* next to the mask's boundary the loss leaves out, and whether the encoder's side of
+            the boundary is left out too. At their defaults, the paper's masks, they enter neither the hash nor the name.
     """
 
     model: ModelConfig
@@ -47,6 +52,10 @@ class PretrainConfig:
     crop: float = 1.0
     flip: bool = False
     precision: str = "float32"
+    design: Design = "random"
+    groups: tuple[int, ...] = ()
+    margin: int = 0
+    strict: bool = False
 
     def __post_init__(self) -> None:
         for name in ("ratio", "base_lr", "warmup", "weight_decay", "crop"):
@@ -64,7 +73,22 @@ class PretrainConfig:
             raise InputError(f"crop {self.crop} must be in (0, 1]: the smallest share of the image's area")
         if self.precision not in ("float32", "bfloat16"):
             raise InputError(f"precision {self.precision!r} is unknown: choose float32 or bfloat16")
-        _ = self.mask  # its own checks
+        self._check_design()
+
+    def _check_design(self) -> None:
+        mask = self.mask  # its own checks
+        object.__setattr__(self, "groups", tuple(self.groups))
+        if self.design not in get_args(Design):
+            raise InputError(f"there is no mask design {self.design!r}: choose {', '.join(get_args(Design))}")
+        if (self.design == "groups") != bool(self.groups):
+            raise InputError("mask design 'groups' needs a group number for every patch, and no other design takes them")
+        if self.design == "groups":
+            check_groups(self.groups, mask)
+        if self.design != "random" and mask.unit != 1:
+            raise InputError(f"mask design {self.design!r} has no mask units: leave the unit at the ViT patch of {self.model.patch} px")
+        if self.design in ("parts", "object") and (self.data.get("kind") != "world" or self.crop < 1 or self.flip):
+            raise InputError(f"mask design {self.design!r} needs every pixel's part: train on the embedded world, without crops and flips")
+        check_margin(mask, self.design, self.groups, self.model.patch, self.margin, self.strict)
 
     @property
     def mask(self) -> MaskSpec:
@@ -73,13 +97,23 @@ class PretrainConfig:
 
     @cached_property
     def hash(self) -> str:
-        """16 hex digits of SHA-256 over every field: equal configs, equal names."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        """16 hex digits of SHA-256 over all of :meth:`to_dict`: equal configs, equal names."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def name(self) -> str:
         """Readable name, for instance ``r75-u8-p8-s0``: ratio in percent, mask unit and ViT patch in pixels, seed."""
-        return f"r{round(self.ratio * 100)}-u{self.unit}-p{self.model.patch}-s{self.seed}"
+        return f"{self.family}-s{self.seed}"
+
+    @property
+    def family(self) -> str:
+        """The name without the seed; with what §3.6 changes about the mask, for instance ``r75-u16-p8-margin8``, ``…-strict4``, ``…-parts``."""
+        name = f"r{round(self.ratio * 100)}-u{self.unit}-p{self.model.patch}"
+        if self.design != "random":
+            name += f"-{self.design}{len(set(self.groups)) or ''}"
+        if self.margin:
+            name += f"-{'strict' if self.strict else 'margin'}{self.margin}"
+        return name
 
     @property
     def learning_rate(self) -> float:
@@ -87,21 +121,27 @@ class PretrainConfig:
         return self.base_lr * self.batch / 256
 
     def to_dict(self) -> dict:
-        """As plain JSON values; :meth:`from_dict` undoes it."""
-        return json.loads(json.dumps(asdict(self)))
+        """As plain JSON values, without the mask's design where it is the paper's; :meth:`from_dict` undoes it."""
+        values = json.loads(json.dumps(asdict(self)))
+        for name in _DESIGN if self.design == "random" and not self.margin else ():
+            del values[name]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict) -> PretrainConfig:
         """The config whose :meth:`to_dict` is ``values``; InputError for unknown or missing fields."""
         try:
             model = dict(values["model"], image_size=tuple(values["model"]["image_size"]))
-            config = cls(**dict(values, model=ModelConfig(**model), betas=tuple(values["betas"])))
+            config = cls(**dict(values, model=ModelConfig(**model), betas=tuple(values["betas"]), groups=tuple(values.get("groups", ()))))
         except (AttributeError, KeyError, TypeError) as error:
             raise InputError(f"not a pretraining config of this version of mae_lib: {error}") from error
-        missing = {f.name for f in fields(cls)} - set(values) | {f.name for f in fields(ModelConfig)} - set(model)
+        missing = {f.name for f in fields(cls)} - set(values) - set(_DESIGN) | {f.name for f in fields(ModelConfig)} - set(model)
         if missing:  # a default in its place would be a guess
             raise InputError(f"not a pretraining config of this version of mae_lib: it lacks {', '.join(sorted(missing))}")
         return config
+
+
+_DESIGN = ("design", "groups", "margin", "strict")
 
 
 @dataclass(frozen=True)
@@ -136,17 +176,20 @@ class Tier:
         patch, small_patch, *units = (length * size // own for length in lengths)
         return replace(self, model=replace(self.model, image_size=(size, size), patch=patch), small_patch=small_patch, units=tuple(units))
 
-    def config(self, data: dict, ratio: float = SIZE_RATIO, unit: int | None = None, patch: int | None = None, seed: int = 0) -> PretrainConfig:
+    def config(
+        self, data: dict, ratio: float = SIZE_RATIO, unit: int | None = None, patch: int | None = None, seed: int = 0, **design
+    ) -> PretrainConfig:
         """One pretraining at this tier.
 
         Args:
             data: identity of the training images (``source.identity``), whose size must be the tier's.
             ratio: masking ratio. patch: ViT patch, pixels, default the ratio sweep's. unit: mask unit, pixels, default the patch.
+            design: fields of `PretrainConfig` by name: design, groups, margin, strict.
         """
         patch = self.model.patch if patch is None else patch
         training = dict(self.training) if data.get("kind") == "world" else dict(self.training, **self.folder)
         model = replace(self.model, patch=patch)
-        return PretrainConfig(model=model, ratio=ratio, unit=patch if unit is None else unit, data=data, seed=seed, **training)
+        return PretrainConfig(model=model, ratio=ratio, unit=patch if unit is None else unit, data=data, seed=seed, **training, **design)
 
     def sweep(
         self, data: dict, seed: int = 0, ratios: tuple[float, ...] = RATIOS, units: tuple[int, ...] | None = None

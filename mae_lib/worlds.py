@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mae_lib import rendering
 from mae_lib.errors import InputError
+from mae_lib.model import patchify
 from mae_lib.rendering import TEXTURES, Drawing, hashed_bits, hashed_normal, hashed_uniform
 
 WORLD_VERSION = "1"
@@ -374,6 +375,29 @@ class World:
         images, mask, parts = self._render(drawing, labelled=True)
         latents = {k: v for k, v in drawing.__dict__.items() if isinstance(v, Tensor)}
         return WorldBatch(images, label, drawing.texture, mask, boxes_of(mask), parts, latents)
+
+    def patch_parts(self, patch: int) -> Tensor:
+        """uint8 [N, rows · columns] on the CPU: which part each patch of ``patch`` px shows most of, in every image: p + 1 for part p, and 0 for the
+        ground where no pixel of the patch is the object's. InputError where the patch does not divide the image.
+        """
+        if patch < 1 or self.size % patch:
+            raise InputError(f"patches of {patch} px do not divide images of {self.size} px: choose a divisor")
+        found = []
+        for rows in torch.arange(len(self)).split(_chunk(torch.device(self.device)) * 8):
+            parts = self.sample(rows).part_labels.unsqueeze(1)
+            pixels = torch.stack([patchify(parts == p + 1, patch).sum(2) for p in range(PARTS)], dim=2)
+            found.append(torch.where(pixels.any(2), 1 + pixels.argmax(2), 0).to(torch.uint8).cpu())
+        return torch.cat(found)
+
+    @classmethod
+    def named(cls, identity: dict, device: str = "cpu") -> World:
+        """The split whose :attr:`identity` is ``identity``; InputError if it is another version of the world, or no world at all."""
+        if identity.get("kind") != "world":
+            raise InputError(f"{identity} names no split of the embedded world")
+        world = cls(identity["split"], identity["size"], identity["seed"], device, identity["length"])
+        if world.identity != identity:
+            raise InputError(f"these images are of version {identity['version']} of the embedded world; this mae_lib draws version {WORLD_VERSION}")
+        return world
 
     def _noise(self, indices) -> _Noise:
         index = _indices(indices, len(self), self.device)
