@@ -25,9 +25,11 @@ from mae_lib.datasets import ImageSource, Resident, image_source, nbytes
 from mae_lib.describe import describe
 from mae_lib.errors import InputError
 from mae_lib.intervals import Interval
+from mae_lib.mask_designs import Design
 from mae_lib.pretrain import RESIDENT_LIMIT, TrainingDiverged, held_out_error, resolve_device
 from mae_lib.results import recorded, write_result
 from mae_lib.store import Checkpoint, cache_directory, checkpoints, find, obtain, read
+from mae_lib.structure import estimate_groups
 from mae_lib.tiers import SIZE_RATIO, PretrainConfig, tier
 
 
@@ -50,6 +52,15 @@ class Pretrain:
     """mask unit in pixels, a multiple of the ViT patch; default: the patch"""
     patch: int | None = None
     """ViT patch in pixels; default: the tier's"""
+    design: Design = "random"
+    """which patches are hidden together (§3.6): random mask units; groups of patches estimated from the images; parts of the object or the
+    whole object, which only the embedded world can tell"""
+    groups: int = 8
+    """how many groups, for --design groups"""
+    margin: int = 0
+    """pixels next to the mask's boundary that the loss leaves out (§3.6)"""
+    strict: bool = False
+    """leave the margin out on the encoder's side of the boundary too"""
     seed: int = 0
     """of weights, data order, masks and augmentation"""
     steps: int | None = None
@@ -101,11 +112,15 @@ class Pretrain:
         unit = max(sizes.units) if self.sweep else (self.unit or self.patch or sizes.model.patch)
         data = image_source(self.data, "train", sizes.model.image_size, sizes.model.channels, min_side=unit).identity
         if self.sweep:
-            if (self.unit, self.patch, self.ratio) != (None, None, SIZE_RATIO):
-                raise InputError("--sweep sets ratio, unit and patch itself: leave out --ratio, --unit and --patch, or --sweep")
+            if (self.unit, self.patch, self.ratio, self.design, self.margin) != (None, None, SIZE_RATIO, "random", 0):
+                raise InputError("--sweep sets the masks itself: leave out --ratio, --unit, --patch, --design and --margin, or --sweep")
             configs = [c for half in sizes.sweep(data, self.seed).values() for c in half]
         else:
-            configs = [sizes.config(data, self.ratio, self.unit, self.patch, self.seed)]
+            design = {"design": self.design, "margin": self.margin, "strict": self.strict}
+            if self.design == "groups":
+                source = image_source(self.data, "train", sizes.model.image_size, sizes.model.channels, min_side=unit)
+                design["groups"] = estimate_groups(source, self.patch or sizes.model.patch, self.groups)
+            configs = [sizes.config(data, self.ratio, self.unit, self.patch, self.seed, **design)]
         changes = {k: getattr(self, k) for k in ("steps", "batch", "base_lr") if getattr(self, k) is not None}
         return [dataclasses.replace(c, **changes) for c in configs]
 
@@ -171,11 +186,11 @@ def _obtain(command: Pretrain, config: PretrainConfig) -> Checkpoint:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure what pretrained encoders have learned: reconstruction (§3.1), attention (§3.2), separability and probe (§3.3), shape_bias (§3.4).
-    What is already recorded in --results for these weights, data and settings is not measured again."""
+    """Measure what pretrained encoders have learned: reconstruction (§3.1), attention (§3.2), separability and probe (§3.3), shape_bias (§3.4),
+    latents (§3.6). What is already recorded in --results for these weights, data and settings is not measured again."""
 
-    what: Annotated[Literal["reconstruction", "attention", "separability", "probe", "shape_bias"], tyro.conf.Positional, tyro.conf.arg(metavar="WHAT")]
-    """reconstruction, attention, separability, probe or shape_bias"""
+    what: Annotated[Literal["reconstruction", "attention", "separability", "probe", "shape_bias", "latents"], tyro.conf.Positional, tyro.conf.arg(metavar="WHAT")]
+    """reconstruction, attention, separability, probe, shape_bias or latents (of the embedded world)"""
     checkpoint: tuple[Path, ...]
     """checkpoints (their .safetensors or .json), or folders of them"""
     data: Path | None = None
