@@ -29,7 +29,6 @@ from mae_lib.mask_designs import Design
 from mae_lib.pretrain import RESIDENT_LIMIT, TrainingDiverged, held_out_error, resolve_device
 from mae_lib.results import recorded, write_result
 from mae_lib.store import Checkpoint, cache_directory, checkpoints, find, obtain, read
-from mae_lib.structure import estimate_groups
 from mae_lib.tiers import SIZE_RATIO, PretrainConfig, tier
 
 
@@ -118,6 +117,8 @@ class Pretrain:
         else:
             design = {"design": self.design, "margin": self.margin, "strict": self.strict}
             if self.design == "groups":
+                from mae_lib.structure import estimate_groups
+
                 source = image_source(self.data, "train", sizes.model.image_size, sizes.model.channels, min_side=unit)
                 design["groups"] = estimate_groups(source, self.patch or sizes.model.patch, self.groups)
             configs = [sizes.config(data, self.ratio, self.unit, self.patch, self.seed, **design)]

@@ -133,6 +133,14 @@ def test_the_sweep_in_two_processes_gives_what_each_run_alone_gives(tmp_path, fo
     assert "8 to have, 8 already stored" in capsys.readouterr().out
 
 
+def test_the_designs_of_section_3_6_from_the_command_line(tmp_path, cache):
+    common = ["pretrain", "--tier", "smoke", "--steps", 2, "--batch", 4, "--out", tmp_path / "out"]
+    for words in (["--margin", 2], ["--unit", 16, "--margin", 4, "--strict"], ["--design", "parts"], ["--design", "groups", "--groups", 4]):
+        assert mae(*common, *words) == 0
+    names = {name.rpartition("-")[0] for name in written(tmp_path / "out")}
+    assert names == {"r75-u8-p8-margin2-s0", "r75-u16-p8-strict4-s0", "r75-u8-p8-parts-s0", "r75-u8-p8-groups4-s0"}
+
+
 # ---------------------------------------------------------------------------------------------------------------------------
 # Bad input
 
@@ -158,6 +166,13 @@ BAD_RUNS = {
     "jobs 0": (["--jobs", "0"], ["--jobs"]),
     "threads 0": (["--threads", "0"], ["--threads"]),
     "sweep with a ratio": (["--sweep", "--ratio", "0.5"], ["--sweep", "--ratio"]),
+    "sweep with a margin": (["--sweep", "--margin", "2"], ["--sweep", "--margin"]),
+    "margin -1": (["--margin", "-1"], ["margin"]),
+    "margin that leaves nothing": (["--margin", "40"], ["margin", "40 px", "nothing to predict"]),
+    "strict without a margin": (["--strict"], ["strict", "margin"]),
+    "parts of a folder's images": (["--data", "{tmp}/images", "--design", "parts"], ["parts", "embedded world"]),
+    "groups with a unit": (["--design", "groups", "--groups", "4", "--unit", "16"], ["groups", "unit"]),
+    "groups 1": (["--design", "groups", "--groups", "1"], ["1 groups"]),
     "missing folder": (["--data", "{tmp}/nowhere"], ["nowhere"]),
     "empty folder": (["--data", "{tmp}/empty"], ["empty"]),
     "one class": (["--data", "{tmp}/single"], ["single", "class"]),
