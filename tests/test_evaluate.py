@@ -26,7 +26,7 @@ from mae_lib.tiers import tier
 from mae_lib.worlds import EVALUATION_SETS, World
 
 SMOKE = tier("smoke")
-FEW = Options(images=12, train_images=60, device="cpu")
+FEW = Options(images=12, train_images=240, device="cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +95,31 @@ def test_each_cue_is_handed_over_as_what_it_is(checkpoint, monkeypatch):
     world = World("conflict", 32)
     _, _, shape, texture, groups, *_ = given["arguments"]
     assert torch.equal(shape, world.labels) and torch.equal(texture, world.sample(range(300)).textures) and groups is None
+
+
+def test_latents_are_of_the_images_that_are_looked_at(checkpoint, monkeypatch):
+    given = handed(monkeypatch, "evaluate_latents")
+    evaluation._controls_seen.clear()
+    monkeypatch.setattr(evaluation, "readout", lambda *arguments: controls.append(arguments) or {})
+    controls: list = []
+    evaluate("latents", checkpoint, FEW)
+    evaluate("latents", checkpoint, FEW)
+    train, train_latents, test, test_latents, *_ = given["arguments"]
+    for seen, latents, split, count in ((train, train_latents, "train", FEW.train_images), (test, test_latents, "validation", 300)):
+        index = torch.arange(count) * len(World(split, 32)) // count
+        batch = World(split, 32).sample(index)
+        assert torch.equal(seen.labels, batch.labels) and torch.equal(latents["class"], batch.labels)
+        assert torch.equal(latents["texture"], batch.textures) and torch.equal(latents["position"], batch.latents["pose"][:, 2:4])
+    # The controls: pixels and first weights, each read out once however often it is asked for, and neither is the encoder's own.
+    assert len(controls) == 2 and controls[0][0].shape == (FEW.train_images, 3 * 16 * 16) and controls[1][0].shape == train.mean.shape
+    assert all(torch.equal(latents["position"], train_latents["position"]) for _, latents, *_ in controls)
+    assert not torch.allclose(controls[1][0], train.mean)
+
+
+def test_the_latents_class_is_the_probes(checkpoint):
+    latents, probe = (evaluate(kind, checkpoint, FEW)["measures"] for kind in ("latents", "probe"))
+    for pool in ("mean", "cls"):
+        assert latents[f"{pool}/class"] == probe[f"{pool}/validation"]
 
 
 def test_the_untrained_control_is_of_the_runs_own_seed(tmp_path, monkeypatch):
@@ -194,6 +219,7 @@ def test_json_on_standard_output(checkpoint, capsys):
         (("attention", "--checkpoint", "CHECKPOINT", "--images", "0"), "images is 0"),
         (("shape_bias", "--checkpoint", "CHECKPOINT", "--data", "PHOTOGRAPHS"), "needs --stimuli"),
         (("shape_bias", "--checkpoint", "CHECKPOINT", "--stimuli", "EMPTY"), "with --data"),
+        (("latents", "--checkpoint", "CHECKPOINT", "--data", "PHOTOGRAPHS"), "only the embedded world knows"),
         (("probe", "--checkpoint", "CHECKPOINT", "--data", "nowhere"), "nowhere"),
         (("probe", "--checkpoint", "CHECKPOINT", "--device", "tpu"), "unknown device"),
         (("probe", "--checkpoint", "CHECKPOINT", "--threads", "0"), "--threads 0"),
