@@ -131,7 +131,7 @@ def _scores(truth: COCO, found: list[dict[str, Any]]) -> dict[str, float]:
     for prefix, kind, key in (("box", "bbox", "bbox"), ("mask", "segm", "segmentation")):
         # One of the two alone: given both, COCO's tools take a mask's area from its box.
         results = [{name: entry[name] for name in ("image_id", "category_id", "score", key)} for entry in found]
-        evaluation = COCOeval_faster(truth, truth.loadRes(results), kind, print_function=lambda *_: None, rle_iou_max_workers=1)
+        evaluation = COCOeval_faster(truth, truth.loadRes(results), kind, print_function=lambda *_: None)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

@@ -11,32 +11,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import filelock
 import numpy as np
 import torch
 from faster_coco_eval.core import mask as rle_api
+from PIL import Image
 from torch import Tensor
 
+from mae_lib.annotations import RLE, SHAPELESS, Annotation, annotation_of, by_id, corners, encode, file_name_of, read, size_of
 from mae_lib.errors import InputError
 from mae_lib.files import write_text
 from mae_lib.image_files import eight_bit, existing_folder, opened, shown
 from mae_lib.worlds import WORLD_VERSION, Scenes
 
 __all__ = ["Instances", "Annotation", "CocoFolder", "splits_of", "open_coco", "write_scenes"]
-
-RLE = dict[str, Any]  # {"size": [H, W], "counts": bytes}: COCO's compressed run-length code, column by column
-OUTSIDE, FLAT, SHAPELESS = "box outside the image", "box without area", "no polygon of three points"
-_FARTHEST = 10  # image sides that a polygon may lie outside the image: an edge is walked pixel by pixel, and 1e9 would take all memory
 
 
 @dataclass(frozen=True)
@@ -56,20 +53,6 @@ class Instances:
     masks: Tensor
     crowd: Tensor
     area: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Annotation:
-    """One annotation as the file has it: its id, its label (1 … C), its box x, y, width, height in pixels, its area, and whether it is a
-    crowd. `segmentation` is a list of polygons (x0, y0, x1, y1, …) or an RLE; `dropped` says why training does not see it, else ''."""
-
-    id: int
-    label: int
-    bbox: tuple[float, float, float, float]
-    area: float
-    crowd: bool
-    segmentation: list[list[float]] | RLE
-    dropped: str
 
 
 class CocoFolder:
@@ -93,35 +76,36 @@ class CocoFolder:
 
     def __init__(self, images: str | os.PathLike[str], annotations: str | os.PathLike[str]) -> None:
         self.folder, self.annotations = Path(images), Path(annotations)
-        content, digest = _read(self.annotations)
+        content, digest = read(self.annotations)
         where = shown(self.annotations)
-        categories = _by_id(content["categories"], "category", where)
+        categories = by_id(content["categories"], "category", where)
         self.category_ids: tuple[int, ...] = tuple(sorted(categories))
         self.classes: tuple[str, ...] = tuple(str(categories[k].get("name", k)) for k in self.category_ids)
         if not categories:
             raise InputError(f"{where} has no categories: fill its 'categories' with the classes' ids and names")
-        pictures = _by_id(content["images"], "image", where)
+        pictures = by_id(content["images"], "image", where)
         if not pictures:
             raise InputError(f"{where} has no images: point at a split that holds some")
         self.image_ids: tuple[int, ...] = tuple(pictures)
-        self._sizes = [_size(picture, where) for picture in pictures.values()]
-        self.names: tuple[str, ...] = tuple(_file_name(picture, where) for picture in pictures.values())
-        self._require_files()
+        self._sizes = [size_of(picture, where) for picture in pictures.values()]
+        self.names: tuple[str, ...] = tuple(file_name_of(picture, where) for picture in pictures.values())
         labels = {category: k + 1 for k, category in enumerate(self.category_ids)}
         position = {image: i for i, image in enumerate(self.image_ids)}
         self._annotations: list[list[Annotation]] = [[] for _ in self.image_ids]
-        for identifier, raw in _by_id(content["annotations"], "annotation", where).items():
-            i = position.get(raw.get("image_id"))
-            name = f"{where}: annotation {identifier} (image {raw.get('image_id')!r})"
-            if i is None:
+        for identifier, raw in by_id(content["annotations"], "annotation", where).items():
+            image, category = raw.get("image_id"), raw.get("category_id")
+            name = f"{where}: annotation {identifier} (image {image!r})"
+            if not isinstance(image, int) or image not in position:
                 raise InputError(f"{name} belongs to no image of the file: remove it, or add its image")
-            if raw.get("category_id") not in labels:
-                raise InputError(f"{name} has the unknown category id {raw.get('category_id')!r}: remove it, or add its category")
-            self._annotations[i].append(_annotation(identifier, raw, labels[raw["category_id"]], self._sizes[i], name))
+            if not isinstance(category, int) or category not in labels:
+                raise InputError(f"{name} has the unknown category id {category!r}: remove it, or add its category")
+            i = position[image]
+            self._annotations[i].append(annotation_of(identifier, raw, labels[category], self._sizes[i], name))
         everything = [annotation for image in self._annotations for annotation in image]
         self.dropped: dict[str, int] = dict(Counter(annotation.dropped for annotation in everything if annotation.dropped))
         if everything and self.dropped.get(SHAPELESS) == len(everything):
             raise InputError(f"{where} holds boxes alone, no masks: Mask R-CNN needs each instance's 'segmentation'")
+        self._require_files()
         self.info: dict = content.get("info") if isinstance(content.get("info"), dict) else {}
         self.identity: dict = {
             "kind": "coco", "name": self.annotations.stem, "images": len(self), "instances": len(everything), "sha256": digest,
@@ -161,19 +145,18 @@ class CocoFolder:
             InputError: a polygon has an odd number of coordinates, one that is no number, or one far outside; an RLE does not fill the image.
         """
         name = f"{shown(self.annotations)}: annotation {annotation.id} (image {self.image_ids[i]})"
-        return _encode(annotation.segmentation, self._sizes[i], name)
+        return encode(annotation.segmentation, self._sizes[i], name)
 
     def instances(self, i: int) -> Instances:
         """The instances of image `i`, crowds too; K may be 0. Raises what `rle` raises."""
         height, width = self._sizes[i]
         kept = [annotation for annotation in self._annotations[i] if not annotation.dropped]
-        boxes = torch.tensor([(x, y, x + w, y + h) for x, y, w, h in (annotation.bbox for annotation in kept)]).reshape(-1, 4)
-        bounds = torch.tensor([width, height, width, height], dtype=torch.float32)
+        boxes = [corners(annotation.bbox, (height, width)) for annotation in kept]
         masks = np.zeros((len(kept), height, width), dtype=bool)
         for k, annotation in enumerate(kept):
             masks[k] = rle_api.decode(self.rle(i, annotation))
         return Instances(
-            boxes=torch.minimum(boxes.clamp(min=0), bounds),
+            boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
             labels=torch.tensor([annotation.label for annotation in kept], dtype=torch.int64),
             masks=torch.from_numpy(masks),
             crowd=torch.tensor([annotation.crowd for annotation in kept], dtype=torch.bool),
@@ -189,113 +172,6 @@ class CocoFolder:
                 f"{shown(self.folder)} lacks {len(missing)} of the {len(self.names)} images that {self.annotations.name} names, "
                 f"the first '{shown(missing[0])}': restore them, or remove them from the file"
             )
-
-
-# ---------------------------------------------------------------------------------------------------------------------------
-# Reading the JSON
-
-
-def _read(path: Path) -> tuple[dict[str, Any], str]:
-    """The content of an annotations file with its three lists, and the SHA-256 of its bytes."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{shown(path)} cannot be opened ({error.strerror}): check its name and permissions") from error
-    try:
-        content = json.loads(data)
-    except ValueError as error:  # broken JSON or broken UTF-8
-        raise InputError(f"{shown(path)} is no valid JSON ({error}): download or write it again") from error
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise InputError(f"{shown(path)} has no list '{key}': COCO's instances file has images, annotations and categories")
-    return content, hashlib.sha256(data).hexdigest()
-
-
-def _by_id(entries: list, what: str, where: str) -> dict[int, dict[str, Any]]:
-    """Entries under their ids, in the file's order."""
-    found: dict[int, dict[str, Any]] = {}
-    for n, entry in enumerate(entries):
-        identifier = entry.get("id") if isinstance(entry, dict) else None
-        if not isinstance(identifier, int) or isinstance(identifier, bool):
-            raise InputError(f"{where}: {what} number {n} has no whole number as its 'id': give it one")
-        if identifier in found:
-            raise InputError(f"{where}: two entries have the {what} id {identifier}: remove or renumber one")
-        found[identifier] = entry
-    return found
-
-
-def _size(picture: dict[str, Any], where: str) -> tuple[int, int]:
-    size = picture.get("height"), picture.get("width")
-    if not all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in size):
-        raise InputError(f"{where}: image {picture['id']} has height {size[0]!r} and width {size[1]!r}: write its size in pixels")
-    return size
-
-
-def _file_name(picture: dict[str, Any], where: str) -> str:
-    name = picture.get("file_name")
-    if not isinstance(name, str) or not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise InputError(f"{where}: image {picture['id']} has the file_name {name!r}: write its path inside the image folder")
-    return name
-
-
-def _numbers(values: Any, count: int) -> bool:
-    return (
-        isinstance(values, (list, tuple)) and len(values) == count
-        and all(isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) for value in values)
-    )
-
-
-def _annotation(identifier: int, raw: dict[str, Any], label: int, size: tuple[int, int], name: str) -> Annotation:
-    """An annotation whose numbers are numbers and whose RLE has the image's size; its polygons are checked when they are drawn."""
-    if not _numbers(raw.get("bbox"), 4):
-        raise InputError(f"{name} has the bbox {raw.get('bbox')!r}: write four finite numbers, x, y, width and height")
-    if not _numbers([raw.get("area")], 1):
-        raise InputError(f"{name} has the area {raw.get('area')!r}: write the number of its pixels, by which COCO sorts small from large")
-    if raw.get("iscrowd", 0) not in (0, 1):
-        raise InputError(f"{name} has iscrowd {raw['iscrowd']!r}: write 0 or 1")
-    segmentation = raw.get("segmentation")
-    if isinstance(segmentation, dict):
-        if segmentation.get("size") != list(size) or not isinstance(segmentation.get("counts"), (list, str)):
-            found, wanted = segmentation.get("size"), list(size)
-            raise InputError(f"{name} has a mask (RLE) of size {found!r}, its image is {wanted}, height first: encode the mask at that size")
-    elif isinstance(segmentation, list) and all(isinstance(polygon, list) for polygon in segmentation):
-        segmentation = [polygon for polygon in segmentation if len(polygon) >= 6]
-    else:
-        raise InputError(f"{name} has no 'segmentation' by polygons or RLE: Mask R-CNN needs one, an empty list leaves it out")
-    x, y, w, h = raw["bbox"]
-    height, width = size
-    across, down = min(x + w, width) - max(x, 0), min(y + h, height) - max(y, 0)
-    dropped = ""
-    if w <= 0 or h <= 0:
-        dropped = FLAT
-    elif across <= 0 or down <= 0:
-        dropped = OUTSIDE
-    elif not segmentation:
-        dropped = SHAPELESS
-    return Annotation(identifier, label, (x, y, w, h), raw["area"], bool(raw.get("iscrowd", 0)), segmentation, dropped)
-
-
-def _encode(segmentation: list[list[float]] | RLE, size: tuple[int, int], name: str) -> RLE:
-    """Polygons or RLE as compressed RLE, by COCO's own rasteriser; checked first, since that one reads past what is wrong."""
-    height, width = size
-    if isinstance(segmentation, dict):
-        counts = segmentation["counts"]
-        if isinstance(counts, list) and not all(isinstance(count, int) and count >= 0 for count in counts):
-            raise InputError(f"{name} has an RLE with counts that are no whole numbers from 0: encode the mask again")
-        try:
-            rle = rle_api.segmToRle({"size": [height, width], "counts": counts}, width, height)
-            rle_api.decode(rle)
-        except (ValueError, RuntimeError) as error:
-            raise InputError(f"{name} has an RLE that does not fill its image of {height}×{width}: encode the mask again") from error
-        return rle
-    for polygon in segmentation:
-        if len(polygon) % 2 or not _numbers(polygon, len(polygon)):
-            raise InputError(f"{name} has a polygon of {len(polygon)} values that are not all pairs of finite numbers: correct it")
-        if max(map(abs, polygon)) > _FARTHEST * max(size):
-            raise InputError(f"{name} has a polygon with the coordinate {max(polygon, key=abs):g}, far outside its image of {height}×{width}")
-    if not segmentation:
-        return rle_api.encode(np.zeros((height, width), dtype=np.uint8, order="F"))
-    return rle_api.segmToRle(segmentation, width, height)
 
 
 # ---------------------------------------------------------------------------------------------------------------------------
@@ -371,7 +247,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def _require_same(annotations: Path, scenes: Scenes) -> None:
-    content, _ = _read(annotations)
+    content, _ = read(annotations)
     info = content.get("info") if isinstance(content.get("info"), dict) else {}
     if info.get("scenes") != _scenes_identity(scenes):
         raise InputError(f"{shown(annotations)} describes other data than the scenes asked for: choose another name or folder, or delete it")
@@ -382,8 +258,6 @@ def _require_same(annotations: Path, scenes: Scenes) -> None:
 def _write(scenes: Scenes, images: Path, annotations: Path) -> None:
     """Images into a temporary folder, then the annotations, then the folder's rename. A kill between the last two leaves annotations without
     images, which the next call completes."""
-    from PIL import Image  # here alone; reading goes through `image_files`
-
     temporary = Path(tempfile.mkdtemp(prefix=f".{images.name}.", suffix=".part", dir=images.parent))
     content: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
     content["categories"] = [{"id": k + 1, "name": label} for k, label in enumerate(scenes.classes)]
