@@ -165,6 +165,7 @@ class Tier:
     theory: TheorySizes
     training: dict = field(default_factory=dict)  # fields of PretrainConfig
     folder: dict = field(default_factory=dict)  # what changes for a folder of images
+    detection: dict = field(default_factory=dict)  # §3.5: fields of DetectorConfig and FinetuneConfig, what changes from scratch, and the scenes
 
     def at(self, size: int) -> Tier:
         """The same tier for images of ``size`` × ``size`` pixels: patches and mask units scale with the image, so that tokens, masks in patches
@@ -204,6 +205,49 @@ class Tier:
 
 _NATURAL = {"crop": 0.35, "flip": True}
 
+_SMALL_DETECTOR = {
+    "image_size": 96, "strides": (4, 8, 16, 32), "width": 48, "anchors": (16, 24, 36, 56), "canonical": 64.0,
+    "pre_nms": 100, "post_nms": 100, "rpn_samples": 64, "roi_samples": 32, "box_width": 128, "mask_layers": 2, "mask_width": 48,
+}
+# From scratch all layers learn at the same rate: a decay towards random layers would handicap the baseline.
+_DETECTION = {
+    "smoke": {
+        "detector": _SMALL_DETECTOR | {"image_size": 64, "width": 16, "box_width": 32, "mask_layers": 1, "mask_width": 16, "pre_nms": 30, "post_nms": 30},
+        "training": {"steps": 6, "batch": 4, "learning_rate": 1e-3},
+        "scratch": {"layer_decay": 1.0},
+        "scenes": {"size": 64, "train": 16, "validation": 8},
+    },
+    "laptop": {
+        "detector": _SMALL_DETECTOR,
+        "training": {"steps": 900, "batch": 8, "learning_rate": 1e-3},
+        "scratch": {"layer_decay": 1.0},
+        "scenes": {"size": 96, "train": 2000, "validation": 500},
+    },
+    "gpu": {
+        "detector": {
+            "image_size": 224, "strides": (4, 8, 16, 32), "width": 128, "anchors": (24, 48, 80, 128), "canonical": 112.0, "window": 16,
+            "pre_nms": 500, "post_nms": 500, "rpn_samples": 128, "roi_samples": 128, "box_width": 512, "mask_layers": 4, "mask_width": 128, "drop_path": 0.1,
+        },
+        "training": {"steps": 10000, "batch": 32, "learning_rate": 3e-4, "precision": "bfloat16"},
+        "scratch": {"layer_decay": 1.0},
+        "scenes": {"size": 224, "train": 20000, "validation": 2000},
+    },
+    # ViTDet's recipe for ViT-B (Li et al. 2022, appendix): 1024 px, batch 64, AdamW at 1e-4, layer decay 0.7, weight decay 0.1, drop path 0.1,
+    # large-scale jitter 0.1-2; windows of the pretraining grid's 14 patches. Length: the paper's 45 epochs of train2017, 118 287 images: 83 170
+    # steps. The cosine stands for ViTDet's step decay. The fifth level, for ViTDet's pooled p6, is also read by the box and mask heads.
+    "paper": {
+        "detector": {
+            "image_size": 1024, "strides": (4, 8, 16, 32, 64), "width": 256, "anchors": (32, 64, 128, 256, 512), "canonical": 224.0, "window": 14,
+            "pre_nms": 1000, "post_nms": 1000, "rpn_samples": 256, "roi_samples": 512, "box_width": 1024, "mask_layers": 4, "mask_width": 256, "drop_path": 0.1,
+        },
+        "training": {
+            "steps": 83170, "batch": 64, "learning_rate": 1e-4, "warmup": 0.003, "weight_decay": 0.1, "jitter": (0.1, 2.0), "precision": "bfloat16",
+        },
+        "scratch": {"layer_decay": 1.0},
+        "scenes": {"size": 1024, "train": 20000, "validation": 2000},
+    },
+}
+
 TIERS: dict[str, Tier] = {
     tier.name: tier
     for tier in (
@@ -214,6 +258,7 @@ TIERS: dict[str, Tier] = {
             small_patch=4,
             units=(4, 8, 16),
             theory=TheorySizes(masks=200, steps=100, replicates=2),
+            detection=_DETECTION["smoke"],
             training={"steps": 30, "batch": 16, "base_lr": 4e-3},
             folder=_NATURAL,
         ),
@@ -224,6 +269,7 @@ TIERS: dict[str, Tier] = {
             small_patch=4,
             units=(4, 8, 16),
             theory=TheorySizes(masks=4_000, steps=2_000, replicates=3),
+            detection=_DETECTION["laptop"],
             training={"steps": 1200, "batch": 128, "base_lr": 2.5e-3},
             folder=_NATURAL | {"steps": 500},
         ),
@@ -234,6 +280,7 @@ TIERS: dict[str, Tier] = {
             small_patch=4,
             units=(4, 8, 16),
             theory=TheorySizes(masks=100_000, steps=2_000, replicates=10),
+            detection=_DETECTION["gpu"],
             training={"steps": 20000, "batch": 512, "base_lr": 1e-3, "precision": "bfloat16"},
             folder=_NATURAL,
         ),
@@ -249,6 +296,7 @@ TIERS: dict[str, Tier] = {
             small_patch=8,
             units=(8, 16, 32),
             theory=TheorySizes(masks=100_000, steps=2_000, replicates=10),
+            detection=_DETECTION["paper"],
             training={"steps": 250228, "batch": 4096, "base_lr": 1.5e-4, "crop": 0.2, "flip": True, "precision": "bfloat16"},
         ),
     )

@@ -1,0 +1,125 @@
+"""``mae finetune``: Mask R-CNN on pretrained encoders and from scratch (§3.5), trained, scored and recorded one after another."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.distributed as dist
+
+from mae_lib.errors import InputError
+from mae_lib.intervals import Interval
+from mae_lib.pretrain import resolve_device
+from mae_lib.results import recorded, write_result
+from mae_lib.store import cache_directory
+from mae_lib.tiers import tier
+from mae_lib.worlds import Scenes
+
+if TYPE_CHECKING:
+    from mae_lib.coco import CocoFolder
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """Fine-tune a detector on each checkpoint, and from scratch, and score it by COCO's average precision (§3.5). What is already recorded in
+    --results, or stored, is not trained again; what was stopped goes on. For many GPUs: torchrun --nproc-per-node N -m mae_lib.cli finetune …"""
+
+    checkpoint: tuple[Path, ...] = ()
+    """pretrained encoders (their .safetensors or .json), or folders of them"""
+    scratch: tuple[int, ...] = ()
+    """ViT patches, in pixels, of encoders that are trained from scratch at the tier's sizes"""
+    data: Path | None = None
+    """folder in COCO's layout; default: scenes of the embedded world, written to the cache"""
+    train: str = "train"
+    """split to train on: its name, or the beginning of it"""
+    validation: str = "val"
+    """split to score on"""
+    tier: Literal["smoke", "laptop", "gpu", "paper"] = "laptop"
+    """sizes and lengths (mae_lib/tiers.py)"""
+    seed: int | None = None
+    """of heads, data order, augmentation and proposals; default: the checkpoint's own, 0 from scratch"""
+    image_size: int | None = None
+    """longer side of the images, pixels; anchors scale with it; default: the tier's"""
+    steps: int | None = None
+    """optimiser steps; default: the tier's"""
+    batch: int | None = None
+    """images a step, of all processes together; default: the tier's"""
+    lr: float | None = None
+    """peak learning rate; default: the tier's"""
+    layer_decay: float | None = None
+    """factor on the learning rate from one block to the one below it; default: the tier's, 1 from scratch"""
+    images: int | None = None
+    """validation images to score on, at most; default: all"""
+    out: Path | None = None
+    """folder for the detectors; default: the cache ($MAE_CACHE)"""
+    results: Path | None = None
+    """folder for one JSON of numbers a detector, for instance results/detection/world"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N; under torchrun each process takes its own GPU"""
+    threads: int = 1
+    """CPU threads a process"""
+    save_every: float = 60.0
+    """seconds between resumable states"""
+
+    def run(self) -> int:
+        from mae_lib.cli import _checkpoints, _require_writable
+        from mae_lib.detectors import finetune_config, identity, obtain_detector, record_of, run_of
+
+        if self.threads < 1:
+            raise InputError(f"--threads {self.threads} must be at least 1")
+        if not self.checkpoint and not self.scratch:
+            raise InputError("nothing to fine-tune: give --checkpoint a .safetensors or a folder of them, or --scratch a ViT patch in pixels")
+        torch.set_num_threads(self.threads)
+        device = self._join()
+        first = not dist.is_initialized() or dist.get_rank() == 0
+        for folder in (self.out, self.results, cache_directory()):
+            if folder is not None:
+                _require_writable(folder)
+        try:
+            train, validation = self._data()
+            starts = [(found, None) for found in (_checkpoints(self.checkpoint) if self.checkpoint else [])] + [(None, patch) for patch in self.scratch]
+            changes = {"steps": self.steps, "batch": self.batch, "learning_rate": self.lr, "layer_decay": self.layer_decay}
+            for checkpoint, patch in starts:
+                config = finetune_config(train, checkpoint, self.tier, patch, self.image_size, self.seed, **changes)
+                wanted = identity(config, run_of(config, checkpoint, self.tier), self.tier, validation, self.images)
+                record = None if self.results is None else recorded(self.results, wanted["name"], wanted["hash"])
+                if record is None or record.get("key") != wanted["key"]:
+                    stored = obtain_detector(
+                        config, checkpoint, train, device=device, out=self.out, tier_name=self.tier, save_every=self.save_every,
+                    )
+                    if not first:
+                        continue
+                    record = record_of(stored, validation, self.images, device)
+                    if self.results is not None:
+                        write_result(self.results, record)
+                if first:
+                    numbers = (f"  {name:<12} {Interval.from_dict(value):.4f}" for name, value in record["measures"].items())
+                    print(f"{record['name']}-{record['hash']}  trained {record['minutes']:.1f} min, scored {record['seconds']:.0f} s", *numbers, sep="\n", flush=True)
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
+        return 0
+
+    def _join(self) -> str:
+        """The device; under `torchrun` this process's own, and its group of processes joined."""
+        device = resolve_device(self.device)
+        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+            return str(device)
+        if device.type == "cuda":
+            device = resolve_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        return str(device)
+
+    def _data(self) -> tuple[CocoFolder, CocoFolder]:
+        """Training and validation images; scenes are written if they are not there, by whichever process comes first."""
+        from mae_lib.coco import open_coco, write_scenes
+
+        if self.data is not None:
+            return open_coco(self.data, self.train), open_coco(self.data, self.validation)
+        sizes = tier(self.tier).detection["scenes"]
+        folder = cache_directory() / "scenes" / f"{self.tier}-{sizes['size']}px"
+        return tuple(write_scenes(Scenes(split, sizes["size"], length=sizes[split]), folder, split) for split in ("train", "validation"))
