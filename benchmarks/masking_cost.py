@@ -32,13 +32,13 @@ def cases(name: str) -> dict[str, PretrainConfig]:
     # Eight blocks of neighbours, as large as estimated groups are: a design costs the same whichever patches it groups.
     blocks = tuple(4 * r // rows * 2 + 2 * c // columns for r in range(rows) for c in range(columns))
     data = World("train", size).identity
-    found = {f"r{round(ratio * 100)}": sizes.config(data, ratio) for ratio in RATIOS}
-    coarse = sizes.config(data, unit=2 * patch)
+    plain = {f"r{round(ratio * 100)}": sizes.config(data, ratio) for ratio in RATIOS} | {"coarse": sizes.config(data, unit=2 * patch)}
+    # Without crops and flips, under which no patch's part is known.
+    found = {case: replace(config, crop=1.0, flip=False) for case, config in plain.items()}
     designs = {"parts": {"design": "parts"}, "object": {"design": "object"}, "groups8": {"design": "groups", "groups": blocks}, f"margin{patch // 2}": {"margin": patch // 2}}
-    found |= {f"r75-{label}": replace(sizes.config(data), crop=1.0, flip=False, **design) for label, design in designs.items()}
-    found["coarse"] = coarse
-    found[f"coarse-margin{patch}"] = replace(coarse, margin=patch)
-    found[f"coarse-strict{patch // 2}"] = replace(coarse, margin=patch // 2, strict=True)
+    found |= {f"r75-{label}": replace(found["r75"], **design) for label, design in designs.items()}
+    found[f"coarse-margin{patch}"] = replace(found["coarse"], margin=patch)
+    found[f"coarse-strict{patch // 2}"] = replace(found["coarse"], margin=patch // 2, strict=True)
     return found
 
 
