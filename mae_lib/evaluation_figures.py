@@ -19,8 +19,11 @@ from mae_lib.ledger import RATIO_RUNS, RUNS, SIZE_RUNS, Above, Alike, Decision, 
 TICKS = {"r10": "0.1", "r25": "0.25", "r50": "0.5", "r75": "0.75", "r90": "0.9", "small": "small", "middle": "middle", "large": "large"}
 """How a run of the sweep is written on an axis."""
 
-LABELS = {run: f"ratio {tick}" if run in RATIO_RUNS else f"unit: {tick}" for run, tick in TICKS.items()}
-"""How a run of the sweep is written in a table."""
+LABELS = {run: f"ratio {tick}" if run in RATIO_RUNS else f"unit: {tick}" for run, tick in TICKS.items()} | {
+    "r75-u16-p8": "unit 16 px", "r75-u16-p8-margin8": "unit 16 px, margin 8 px", "r75-u16-p8-strict4": "unit 16 px, strict margin 4 px",
+    "r75-u8-p8-margin4": "margin 4 px", "r75-u8-p8-parts": "parts", "r75-u8-p8-object": "whole object", "r75-u8-p8-groups8": "8 estimated groups",
+}
+"""How a run of the sweep, or of chapter 11 (ratio 0.75), is written in a table; any other run goes by its name."""
 
 
 def sweep_panels(
@@ -69,30 +72,31 @@ def _shown(values: Sequence[float], spec: str) -> str:
 
 
 def sweep_table(
-    records: Sequence[dict], measures: Sequence[str], titles: Sequence[str], spec: str = ".3f", paper: Mapping[str, Mapping[str, float]] | None = None
+    records: Sequence[dict], measures: Sequence[str], titles: Sequence[str], spec: str = ".3f", paper: Mapping[str, Mapping[str, float]] | None = None,
+    runs: Sequence[str] = RUNS,
 ) -> Table:
     """One row a run of the sweep, one column a measure: mean [interval] over seeds, or the value with its interval over images where there is one seed.
 
     Args:
         records: of `results/KIND/DATA`. measures: their names, in columns called ``titles``. spec: format of a number. paper: measure → run → the
-            paper's number, which follows in brackets as it is.
+            paper's number, which follows in brackets as it is. runs: which to show, in this order, as far as there are records of them.
     """
     columns = [by_run(records, measure) for measure in measures]
     single = {(record["run"], measure): Interval.from_dict(record["measures"][measure]) for record in records for measure in measures}
     rows = []
-    for run in (run for run in RUNS if run in columns[0]):
+    for run in (run for run in runs if run in columns[0]):
         cells = []
         for measure, column in zip(measures, columns):
             values = list(column[run].values())
             cell = format(single[run, measure], spec) if len(values) == 1 else _shown(values, spec)
             theirs = (paper or {}).get(measure, {}).get(run)
             cells.append(cell if theirs is None else f"{cell} (paper\N{NO-BREAK SPACE}{theirs:g})")
-        rows.append([LABELS[run], str(len(columns[0][run])), *cells])
+        rows.append([LABELS.get(run, run), str(len(columns[0][run])), *cells])
     return Table(["run", "seeds", *titles], rows)
 
 
 def _said(test: Above) -> str:
-    high, low = LABELS[test.high], LABELS[test.low]
+    high, low = (LABELS.get(run, run) for run in (test.high, test.low))
     if isinstance(test, NotBelow):
         return f"{test.measure}: {high} at most {test.margin:g} below {low}"
     return f"{test.measure}: {high} and {low} differ by < {test.margin:g}" if isinstance(test, Alike) else f"{test.measure}: {high} above {low}"

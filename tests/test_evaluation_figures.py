@@ -53,3 +53,12 @@ def test_verdicts_name_the_runs_in_words():
     assert rows[0][:3] == ["F8a", "not reproduced", "mean/purity: ratio 0.25 above ratio 0.1"] and rows[1][0] == ""
     assert rows[3][2] == "mean/purity: ratio 0.75 and ratio 0.9 differ by < 0.02" and rows[3][4] == "not reproduced"
     assert rows[4][:2] == ["T1r", "not attempted"]
+
+
+def test_runs_beyond_the_sweep_are_chosen_by_name_and_ordered_as_asked():
+    values = {"r75": {0: 0.5}, "r75-u8-p8-parts": {0: 0.6}, "r75-u8-p8-groups5": {0: 0.4}, "r10": {0: 0.1}}
+    table = sweep_table(as_records(values, "m"), ["m"], ["title"], ".1f", runs=["r75-u8-p8-groups5", "r75-u8-p8-parts", "r75", "r50"])
+    assert [row[0] for row in table.rows] == ["r75-u8-p8-groups5", "parts", "ratio 0.75"]
+    found = {run: {seed: v[0] + 0.01 * seed for seed in range(3)} for run, v in values.items()}
+    (row,) = decision_table([decide(claim("S2"), as_records(found, "mean/class"))]).rows
+    assert row[:3] == ["S2", "reproduced", "mean/class: parts above ratio 0.75"]
