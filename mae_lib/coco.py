@@ -33,7 +33,7 @@ from mae_lib.files import write_text
 from mae_lib.image_files import eight_bit, existing_folder, opened, shown
 from mae_lib.worlds import WORLD_VERSION, Scenes
 
-__all__ = ["Instances", "Annotation", "CocoFolder", "splits_of", "open_coco", "write_scenes"]
+__all__ = ["Instances", "Annotation", "CocoFolder", "splits_of", "nested", "open_coco", "write_scenes"]
 
 
 @dataclass(frozen=True)
@@ -183,6 +183,11 @@ def splits_of(directory: str | os.PathLike[str]) -> tuple[str, ...]:
     return tuple(sorted(path.stem.removeprefix("instances_") for path in Path(directory).glob("annotations/instances_*.json")))
 
 
+def nested(directory: Path) -> Path | None:
+    """The first folder in COCO's layout one level below, where an archive was unpacked into a folder of its own name."""
+    return next((path.parent for path in sorted(directory.glob("*/annotations")) if splits_of(path.parent)), None)
+
+
 def open_coco(directory: str | os.PathLike[str], split: str) -> CocoFolder:
     """A split of a folder in COCO's own layout: `annotations/instances_train2017.json` beside `train2017/` (or `images/train2017/`).
 
@@ -196,9 +201,7 @@ def open_coco(directory: str | os.PathLike[str], split: str) -> CocoFolder:
     root = existing_folder(directory)
     present = splits_of(root)
     if not present:
-        nested = sorted(path.parent for path in root.glob("*/annotations") if splits_of(path.parent))
-        cure = f"point at {shown(nested[0])}" if nested else "point at the folder that holds annotations/"
-        raise InputError(f"{shown(root)} holds no annotations/instances_*.json: {cure}")
+        raise InputError(f"{shown(root)} holds no annotations/instances_*.json: point at {shown(nested(root) or 'the folder that holds annotations/')}")
     chosen = [split] if split in present else [name for name in present if split and name.startswith(split)]
     if len(chosen) != 1:
         which = f"has the splits {', '.join(chosen)} for '{split}'" if chosen else f"has no split '{split}'"

@@ -1,5 +1,5 @@
 """What an image folder holds. What lives here: `describe`, which opens and decodes every file of a folder and says whether the
-folder can be used, and `Description` and `SplitSummary`, in which it says so."""
+folder can be used, and `Description` and `SplitSummary`, in which it says so for class folders (for COCO's layout: `coco_description`)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from mae_lib.coco import nested, splits_of
+from mae_lib.coco_description import CocoDescription, describe_coco
 from mae_lib.datasets import FolderImages
 from mae_lib.errors import InputError
 from mae_lib.image_files import (
@@ -139,7 +141,7 @@ def describe(
     limit: int = 20_000,
     threads: int | None = None,
     progress: bool | None = None,
-) -> Description:
+) -> Description | CocoDescription:
     """Open and decode every image file under a folder and say what it holds and whether it can be used.
 
     Bad contents are reported, never raised.
@@ -150,10 +152,15 @@ def describe(
         threads: that decode; by default one per available core.
         progress: show a progress bar; by default only where stderr is a terminal.
 
+    Returns:
+        A `Description`; of a folder in COCO's layout, with `annotations/instances_*.json`, a `CocoDescription`.
+
     Raises:
         InputError: there is no such folder, or it is a file.
     """
     root = existing_folder(directory)
+    if splits_of(root):
+        return describe_coco(root, limit, threads, progress)
     files, strays, blocked = _inventory(root)
     splits, classes, reason, warnings = _loadable(root)
     sample = files if len(files) <= limit else sorted(random.Random(0).sample(files, limit))
@@ -164,6 +171,8 @@ def describe(
     warnings += [f"{_count(count)} {text}" for text, count in sorted(census.oddities.items())]
     if blocked and not reason:
         reason = blocked[0]
+    if inner := nested(root):
+        reason = f"{shown(root)} holds a data set in COCO's layout one folder further down: point at {shown(inner)}"
     if problems and not reason:
         reason = f"{_count(len(problems))} of {_count(len(sample))} files cannot be used: delete or replace those named"
     by_area = sorted(census.sizes, key=lambda size: (size[0] * size[1], size))

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle_api
 
-CATEGORIES = ({"id": 2, "name": "ant"}, {"id": 7, "name": "bee"}, {"id": 90, "name": "cat"})
+CATEGORIES = ({"id": 90, "name": "cat"}, {"id": 2, "name": "ant"}, {"id": 7, "name": "bee"})
 
 
 def blob(rng: np.random.Generator, height: int, width: int, least: int = 1) -> np.ndarray:

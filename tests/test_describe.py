@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+from coco_folders import random_content, save_coco
 from image_folders import RAMP, empty_class, fill, flat_val, loose, one_class, picture, save, too_deep
 from PIL import Image
 
@@ -123,3 +124,57 @@ def test_a_folder_that_may_not_be_listed_is_reported(folder):
     finally:
         (folder / "train" / "bee").chmod(0o755)
     assert not told.usable and "cannot be listed" in told.reason
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# COCO's layout
+
+
+def test_a_folder_in_cocos_layout_is_told_by_its_annotations(tmp_path):
+    content = random_content(1, images=6)
+    content["annotations"][0]["bbox"] = [500, 500, 4, 4]
+    save_coco(tmp_path, content)
+    save_coco(tmp_path, random_content(2), split="val2017")
+    told = describe(tmp_path)
+    train = told.splits["train2017"]
+    crowds = sum(entry["iscrowd"] for entry in content["annotations"])
+    assert told.usable and told.reason == "" and told.problems == () and told.warnings == ()
+    assert (train.images, train.empty, train.instances, train.present, train.crowds) == (6, 1, len(content["annotations"]), 2, crowds)
+    assert train.dropped == {"box outside the image": 1} and crowds > 0
+    assert train.polygons + train.runs == train.small + train.medium + train.large == train.instances and train.polygons and train.runs
+    assert told.classes == ("ant", "bee", "cat") and told.category_ids == (2, 7, 90) and told.gaps == 86
+    assert told.files == told.checked == 11 and told.smallest == told.largest == (80, 60)
+    assert json.loads(json.dumps(told.to_dict()))["splits"]["train2017"]["images"] == 6
+    text = str(told)
+    for part in ("COCO", f"{crowds} of them crowds", "86 of them unused", "1 left out of training: box outside the image", "80×60", "every one of 11"):
+        assert part in text, part
+    assert told.command == f"mae finetune --data {tmp_path} --train train2017 --validation val2017 --checkpoint FILE"
+
+
+def test_what_is_wrong_in_cocos_layout_is_listed(tmp_path):
+    content = random_content(1, images=3)
+    content["annotations"][0]["segmentation"] = [[1, 1, 5, 1, 5, 5, 2]]
+    save_coco(tmp_path, content)
+    (tmp_path / "train2017" / content["images"][1]["file_name"]).write_bytes(b"no picture")
+    save_coco(tmp_path, "{", split="val2017")
+    told = describe(tmp_path)
+    assert not told.usable and told.problem_count == 3 and list(told.splits) == ["train2017"] and told.command == ""
+    assert "instances_val2017.json is no valid JSON" in told.reason == told.problems[0]
+    assert "annotation 5" in told.problems[1] and "not an image" in told.problems[2] and "usable" in str(told)
+
+
+def test_unlike_categories_are_noted_and_a_sample_is_said_to_be_one(tmp_path):
+    content = random_content(1)
+    save_coco(tmp_path, content)
+    save_coco(tmp_path, content | {"categories": [*content["categories"], {"id": 1, "name": "dog"}]}, split="val2017")
+    told = describe(tmp_path, limit=4)
+    assert told.usable and told.checked == 4 < told.files and "sample of 4 of 10" in str(told)
+    assert any("unlike categories" in note for note in told.warnings)
+
+
+def test_a_single_split_is_noted_and_a_nested_folder_is_pointed_at(tmp_path):
+    save_coco(tmp_path / "inner", random_content(1), split="all")
+    told = describe(tmp_path / "inner")
+    assert told.usable and "--train all --validation all" in told.command and any("no validation split" in note for note in told.warnings)
+    outer = describe(tmp_path)
+    assert not outer.usable and f"point at {tmp_path / 'inner'}" in outer.reason
