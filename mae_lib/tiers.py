@@ -221,7 +221,7 @@ _DETECTION = {
     # of the pretraining at ratio 0.5 with 8e-4, 2e-3, 5e-3: .194, .254, .156; from scratch with 4e-4, 8e-4, 2e-3, 5e-3: .130, .202, .198, .030.
     "laptop": {
         "detector": _SMALL_DETECTOR,
-        "training": {"steps": 800, "batch": 8, "learning_rate": 2e-3},
+        "training": {"steps": 600, "batch": 8, "learning_rate": 2e-3},
         "scratch": {"layer_decay": 1.0, "learning_rate": 8e-4},
         "scenes": {"size": 96, "train": 2000, "validation": 500},
     },
