@@ -66,7 +66,8 @@ class CocoFolder:
         classes: names in ascending category id; category_ids: those ids, with their gaps: label k stands for `category_ids[k - 1]`.
         image_ids: the file's, in its order. names: the images' paths under `images`.
         dropped: how many annotations are left out of `instances`, by reason; COCO's scores count them all the same.
-        identity: what names the data exactly, by the annotations' hash; a small JSON value.
+        identity: what names the data exactly, a small JSON value: by the annotations' hash; the world's scenes, as elsewhere in the project, by
+            their law, seed and sizes, since processors that round differently may draw a pixel of a mask otherwise.
         info: the file's own description of itself.
 
     Raises:
@@ -107,7 +108,7 @@ class CocoFolder:
             raise InputError(f"{where} holds boxes alone, no masks: Mask R-CNN needs each instance's 'segmentation'")
         self._require_files()
         self.info: dict = content.get("info") if isinstance(content.get("info"), dict) else {}
-        self.identity: dict = {
+        self.identity: dict = _identity(content, self.info) or {
             "kind": "coco", "name": self.annotations.stem, "images": len(self), "instances": len(everything), "sha256": digest,
         }
 
@@ -244,6 +245,11 @@ def _scenes_identity(scenes: Scenes) -> dict[str, int | str]:
     return {"kind": "scenes", "version": WORLD_VERSION} | asked
 
 
+def _identity(content: Mapping[str, Any], info: dict) -> dict | None:
+    """The scenes' identity, if these are annotations that `write_scenes` wrote and nobody has altered since."""
+    return info.get("scenes") if isinstance(info.get("scenes"), dict) and info.get("sha256") == _digest(content) else None
+
+
 def _digest(content: Mapping[str, Any]) -> str:
     parts = {key: content.get(key) for key in ("images", "annotations", "categories")}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -254,7 +260,7 @@ def _require_same(annotations: Path, scenes: Scenes) -> None:
     info = content.get("info") if isinstance(content.get("info"), dict) else {}
     if info.get("scenes") != _scenes_identity(scenes):
         raise InputError(f"{shown(annotations)} describes other data than the scenes asked for: choose another name or folder, or delete it")
-    if info.get("sha256") != _digest(content):
+    if _identity(content, info) is None:
         raise InputError(f"{shown(annotations)} was altered since it was written: delete it and its images, and write the scenes again")
 
 

@@ -316,7 +316,7 @@ def test_scenes_come_back_as_they_were_drawn(scenes):
         assert torch.equal(found.masks, drawn.masks[i][present])
         assert torch.equal(found.boxes, drawn.boxes[i][present])
         assert torch.equal(found.area, found.masks.flatten(1).sum(1).float()) and not found.crowd.any()
-    assert check_masks(again) == int((drawn.labels >= 0).sum())
+    assert check_masks(again) == int((drawn.labels >= 0).sum()) and again.identity == scenes.identity
 
 
 def test_the_same_scenes_give_the_same_bytes_and_are_not_written_twice(scenes, tmp_path):
@@ -326,6 +326,17 @@ def test_the_same_scenes_give_the_same_bytes_and_are_not_written_twice(scenes, t
     before = (other.folder / other.names[3]).stat().st_mtime_ns
     assert write_scenes(SCENES, tmp_path, "validation").identity == other.identity
     assert (other.folder / other.names[3]).stat().st_mtime_ns == before
+
+
+def test_scenes_are_named_by_their_law_until_somebody_alters_them(scenes, tmp_path):
+    assert scenes.identity == {
+        "kind": "scenes", "version": "1", "split": "validation", "size": 48, "seed": 0, "most": 4, "least_pixels": 20, "length": 70,
+    }
+    what = json.loads(scenes.annotations.read_text())
+    what["annotations"].pop()
+    shutil.copytree(scenes.folder, tmp_path / "train2017")
+    altered = opened(tmp_path, what, pictures=False)
+    assert altered.identity["kind"] == "coco" and altered.identity["instances"] == len(what["annotations"])
 
 
 def test_two_splits_share_a_folder(tmp_path):
