@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import torch
-from matplotlib.colors import to_rgb
+from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
@@ -66,6 +66,26 @@ def margin_rows(images: Tensor, rows: Mapping[str, Tensor], size: float = 1.15) 
     figure.set_figheight(figure.get_figheight() + 0.3)
     figure.subplots_adjust(bottom=below)
     figure.legend(handles=handles, loc="lower center", ncols=len(handles), fontsize=8, frameon=False)
+    return figure
+
+
+def partitions(panels: Mapping[str, Tensor], size: float = 1.6) -> Figure:
+    """Groups of patches on their grid, each group in a colour and with its number.
+
+    Args:
+        panels: title → int64 [rows, columns], group numbers from 0. size: inches a panel.
+    """
+    if not panels or not all(groups.ndim == 2 for groups in panels.values()):
+        raise InputError("partitions need at least one panel of group numbers, [rows, columns]")
+    figure, axes = plt.subplots(1, len(panels), figsize=(size * len(panels), size + 0.3), squeeze=False, layout="constrained")
+    for axis, (title, groups) in zip(axes[0], panels.items()):
+        few = int(groups.max()) < 8
+        axis.imshow(groups.numpy(), cmap=ListedColormap(["#ffffff", *PALETTE[:7]]) if few else "turbo", vmin=0, vmax=7 if few else None, alpha=0.55)
+        for r, row in enumerate(groups.tolist()):
+            for c, number in enumerate(row):
+                axis.text(c, r, str(number), ha="center", va="center", fontsize=6)
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(title, fontsize=9)
     return figure
 
 

@@ -9,7 +9,7 @@ import torch
 from looking import drawn  # noqa: F401 (renders and closes every figure)
 
 from mae_lib.errors import InputError
-from mae_lib.improvement_figures import KINDS, margin_rows, paired_differences, pixel_kinds, readout_against_cost
+from mae_lib.improvement_figures import KINDS, margin_rows, paired_differences, partitions, pixel_kinds, readout_against_cost
 from mae_lib.intervals import Interval
 from mae_lib.mask_designs import margin_maps
 from mae_lib.masking import hidden_map
@@ -49,6 +49,16 @@ def test_a_row_tints_what_does_not_reach_the_encoder_and_nothing_else():
     assert words == list(KINDS)[1:]
     with pytest.raises(InputError, match="row 'wrong'"):
         margin_rows(images, {"wrong": kinds[:1]})
+
+
+def test_each_group_has_its_number_and_a_colour():
+    groups = torch.tensor([[0, 0, 1], [2, 2, 1]])
+    figure = partitions({"few": groups, "many": torch.arange(12).view(3, 4)})
+    assert [text.get_text() for text in figure.axes[0].texts] == [str(n) for n in groups.flatten().tolist()]
+    assert (figure.axes[0].images[0].get_array() == groups.numpy()).all() and figure.axes[1].get_title() == "many"
+    for bad in ({}, {"flat": torch.arange(4)}):
+        with pytest.raises(InputError, match="group numbers"):
+            partitions(bad)
 
 
 def test_differences_are_drawn_seed_by_seed_with_their_mean():
