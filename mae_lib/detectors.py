@@ -10,7 +10,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +120,7 @@ def obtain_detector(
     states.mkdir(parents=True, exist_ok=True)
     state = states / f"{config.name}-{config.hash}.safetensors"
     with filelock.FileLock(state.with_suffix(".lock")) if rank == 0 else nullcontext():
-        if not _first_says(lambda: find_detector(config, out) is not None):
+        if not first_says(lambda: find_detector(config, out) is not None):
             if rank == 0:
                 for file in (state, target / state.name, target / f"{state.stem}.json"):
                     remove_parts(file)
@@ -128,15 +128,15 @@ def obtain_detector(
             if rank == 0:
                 _save(trained, config, target, tier_name, run_of(config, checkpoint, tier_name))
                 state.unlink(missing_ok=True)
-        _first_says(lambda: True)  # the others wait until it is stored
+        first_says(lambda: True)  # the others wait until it is stored
     found = find_detector(config, out)
     if found is None:
         raise InputError(f"{config.name} was stored in {target} and is not there: with many machines, $MAE_CACHE or --out must be on a disk that all share")
     return found
 
 
-def _first_says(ask) -> bool:
-    """What ``ask`` answers in the first of all processes."""
+def first_says(ask: Callable[[], bool]) -> bool:
+    """What ``ask`` answers in the first of all processes, which then do the same."""
     if not dist.is_initialized():
         return ask()
     answer = [ask() if dist.get_rank() == 0 else None]
@@ -185,13 +185,14 @@ def run_of(config: FinetuneConfig, checkpoint: Checkpoint | None, tier_name: str
 
 def finetune_config(
     folder: CocoFolder, checkpoint: Checkpoint | None = None, tier_name: str = "laptop", patch: int | None = None,
-    image_size: int | None = None, seed: int | None = None, **changes,
+    image_size: int | None = None, anchors: Sequence[float] = (), proposals: int | None = None, seed: int | None = None, **changes,
 ) -> FinetuneConfig:
     """One fine-tuning at a tier's sizes.
 
     Args:
         folder: the training images. checkpoint: the pretrained encoder; None: from scratch, with the tier's encoder and a ViT patch of
-            ``patch`` pixels (default: the ratio sweep's). image_size: of the detector, the images' longer side; anchors scale with it.
+            ``patch`` pixels (default: the ratio sweep's). image_size: of the detector, the images' longer side. anchors: one side a level of the
+            pyramid, pixels; by default the tier's, scaled as the images are. proposals: an image; how many enter the losses grows with it.
         seed: default: the checkpoint's own, 0 from scratch. changes: other fields of :class:`FinetuneConfig`; None leaves the tier's value.
     """
     sizes = tier(tier_name)
@@ -201,6 +202,10 @@ def finetune_config(
     if image_size is not None and image_size != shape["image_size"]:
         factor = image_size / shape["image_size"]
         shape |= {"image_size": image_size, "anchors": tuple(side * factor for side in shape["anchors"]), "canonical": shape["canonical"] * factor}
+    if anchors:
+        shape["anchors"] = tuple(anchors)
+    if proposals is not None:
+        shape |= {"roi_samples": max(1, round(shape["roi_samples"] * proposals / shape["post_nms"])), "pre_nms": proposals, "post_nms": proposals}
     if checkpoint is not None:
         model, start = checkpoint.config.model, {"pretrained": checkpoint.record["digest"], "origin": checkpoint.config.name}
     else:

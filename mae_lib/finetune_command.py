@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -42,7 +43,11 @@ class Finetune:
     seed: int | None = None
     """of heads, data order, augmentation and proposals; default: the checkpoint's own, 0 from scratch"""
     image_size: int | None = None
-    """longer side of the images, pixels; anchors scale with it; default: the tier's"""
+    """longer side of the images, pixels; default: the tier's"""
+    anchors: tuple[float, ...] = ()
+    """side of the anchors on each level of the pyramid (strides 4, 8, 16, 32), pixels; default: the tier's, scaled as the images are"""
+    proposals: int | None = None
+    """boxes an image that are looked at; more for crowded images; default: the tier's"""
     steps: int | None = None
     """optimiser steps; default: the tier's"""
     batch: int | None = None
@@ -66,7 +71,7 @@ class Finetune:
 
     def run(self) -> int:
         from mae_lib.cli import _checkpoints, _require_writable
-        from mae_lib.detectors import finetune_config, identity, obtain_detector, record_of, run_of
+        from mae_lib.detectors import finetune_config, first_says, identity, obtain_detector, record_of, run_of
 
         if self.threads < 1:
             raise InputError(f"--threads {self.threads} must be at least 1")
@@ -81,12 +86,13 @@ class Finetune:
         try:
             train, validation = self._data()
             starts = [(found, None) for found in (_checkpoints(self.checkpoint) if self.checkpoint else [])] + [(None, patch) for patch in self.scratch]
-            changes = {"steps": self.steps, "batch": self.batch, "learning_rate": self.lr, "layer_decay": self.layer_decay}
+            changes = {"seed": self.seed, "steps": self.steps, "batch": self.batch, "learning_rate": self.lr, "layer_decay": self.layer_decay}
+            sizes = {"image_size": self.image_size, "anchors": self.anchors, "proposals": self.proposals}
             for checkpoint, patch in starts:
-                config = finetune_config(train, checkpoint, self.tier, patch, self.image_size, self.seed, **changes)
+                config = finetune_config(train, checkpoint, self.tier, patch, **sizes, **changes)
                 wanted = identity(config, run_of(config, checkpoint, self.tier), self.tier, validation, self.images)
                 record = None if self.results is None else recorded(self.results, wanted["name"], wanted["hash"])
-                if record is None or record.get("key") != wanted["key"]:
+                if first_says(lambda: record is None or record.get("key") != wanted["key"]):
                     stored = obtain_detector(
                         config, checkpoint, train, device=device, out=self.out, tier_name=self.tier, save_every=self.save_every,
                     )
@@ -111,7 +117,8 @@ class Finetune:
         if device.type == "cuda":
             device = resolve_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # The others wait while the first process scores.
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=6))
         return str(device)
 
     def _data(self) -> tuple[CocoFolder, CocoFolder]:
