@@ -21,8 +21,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from mae_lib import coco
+from mae_lib.average_precision import Detections, average_precision
 from mae_lib.coco import CocoFolder, open_coco, splits_of, write_scenes
 from mae_lib.errors import InputError
+from mae_lib.provenance import provenance
+from mae_lib.results import results_directory, write_result
 from mae_lib.worlds import Scenes
 
 HEIGHT, WIDTH = 40, 50
@@ -79,17 +82,31 @@ def test_masks_boxes_and_labels_equal_pycocotools(tmp_path, seed):
     assert {type(a["segmentation"]) for a in what["annotations"]} == {list, dict}
 
 
-@pytest.mark.skipif("MAE_COCO" not in os.environ, reason="MAE_COCO names no COCO folder to check the masks of (MAE_COCO_SPLIT: which split)")
-def test_masks_of_a_real_data_set_equal_pycocotools(capsys):
+@pytest.mark.skipif("MAE_COCO" not in os.environ, reason="MAE_COCO names no COCO folder to check (MAE_COCO_SPLIT: which split, MAE_COCO_RECORD: its name in results/)")
+def test_a_real_data_set_is_read_as_pycocotools_reads_it(capsys):
+    """Masks, boxes and labels of every annotation; every image decodes; the truth fed back as detections scores as `truth` in the record says."""
     directory = Path(os.environ["MAE_COCO"])
     folder = open_coco(directory, os.environ.get("MAE_COCO_SPLIT") or splits_of(directory)[0])
     count = check_masks(folder)
+    assert count + sum(folder.dropped.values()) == folder.identity["instances"]
+    fed_back = []
     for i in range(len(folder)):
         assert folder.image(i).shape == (3, *folder.size(i))
-    crowds = sum(record.crowd for i in range(len(folder)) for record in folder.records(i))
+        real = folder.instances(i)
+        fed_back.append(Detections(real.boxes, real.labels, torch.ones(len(real.labels)), real.masks))
+    records = [record for i in range(len(folder)) for record in folder.records(i)]
+    found = {
+        "name": os.environ.get("MAE_COCO_RECORD", folder.annotations.stem), "hash": folder.identity["sha256"][:16], "data": folder.identity,
+        "masks_equal_to_pycocotools": count, "images": len(folder), "dropped": folder.dropped, "crowds": sum(record.crowd for record in records),
+        "polygons": sum(isinstance(record.segmentation, list) for record in records), "categories": len(folder.classes),
+        "categories_present": len({record.label for record in records}), "highest_category_id": max(folder.category_ids),
+        "most_instances": max(len(folder.records(i)) for i in range(len(folder))),
+        "truth": {name: value for name, value in average_precision(folder, fed_back).items() if value == value}, **provenance(),
+    }
+    if "MAE_COCO_RECORD" in os.environ:
+        write_result(results_directory() / "coco", found)
     with capsys.disabled():
-        print(f"\n{count} masks of {len(folder)} images equal pycocotools' ({crowds} crowds, {folder.dropped or 'none'} dropped)")
-    assert count + sum(folder.dropped.values()) == folder.identity["instances"]
+        print(f"\n{count} masks of {len(folder)} images equal pycocotools'; {found['crowds']} crowds; the truth scores {found['truth']['mask/AP']:.4f}")
 
 
 @given(seed=st.integers(0, 2**32 - 1), height=st.integers(1, 30), width=st.integers(1, 30))
