@@ -1,9 +1,10 @@
 """COCO's average precision of boxes and masks (§3.5). What lives here: `Detections`, what a detector found in one image, and
-`average_precision`, the 24 numbers that COCO reports for them, by faster-coco-eval, which computes what pycocotools computes."""
+`average_precision`, the 24 numbers that COCO reports for them, by faster-coco-eval, which computes what pycocotools computes; and
+`found_and_named`, which tells where from what."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +13,12 @@ import torch
 from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core import mask as rle_api
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from mae_lib.coco import CocoFolder
 from mae_lib.errors import InputError
 
-__all__ = ["MEASURES", "Detections", "average_precision"]
+__all__ = ["MEASURES", "Detections", "average_precision", "found_and_named"]
 
 MEASURES: tuple[str, ...] = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """In COCO's order: precision over IoU thresholds .5 to .95, at .5, at .75, of small (area below 32² pixels), medium and large (from 96²)
@@ -57,6 +59,16 @@ def average_precision(truth: CocoFolder, detections: Sequence[Detections], indic
         InputError: as many detections as images were not given; an index is out of range or occurs twice; a label is none of the classes;
             scores or boxes are not finite; tensors do not fit each other or the image. Names the image.
     """
+    found: list[dict[str, Any]] = []
+    images = []
+    for i, detected in _paired(truth, detections, indices):
+        images.append(i)
+        found += _entries(truth, i, detected)
+    return _scores(_ground_truth(truth, images), found)
+
+
+def _paired(truth: CocoFolder, detections: Sequence[Detections], indices: Sequence[int] | None) -> Iterator[tuple[int, Detections]]:
+    """Each image with its detections, one after another, once both have been checked."""
     images = range(len(truth)) if indices is None else [int(i) for i in indices]
     if len(detections) != len(images):
         raise InputError(f"{len(detections)} detections for {len(images)} images: give one Detections, perhaps empty, for each image")
@@ -64,11 +76,9 @@ def average_precision(truth: CocoFolder, detections: Sequence[Detections], indic
         raise InputError("no image to score: give at least one index")
     if len(set(images)) < len(images) or min(images) < 0 or max(images) >= len(truth):
         raise InputError(f"the indices must differ and lie in 0 … {len(truth) - 1}: correct them")
-    found: list[dict[str, Any]] = []
     for i, detected in zip(images, detections, strict=True):
         _check(truth, i, detected)
-        found += _entries(truth, i, detected)
-    return _scores(_ground_truth(truth, images), found)
+        yield i, detected
 
 
 def _check(truth: CocoFolder, i: int, detected: Detections) -> None:
@@ -138,3 +148,33 @@ def _scores(truth: COCO, found: list[dict[str, Any]]) -> dict[str, float]:
         for name, value in zip(MEASURES, evaluation.stats[:12], strict=True):
             numbers[f"{prefix}/{name}"] = float(value) if value >= 0 else float("nan")
     return numbers
+
+
+def found_and_named(
+    truth: CocoFolder, detections: Sequence[Detections], indices: Sequence[int] | None = None, least_overlap: float = 0.5
+) -> tuple[int, int, int]:
+    """Where or what: of the instances (crowds left out), how many are covered by a detection of whatever class, and how many are named as well.
+
+    An instance is *covered* if the box of some detection overlaps its own by an IoU of at least ``least_overlap``, and *named* if the one with the
+    highest score among these has its class. Other than in AP, a detection may cover two instances, and false ones cost nothing.
+
+    Args:
+        truth, detections, indices: as in :func:`average_precision`, which also says what is wrong with them.
+
+    Returns:
+        (instances, covered, named).
+    """
+    instances = covered = named = 0
+    for i, detected in _paired(truth, detections, indices):
+        real = truth.instances(i)
+        own = ~real.crowd
+        instances += int(own.sum())
+        if not len(detected.scores):
+            continue
+        order = detected.scores.argsort(descending=True, stable=True)
+        overlap = box_iou(real.boxes[own], detected.boxes[order]) >= least_overlap
+        first = overlap.int().argmax(1)  # the first True; 0 where there is none
+        hit = overlap.any(1)
+        covered += int(hit.sum())
+        named += int((hit & (detected.labels[order][first] == real.labels[own])).sum())
+    return instances, covered, named

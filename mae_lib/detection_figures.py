@@ -35,13 +35,13 @@ _TINT = 0.45
 
 
 def instance_rows(
-    images: Sequence[Tensor], rows: Mapping[str, Sequence[Instances | Detections]], classes: Sequence[str], least_score: float = 0.5, size: float = 1.75
+    images: Sequence[Tensor], rows: Mapping[str, Sequence[Instances | Detections | None]], classes: Sequence[str], least_score: float = 0.5, size: float = 1.75
 ) -> Figure:
     """One row of pictures for each name, one column an image: masks tinted and boxes outlined in the colour of the class, whose name stands above.
 
     Args:
         images: uint8 or float in [0, 1], [3, H, W] each. rows: name → for each image its instances, or what was found in it, drawn with its
-            score in percent if that is at least ``least_score``, the best on top. classes: names in the order of the labels 1, 2, ….
+            score in percent if that is at least ``least_score``, the best on top; None: the picture alone. classes: names in the order of the labels 1, 2, ….
         size: inches a picture.
     """
     if not images or not rows or any(len(found) != len(images) for found in rows.values()):
@@ -55,11 +55,11 @@ def instance_rows(
     return figure
 
 
-def _draw(axis: plt.Axes, image: Tensor, found: Instances | Detections, classes: Sequence[str], least_score: float) -> None:
-    if tuple(found.masks.shape[1:]) != tuple(image.shape[1:]):
+def _draw(axis: plt.Axes, image: Tensor, found: Instances | Detections | None, classes: Sequence[str], least_score: float) -> None:
+    if found is not None and tuple(found.masks.shape[1:]) != tuple(image.shape[1:]):
         raise InputError(f"masks of {list(found.masks.shape[1:])} do not lie on an image of {list(image.shape[1:])}: give those of this image")
     picture = np.atleast_3d(_as_picture(image)).copy()
-    order, texts = range(len(found.labels)), [""] * len(found.labels)
+    order, texts = range(0 if found is None else len(found.labels)), [""] * (0 if found is None else len(found.labels))
     if isinstance(found, Detections):
         order = [k for k in found.scores.argsort(stable=True).tolist() if found.scores[k] >= least_score]
         texts = [f" {100 * score:.0f}" for score in found.scores.tolist()]

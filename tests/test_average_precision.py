@@ -19,7 +19,7 @@ from pycocotools import mask as rle_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mae_lib.average_precision import MEASURES, Detections, average_precision
+from mae_lib.average_precision import MEASURES, Detections, average_precision, found_and_named
 from mae_lib.coco import CocoFolder, open_coco, write_scenes
 from mae_lib.errors import InputError
 from mae_lib.worlds import Scenes
@@ -258,6 +258,41 @@ def test_any_rising_change_of_the_scores_leaves_the_numbers(tmp_path):
     truth, rng = folder(tmp_path, random_content(6)), np.random.default_rng(0)
     found = [detect(truth, i, rng, 5, 7) for i in range(len(truth))]
     agree(average_precision(truth, found), average_precision(truth, [replace(one, scores=50 * one.scores**3 - 7) for one in found]))
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# Where or what
+
+
+def test_an_instance_is_named_by_the_best_detection_that_covers_it(tmp_path):
+    mask = np.zeros(SIZE, dtype=bool)
+    mask[10:30, 10:30] = True
+    content = random_content(0, images=2)
+    crowd = {"id": 3} | instance(mask, crowd=1)
+    content["annotations"] = [{"id": 1} | instance(mask), {"id": 2} | instance(np.roll(mask, 40, 1), category=7), crowd]
+    truth = folder(tmp_path, content)
+    here, near, there, far = [10, 10, 30, 30], [12, 10, 32, 30], [50, 10, 70, 30], [25, 10, 45, 30]
+
+    def counts(boxes, labels, scores, **options):
+        first = detections(boxes, labels, scores, np.zeros((len(labels), *SIZE)), SIZE)
+        return found_and_named(truth, [first, nothing()], **options)
+
+    assert counts([here, there], [1, 2], [0.1, 0.2]) == (2, 2, 2)
+    assert counts([], [], []) == (2, 0, 0) and counts([far], [1], [0.9]) == (2, 0, 0)
+    assert counts([here, there], [2, 1], [0.1, 0.2]) == (2, 2, 0)
+    assert counts([here, near, there], [2, 1, 2], [0.1, 0.2, 0.3]) == (2, 2, 2)  # the better score says the right class
+    assert counts([here, near, there], [1, 2, 2], [0.1, 0.2, 0.3]) == (2, 2, 1)
+    assert counts([near], [1], [0.2], least_overlap=0.9) == (2, 0, 0) and counts([near], [1], [0.2], least_overlap=0.8) == (2, 1, 1)
+
+
+def test_the_truth_fed_back_is_all_covered_and_named_but_for_crowds(tmp_path):
+    content = random_content(4, images=6, instances=2)
+    truth, rng = folder(tmp_path, content), np.random.default_rng(0)
+    single = sum(not entry["iscrowd"] for entry in content["annotations"])
+    instances, covered, named = found_and_named(truth, [fed_back(truth, i, rng) for i in range(6)])
+    assert instances == covered == single >= named > 0
+    with pytest.raises(InputError, match="5 detections for 6"):
+        found_and_named(truth, [nothing()] * 5)
 
 
 # ---------------------------------------------------------------------------------------------------------------------------

@@ -40,6 +40,8 @@ def test_pictures_show_every_instance_with_its_class_and_only_sure_detections_wi
     assert texts(first) == ["ant", "cat"] and boxes(first) == [[2.5, 1.5, 6, 4], [11.5, 9.5, 16, 8]]
     assert texts(empty) == [] and boxes(empty) == [] and first.get_ylabel() == "truth" and found.get_ylabel() == "found"
     assert texts(found) == ["bee 90"]
+    bare = instance_rows([IMAGE], {"scene": [None]}, CLASSES).axes[0]
+    assert texts(bare) == [] and boxes(bare) == [] and np.all(np.asarray(bare.get_images()[0].get_array()) == 0.5)
     assert texts(instance_rows([IMAGE], {"found": [FOUND]}, CLASSES, least_score=0.1).axes[0]) == ["cat 30", "bee 90"]
 
 
