@@ -141,6 +141,7 @@ def test_a_folder_in_cocos_layout_is_told_by_its_annotations(tmp_path):
     assert told.usable and told.reason == "" and told.problems == () and told.warnings == ()
     assert (train.images, train.empty, train.instances, train.present, train.crowds) == (6, 1, len(content["annotations"]), 2, crowds)
     assert train.dropped == {"box outside the image": 1} and crowds > 0
+    assert 0 < train.small == sum(entry["area"] < 32**2 for entry in content["annotations"]) < train.instances and train.large == 0
     assert train.polygons + train.runs == train.small + train.medium + train.large == train.instances and train.polygons and train.runs
     assert told.classes == ("ant", "bee", "cat") and told.category_ids == (2, 7, 90) and told.gaps == 86
     assert told.files == told.checked == 11 and told.smallest == told.largest == (80, 60)
