@@ -21,6 +21,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
+from mae_lib import distributed
 from mae_lib.datasets import ImageSource, Resident, image_source, nbytes
 from mae_lib.describe import describe
 from mae_lib.errors import InputError
@@ -36,7 +37,7 @@ from mae_lib.tiers import SIZE_RATIO, PretrainConfig, tier
 @dataclass(frozen=True)
 class Pretrain:
     """Pretrain one masked autoencoder, or with --sweep the paper's eight. What is already stored is not trained again; what was
-    stopped goes on."""
+    stopped goes on. For many GPUs: torchrun --nproc-per-node N -m mae_lib.pretrain …, also with another N than before."""
 
     tier: Literal["smoke", "laptop", "gpu", "paper"] = "laptop"
     """sizes and lengths (mae_lib/tiers.py)"""
@@ -81,11 +82,18 @@ class Pretrain:
     """CPU threads a process; models of the smoke and laptop tiers are slower on two than on one"""
     save_every: float = 60.0
     """seconds between resumable states"""
+    accumulate: int = 1
+    """pieces that a batch is worked on in, one after another, where memory is short; the result is the same"""
 
     def run(self) -> int:
-        resolve_device(self.device)
+        with distributed.joined(resolve_device(self.device)) as device:
+            return dataclasses.replace(self, device=str(device))._run()
+
+    def _run(self) -> int:
         if self.jobs < 1:
             raise InputError(f"--jobs {self.jobs} must be at least 1")
+        if self.jobs > 1 and distributed.world() > 1:
+            raise InputError("under torchrun all processes share one training after another: leave out --jobs")
         if self.threads < 1:
             raise InputError(f"--threads {self.threads} must be at least 1")
         configs = self._configs()
@@ -93,13 +101,14 @@ class Pretrain:
             if folder is not None:
                 _require_writable(folder)
         pending = [c for c in configs if find(c, None if self.out is None else [self.out]) is None]
-        print(f"{len(configs)} to have, {len(configs) - len(pending)} already stored", flush=True)
+        if distributed.rank() == 0:
+            print(f"{len(configs)} to have, {len(configs) - len(pending)} already stored", flush=True)
         tasks = [(self, config) for config in configs]
         if self.jobs == 1 or len(pending) < 2:
             results = [_obtain(*task) for task in tasks]
         else:
             results = _side_by_side(tasks, self.jobs)
-        for checkpoint in results:
+        for checkpoint in results if distributed.rank() == 0 else ():
             steps, loss = checkpoint.curve
             speed = checkpoint.record["images_per_second"]
             print(f"{checkpoint.path}  loss {loss[-1]:.4f} after {steps[-1]} steps, {checkpoint.record['seconds'] / 60:.1f} min, {speed:.0f} images/s")
@@ -174,12 +183,14 @@ def _training_images(data: Path | None, image_size: tuple[int, int], channels: i
 
 def _obtain(command: Pretrain, config: PretrainConfig) -> Checkpoint:
     torch.set_num_threads(command.threads)
-    checkpoint = find(config, None if command.out is None else [command.out])
     device, size, channels = str(resolve_device(command.device)), config.model.image_size, config.model.channels
-    if checkpoint is None:
+    source = None
+    if distributed.first_says(lambda: find(config, None if command.out is None else [command.out]) is None):
         source = _training_images(command.data, size, channels, config.unit, device, config.steps * config.batch)
-        checkpoint = obtain(config, source, device=device, folder=command.out, tier=command.tier, save_every=command.save_every)
-    if command.results is not None:
+    checkpoint = obtain(
+        config, source, device=device, folder=command.out, tier=command.tier, save_every=command.save_every, accumulate=command.accumulate
+    )
+    if command.results is not None and distributed.rank() == 0:
         validation = image_source(command.data, "validation", size, channels, min_side=config.unit)
         held_out = held_out_error(checkpoint.load(device), config.mask, validation)
         write_result(command.results, checkpoint.record | {"held_out": held_out, "validation": validation.identity})

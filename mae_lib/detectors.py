@@ -17,9 +17,9 @@ from pathlib import Path
 
 import filelock
 import torch
-import torch.distributed as dist
 from torchvision.models.detection import MaskRCNN
 
+from mae_lib import distributed
 from mae_lib.average_precision import Detections, average_precision
 from mae_lib.coco import CocoFolder
 from mae_lib.detection import DetectorConfig, detect, detector
@@ -114,13 +114,13 @@ def obtain_detector(
 
     Under `torchrun` every process calls it; the first one looks, locks and stores, and all train. Arguments as in :func:`mae_lib.finetune.finetune`.
     """
-    rank = dist.get_rank() if dist.is_initialized() else 0
+    rank = distributed.rank()
     target = cache_directory() / "detectors" if out is None else Path(out)
     states = cache_directory() / "states"
     states.mkdir(parents=True, exist_ok=True)
     state = states / f"{config.name}-{config.hash}.safetensors"
     with filelock.FileLock(state.with_suffix(".lock")) if rank == 0 else nullcontext():
-        if not first_says(lambda: find_detector(config, out) is not None):
+        if not distributed.first_says(lambda: find_detector(config, out) is not None):
             if rank == 0:
                 for file in (state, target / state.name, target / f"{state.stem}.json"):
                     remove_parts(file)
@@ -128,27 +128,18 @@ def obtain_detector(
             if rank == 0:
                 _save(trained, config, target, tier_name, run_of(config, checkpoint, tier_name))
                 state.unlink(missing_ok=True)
-        first_says(lambda: True)  # the others wait until it is stored
+        distributed.first_says(lambda: True)  # the others wait until it is stored
     found = find_detector(config, out)
     if found is None:
         raise InputError(f"{config.name} was stored in {target} and is not there: with many machines, $MAE_CACHE or --out must be on a disk that all share")
     return found
 
 
-def first_says(ask: Callable[[], bool]) -> bool:
-    """What ``ask`` answers in the first of all processes, which then do the same."""
-    if not dist.is_initialized():
-        return ask()
-    answer = [ask() if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(answer)
-    return answer[0]
-
-
 def _train(config: FinetuneConfig, checkpoint: Checkpoint | None, folder: CocoFolder, *, state: Path, **arguments) -> Finetuned:
     try:
         return finetune(config, checkpoint, folder, state=state, **arguments)
     except DamagedFile as error:
-        if dist.is_initialized():
+        if distributed.world() > 1:
             raise  # the processes would set it aside one after another
         warnings.warn(f"{error}. Set aside as {set_aside(state).name}; training starts over.", stacklevel=3)
         return finetune(config, checkpoint, folder, state=state, **arguments)

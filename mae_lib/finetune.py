@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
@@ -18,19 +17,17 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 from torchvision.models.detection import MaskRCNN
-from tqdm import tqdm
 
+from mae_lib import distributed
 from mae_lib.coco import CocoFolder, Instances
 from mae_lib.detection import DetectorConfig, detector, parameter_groups, to_float
 from mae_lib.errors import InputError
 from mae_lib.image_files import cores
 from mae_lib.model import MaskedAutoencoder, ModelConfig
-from mae_lib.pretrain import GPU_CHECK_EVERY, DataOrder, Run, TrainingDiverged, _interrupts_deferred, learning_rate, resolve_device, step_generator
+from mae_lib.pretrain import DataOrder, Run, check_share, drive, learning_rate, resolve_device, step_generator
 from mae_lib.store import Checkpoint
 from mae_lib.worlds import boxes_of
 
@@ -235,14 +232,14 @@ class FinetuneRun(Run):
     """One fine-tuning in progress; saved and brought back as a pretraining is."""
 
     def __init__(self, config: FinetuneConfig, checkpoint: Checkpoint | None, device: torch.device) -> None:
-        self.config, self.device = config, device
-        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        self.model = build(config, checkpoint).to(device).train()
-        self.model.backbone.bfloat16 = config.precision == "bfloat16" and device.type == "cuda"
-        self.optimiser = torch.optim.AdamW(parameter_groups(self.model, config.learning_rate, config.weight_decay, config.layer_decay), betas=config.betas, fused=True)
-        self.step, self.seconds = 0, 0.0
-        self.losses = torch.full((config.steps,), math.nan, device=device)
-        self.shared = self.model if self.world == 1 else DistributedDataParallel(self.model, [device] if device.type == "cuda" else None)
+        model = build(config, checkpoint).to(device).train()
+        model.backbone.bfloat16 = config.precision == "bfloat16" and device.type == "cuda"
+        groups = parameter_groups(model, config.learning_rate, config.weight_decay, config.layer_decay)
+        self._begin(config, device, model, torch.optim.AdamW(groups, betas=config.betas, fused=True))
+
+    @property
+    def advice(self) -> str:
+        return f"Try a smaller learning rate (it was {self.config.learning_rate:g}) or a longer warm-up"
 
     def train_step(self, examples: list[Example]) -> None:
         """One optimiser step on this process's share of the batch."""
@@ -259,13 +256,10 @@ class FinetuneRun(Run):
             parts = self.shared(images, targets)
         (anchors, _), (proposals, positive) = samplers["rpn"].counts, samplers["roi"].counts
         # Each loss is a mean over what was drawn, of which processes may have drawn unequal numbers: weighted so, their mean is one process's.
-        weight = torch.tensor([anchors, proposals, positive], dtype=torch.float32, device=self.device)
+        weight = torch.ones(3, device=self.device)
         if self.world > 1:
-            total = weight.clone()
-            dist.all_reduce(total)
-            weight = weight * self.world / total.clamp(min=1)
-        else:
-            weight = torch.ones_like(weight)
+            drawn = torch.tensor([anchors, proposals, positive], dtype=torch.float32, device=self.device)
+            weight = drawn * self.world / distributed.summed(drawn).clamp(min=1)
         loss = (
             weight[0] * (parts["loss_objectness"] + parts["loss_rpn_box_reg"])
             + weight[1] * (parts["loss_classifier"] + parts["loss_box_reg"])
@@ -275,14 +269,7 @@ class FinetuneRun(Run):
         loss.backward()
         if config.clip:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
-        loss = loss.detach()
-        if self.world > 1:
-            dist.all_reduce(loss)
-            loss = loss / self.world
-        with _interrupts_deferred():  # a state saved between the update and the count would not be one that training passes through
-            self.optimiser.step()
-            self.losses[step] = loss
-            self.step += 1
+        self._advance(distributed.summed(loss.detach()) / self.world)
 
 
 @dataclass(frozen=True)
@@ -320,49 +307,9 @@ def finetune(
     if folder.identity != config.data:
         raise InputError(f"these images are not the config's: it names {config.data}, the folder is {folder.identity}")
     run = FinetuneRun(config, checkpoint, resolve_device(device))
-    if config.batch % run.world:
-        raise InputError(f"a batch of {config.batch} images cannot be shared by {run.world} processes: choose a multiple")
-    first = run.rank == 0
+    check_share(config.batch, run.world)
     if state is not None and state.exists():
         run.restore(state)
-    check_every = 1 if run.device.type == "cpu" else GPU_CHECK_EVERY
-    bar = tqdm(total=config.steps * config.batch, initial=run.step * config.batch, unit="img", desc=config.name, disable=not (progress and first), mininterval=0.5)
-    before, began = run.seconds, time.monotonic()
-    saved = began
-
-    def save() -> None:
-        run.seconds = before + time.monotonic() - began
-        if first and state is not None and run.step and run.finite():
-            run.save(state)
-
-    try:
-        for examples in Examples(config, folder).batches(run.step, run.rank, run.world, cores() if run.device.type == "cuda" else 0):
-            run.train_step(examples)
-            if run.step % check_every == 0 or run.step == config.steps:
-                if run.diverged_at() is not None:
-                    raise TrainingDiverged(_divergence(run, state))
-                bar.set_postfix(loss=f"{float(run.losses[run.step - 1]):.4f}", refresh=False)
-                if time.monotonic() - saved > save_every:
-                    save()
-                    saved = time.monotonic()
-            bar.update(config.batch)
-            if on_step is not None:
-                on_step(run)
-        if not run.finite():  # the last update's overflow, which no further loss would show
-            raise TrainingDiverged(_divergence(run, state))
-        save()
-    except (KeyboardInterrupt, SystemExit):
-        save()  # a polite stop loses nothing
-        raise
-    finally:
-        bar.close()
+    examples = Examples(config, folder).batches(run.step, run.rank, run.world, cores() if run.device.type == "cuda" else 0)
+    drive(run, ((each,) for each in examples), state=state, save_every=save_every, progress=progress, on_step=on_step)
     return Finetuned(run.model.eval(), run.losses.cpu(), run.seconds)
-
-
-def _divergence(run: FinetuneRun, state: Path | None) -> str:
-    at = run.step if run.diverged_at() is None else run.diverged_at()
-    kept = f"the last good state is kept in {state}" if state is not None and state.exists() else "no state had been saved yet"
-    return (
-        f"{run.config.name}: the loss is not finite at step {at} of {run.config.steps}; {kept}. "
-        f"Try a smaller learning rate (it was {run.config.learning_rate:g}) or a longer warm-up"
-    )

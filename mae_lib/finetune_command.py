@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-import torch.distributed as dist
 
+from mae_lib import distributed
 from mae_lib.errors import InputError
 from mae_lib.intervals import Interval
 from mae_lib.pretrain import resolve_device
@@ -21,6 +20,10 @@ from mae_lib.worlds import Scenes
 
 if TYPE_CHECKING:
     from mae_lib.coco import CocoFolder
+
+
+SCORING = timedelta(hours=6)
+"""How long the other processes wait, while the first one scores, before they take it for hung."""
 
 
 @dataclass(frozen=True)
@@ -70,56 +73,41 @@ class Finetune:
     """seconds between resumable states"""
 
     def run(self) -> int:
+        with distributed.joined(resolve_device(self.device), SCORING) as device:
+            return self._run(str(device))
+
+    def _run(self, device: str) -> int:
         from mae_lib.cli import _checkpoints, _require_writable
-        from mae_lib.detectors import finetune_config, first_says, identity, obtain_detector, record_of, run_of
+        from mae_lib.detectors import finetune_config, identity, obtain_detector, record_of, run_of
 
         if self.threads < 1:
             raise InputError(f"--threads {self.threads} must be at least 1")
         if not self.checkpoint and not self.scratch:
             raise InputError("nothing to fine-tune: give --checkpoint a .safetensors or a folder of them, or --scratch a ViT patch in pixels")
         torch.set_num_threads(self.threads)
-        device = self._join()
-        first = not dist.is_initialized() or dist.get_rank() == 0
+        first = distributed.rank() == 0
         for folder in (self.out, self.results, cache_directory()):
             if folder is not None:
                 _require_writable(folder)
-        try:
-            train, validation = self._data()
-            starts = [(found, None) for found in (_checkpoints(self.checkpoint) if self.checkpoint else [])] + [(None, patch) for patch in self.scratch]
-            changes = {"seed": self.seed, "steps": self.steps, "batch": self.batch, "learning_rate": self.lr, "layer_decay": self.layer_decay}
-            sizes = {"image_size": self.image_size, "anchors": self.anchors, "proposals": self.proposals}
-            for checkpoint, patch in starts:
-                config = finetune_config(train, checkpoint, self.tier, patch, **sizes, **changes)
-                wanted = identity(config, run_of(config, checkpoint, self.tier), self.tier, validation, self.images)
-                record = None if self.results is None else recorded(self.results, wanted["name"], wanted["hash"])
-                if first_says(lambda: record is None or record.get("key") != wanted["key"]):
-                    stored = obtain_detector(
-                        config, checkpoint, train, device=device, out=self.out, tier_name=self.tier, save_every=self.save_every,
-                    )
-                    if not first:
-                        continue
-                    record = record_of(stored, validation, self.images, device)
-                    if self.results is not None:
-                        write_result(self.results, record)
-                if first:
-                    numbers = (f"  {name:<12} {Interval.from_dict(value):.4f}" for name, value in record["measures"].items())
-                    print(f"{record['name']}-{record['hash']}  trained {record['minutes']:.1f} min, scored {record['seconds']:.0f} s", *numbers, sep="\n", flush=True)
-        finally:
-            if dist.is_initialized():
-                dist.destroy_process_group()
+        train, validation = self._data()
+        starts = [(found, None) for found in (_checkpoints(self.checkpoint) if self.checkpoint else [])] + [(None, patch) for patch in self.scratch]
+        changes = {"seed": self.seed, "steps": self.steps, "batch": self.batch, "learning_rate": self.lr, "layer_decay": self.layer_decay}
+        sizes = {"image_size": self.image_size, "anchors": self.anchors, "proposals": self.proposals}
+        for checkpoint, patch in starts:
+            config = finetune_config(train, checkpoint, self.tier, patch, **sizes, **changes)
+            wanted = identity(config, run_of(config, checkpoint, self.tier), self.tier, validation, self.images)
+            record = None if self.results is None else recorded(self.results, wanted["name"], wanted["hash"])
+            if distributed.first_says(lambda: record is None or record.get("key") != wanted["key"]):
+                stored = obtain_detector(config, checkpoint, train, device=device, out=self.out, tier_name=self.tier, save_every=self.save_every)
+                if not first:
+                    continue
+                record = record_of(stored, validation, self.images, device)
+                if self.results is not None:
+                    write_result(self.results, record)
+            if first:
+                numbers = (f"  {name:<12} {Interval.from_dict(value):.4f}" for name, value in record["measures"].items())
+                print(f"{record['name']}-{record['hash']}  trained {record['minutes']:.1f} min, scored {record['seconds']:.0f} s", *numbers, sep="\n", flush=True)
         return 0
-
-    def _join(self) -> str:
-        """The device; under `torchrun` this process's own, and its group of processes joined."""
-        device = resolve_device(self.device)
-        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-            return str(device)
-        if device.type == "cuda":
-            device = resolve_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
-            torch.cuda.set_device(device)
-        # The others wait while the first process scores.
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=6))
-        return str(device)
 
     def _data(self) -> tuple[CocoFolder, CocoFolder]:
         """Training and validation images; scenes are written if they are not there, by whichever process comes first."""

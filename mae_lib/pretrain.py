@@ -10,17 +10,20 @@ from __future__ import annotations
 import hashlib
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from mae_lib import distributed
 from mae_lib.datasets import ImageSource, Resident, nbytes
 from mae_lib.errors import InputError
 from mae_lib.files import DamagedFile, read_safetensors, write_safetensors
@@ -91,16 +94,17 @@ class DataOrder:
         return torch.cat([self._epoch(int(e))[position[epoch == e] % self.images] for e in epoch.unique()])
 
 
-def augment(images: Tensor, crop: float, flip: bool, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, crop: float, flip: bool, generator: torch.Generator, rank: int = 0, world: int = 1) -> Tensor:
     """Random resized crops (area in [crop, 1], aspect in [3/4, 4/3], bilinear) and mirror images, one draw an image.
 
     Args:
-        images: float [B, C, H, W]; generator: on the images' device.
+        images: float [B, C, H, W]; generator: on the images' device. rank, world: the images are every ``world``-th of a batch from the
+            ``rank``-th on, and get what they would get in the whole batch.
     """
     if crop >= 1 and not flip:
         return images
     b = images.shape[0]
-    u = torch.rand(5, b, generator=generator, device=images.device)
+    u = torch.rand(5, b * world, generator=generator, device=images.device)[:, rank::world]
     mirror = torch.where(u[0] < 0.5, -1.0, 1.0) if flip else torch.ones_like(u[0])
     if crop >= 1:
         return torch.where(mirror[:, None, None, None] < 0, images.flip(-1), images)
@@ -150,36 +154,75 @@ class Run:
     """One pretraining in progress: model, optimiser, step and losses, and how they are saved and brought back."""
 
     def __init__(self, config: PretrainConfig, device: torch.device) -> None:
-        self.config, self.device = config, device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(step_generator(config.seed, "weights", 0).initial_seed())
-            self.model = MaskedAutoencoder(config.model)
-        self.model.to(device).train()
-        self.optimiser = _optimiser(self.model, config)
+            model = MaskedAutoencoder(config.model)
+        model.to(device).train()
+        self._begin(config, device, model, _optimiser(model, config))
+
+    def _begin(self, config: PretrainConfig, device: torch.device, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> None:
+        self.config, self.device, self.model, self.optimiser = config, device, model, optimiser
+        self.rank, self.world = distributed.rank(), distributed.world()
+        self.shared = model if self.world == 1 else DistributedDataParallel(model, [device] if device.type == "cuda" else None)
         self.step, self.seconds = 0, 0.0
         self.losses = torch.full((config.steps,), math.nan, device=device)
 
-    def train_step(self, images: Tensor, parts: Tensor | None = None) -> None:
-        """One optimiser step on uint8 images [B, C, H, W] already on the device; ``parts``, int64 [B, L], where the mask's design follows them."""
-        config, step = self.config, self.step
-        x = augment(normalise_pixels(images), config.crop, config.flip, step_generator(config.seed, "augment", step, self.device))
+    def train_step(self, images: Tensor, parts: Tensor | None = None, accumulate: int = 1) -> None:
+        """One optimiser step.
+
+        Args:
+            images: uint8 [B / world, C, H, W], on the device: this process's share of the batch, every ``world``-th from its rank on.
+            parts: int64 [B, L] of the whole batch, where the mask's design follows them.
+            accumulate: pieces that the share is worked on in, one after another, for want of memory; the step is the same.
+        """
+        config, step, mine = self.config, self.step, slice(self.rank, None, self.world)
+        augmentation = step_generator(config.seed, "augment", step, self.device)
+        x = augment(normalise_pixels(images), config.crop, config.flip, augmentation, self.rank, self.world)
         generator = step_generator(config.seed, "mask", step, self.device)
-        visible, hidden = sample_design(config.design, config.mask, len(x), generator, config.groups, parts)
+        visible, hidden = (index[mine] for index in sample_design(config.design, config.mask, len(x) * self.world, generator, config.groups, parts))
         counted = shown = None
         if config.margin:
             counted, clear = margin_maps(hidden, config.model.grid, config.model.patch, config.margin)
             shown = clear if config.strict else None
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(config, step)
-        bfloat16 = config.precision == "bfloat16" and self.device.type == "cuda"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16):
-            loss, _ = self.model(x, visible, hidden, counted, shown)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = self._backward([x, visible, hidden, counted, shown], accumulate)
+        self._advance(loss)
+
+    def _advance(self, loss: Tensor) -> None:
+        """The optimiser's update, and its step counted."""
         with _interrupts_deferred():  # a state saved between the update and the count would not be one that training passes through
             self.optimiser.step()
-            self.losses[step] = loss.detach()
+            self.losses[self.step] = loss
             self.step += 1
+
+    def _backward(self, inputs: list[Tensor | None], pieces: int) -> Tensor:
+        """Gradients of the mean loss over the batch of all processes, which is returned."""
+        size, counted = len(inputs[0]), inputs[3]
+        cuts = [size * k // pieces for k in range(pieces + 1)]
+        slices = [slice(a, b) for a, b in zip(cuts, cuts[1:]) if a < b]
+        # A piece's loss is a mean over its counted pixels: the mean over all weights it by how many these are.
+        weights = torch.tensor([float(s.stop - s.start) for s in slices], device=self.device)
+        if counted is not None:
+            weights = torch.stack([counted[s].sum() for s in slices]).float()
+        weights = weights * self.world / distributed.summed(weights.sum()).clamp_min(1)
+        bfloat16 = self.config.precision == "bfloat16" and self.device.type == "cuda"
+        total = torch.zeros((), device=self.device)
+        for k, rows in enumerate(slices):
+            waiting = self.world > 1 and k + 1 < len(slices)
+            with self.shared.no_sync() if waiting else nullcontext():  # gradients are exchanged once, with the last piece
+                with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16):
+                    loss, _ = self.shared(*(each if each is None else each[rows] for each in inputs))
+                loss = loss * weights[k]
+                loss.backward()
+            total += loss.detach()
+        return distributed.summed(total) / self.world
+
+    @property
+    def advice(self) -> str:
+        """What to try where the loss is not finite."""
+        return f"Try a smaller base_lr (it was {self.config.base_lr:g}) or a longer warm-up, and check the images with `mae data describe`"
 
     def diverged_at(self) -> int | None:
         """The first step whose loss is not finite, or None."""
@@ -215,59 +258,28 @@ class Run:
                 self.optimiser.state[parameter] = {"step": torch.tensor(float(self.step), device=self.device), **moments}
 
 
-def pretrain(
-    config: PretrainConfig,
-    source: ImageSource,
-    *,
-    device: str = "auto",
-    state: Path | None = None,
-    save_every: float = 60.0,
-    progress: bool = True,
-    on_step: Callable[[Run], None] | None = None,
-) -> Trained:
-    """Trains one masked autoencoder (eq. 2) from wherever its last saved state stands.
-
-    Args:
-        config: what to train. source: its images; ``source.identity`` must be ``config.data``.
-        device: see :func:`resolve_device`.
-        state: file of the resumable state; None keeps none. It is left in place: whoever stores the finished model deletes it.
-        save_every: seconds between saved states. progress: a bar with images/s and the time left.
-        on_step: called after every step, for live plots; it must not change the run.
-
-    Raises:
-        TrainingDiverged: at the first loss that is not finite; the last state saved before it stays.
-        InputError: for a source that is not the config's, or a missing device.
-    """
-    if not len(source):
-        raise InputError("there are no images to train on: the source is empty")
-    if source.identity != config.data:
-        raise InputError(f"these images are not the config's: it names {config.data}, the source is {source.identity}")
-    if tuple(source.shape) != (config.model.channels, *config.model.image_size):
-        raise InputError(f"images are {list(source.shape)}, the model takes {[config.model.channels, *config.model.image_size]}: open them at that size")
-    run = Run(config, resolve_device(device))
-    if state is not None and state.exists():
-        run.restore(state)
-    # Reading all images first pays off only if this run looks at each of them about once, or more often.
-    if (config.steps - run.step) * config.batch >= len(source) and nbytes(source) <= RESIDENT_LIMIT and not isinstance(source, Resident):
-        source = Resident(source, device=str(run.device), progress=None if progress else False)
-    parts = World.named(config.data).patch_parts(config.model.patch) if config.design in ("parts", "object") else None
-    order = DataOrder(len(source), config.batch, config.seed)
+def drive(
+    run: Run, batches: Iterator[tuple], *, state: Path | None, save_every: float, progress: bool, on_step: Callable[[Run], None] | None
+) -> None:
+    """Trains ``run`` to its last step on ``batches``, the arguments of `train_step` one step after another, from the run's present step on: saves,
+    shows, and stops where the loss is not finite. Arguments and errors as of :func:`pretrain`."""
+    config, first = run.config, run.rank == 0
     check_every = 1 if run.device.type == "cpu" else GPU_CHECK_EVERY
-    total = config.steps * config.batch
-    bar = tqdm(total=total, initial=run.step * config.batch, unit="img", unit_scale=True, desc=config.name, disable=not progress, mininterval=0.5)
+    bar = tqdm(
+        total=config.steps * config.batch, initial=run.step * config.batch, unit="img", unit_scale=True, desc=config.name,
+        disable=not (progress and first), mininterval=0.5,
+    )
     before, began = run.seconds, time.monotonic()
     saved = began
 
     def save() -> None:
         run.seconds = before + time.monotonic() - began
-        if state is not None and run.step and run.finite():
+        if first and state is not None and run.step and run.finite():
             run.save(state)
 
     try:
-        while run.step < config.steps:
-            batch = order.at(run.step)
-            images = source.images(batch).to(run.device, non_blocking=True)
-            run.train_step(images, None if parts is None else parts[batch].to(run.device, torch.int64))
+        for batch in batches:
+            run.train_step(*batch)
             if run.step % check_every == 0 or run.step == config.steps:
                 if run.diverged_at() is not None:
                     raise TrainingDiverged(_divergence(run, state))
@@ -286,7 +298,74 @@ def pretrain(
         raise
     finally:
         bar.close()
+
+
+def _divergence(run: Run, state: Path | None) -> str:
+    at = run.step if run.diverged_at() is None else run.diverged_at()
+    kept = f"the last good state is kept in {state}" if state is not None and state.exists() else "no state had been saved yet"
+    return f"{run.config.name}: the loss is not finite at step {at} of {run.config.steps}; {kept}. {run.advice}"
+
+
+def check_share(batch: int, world: int) -> None:
+    """InputError where ``world`` processes cannot share a batch equally."""
+    if batch % world:
+        raise InputError(f"a batch of {batch} images cannot be shared by {world} processes: choose a multiple")
+
+
+def pretrain(
+    config: PretrainConfig,
+    source: ImageSource,
+    *,
+    device: str = "auto",
+    state: Path | None = None,
+    save_every: float = 60.0,
+    progress: bool = True,
+    accumulate: int = 1,
+    on_step: Callable[[Run], None] | None = None,
+) -> Trained:
+    """Trains one masked autoencoder (eq. 2) from wherever its last saved state stands.
+
+    Under `torchrun` every process calls it (:func:`mae_lib.distributed.joined`). Images, masks and augmentation of a step do not depend on how
+    many there are, so a training may go on with another number of processes; the first alone saves and shows.
+
+    Args:
+        config: what to train. source: its images; ``source.identity`` must be ``config.data``.
+        device: see :func:`resolve_device`.
+        state: file of the resumable state; None keeps none. It is left in place: whoever stores the finished model deletes it.
+        save_every: seconds between saved states. progress: a bar with images/s and the time left.
+        accumulate: pieces that each process works on its share of a batch in. on_step: called after every step, for live plots; it must not change the run.
+
+    Raises:
+        TrainingDiverged: at the first loss that is not finite; the last state saved before it stays.
+        InputError: for a source that is not the config's, a missing device, or a batch that the processes cannot share.
+    """
+    if not len(source):
+        raise InputError("there are no images to train on: the source is empty")
+    if source.identity != config.data:
+        raise InputError(f"these images are not the config's: it names {config.data}, the source is {source.identity}")
+    if tuple(source.shape) != (config.model.channels, *config.model.image_size):
+        raise InputError(f"images are {list(source.shape)}, the model takes {[config.model.channels, *config.model.image_size]}: open them at that size")
+    run = Run(config, resolve_device(device))
+    check_share(config.batch, run.world)
+    if not 1 <= accumulate <= config.batch // run.world:
+        raise InputError(f"accumulate {accumulate} must be between 1 and a process's share of the batch, {config.batch // run.world} images")
+    if state is not None and state.exists():
+        run.restore(state)
+    # Reading all images first pays off only if this run looks at each of them about once, or more often.
+    if (config.steps - run.step) * config.batch >= len(source) and nbytes(source) <= RESIDENT_LIMIT and not isinstance(source, Resident):
+        source = Resident(source, device=str(run.device), progress=None if progress and run.rank == 0 else False)
+    parts = World.named(config.data).patch_parts(config.model.patch) if config.design in ("parts", "object") else None
+    drive(run, _shares(run, source, parts, accumulate), state=state, save_every=save_every, progress=progress, on_step=on_step)
     return Trained(run.model.eval(), run.losses.cpu(), run.seconds)
+
+
+def _shares(run: Run, source: ImageSource, parts: Tensor | None, accumulate: int) -> Iterator[tuple[Tensor, Tensor | None, int]]:
+    """What each step that is left sees: this process's share of the images, and the whole batch's parts."""
+    order = DataOrder(len(source), run.config.batch, run.config.seed)
+    for step in range(run.step, run.config.steps):
+        batch = order.at(step)
+        images = source.images(batch[run.rank :: run.world]).to(run.device, non_blocking=True)
+        yield images, None if parts is None else parts[batch].to(run.device, torch.int64), accumulate
 
 
 @torch.no_grad()
@@ -320,10 +399,7 @@ def held_out_error(model: MaskedAutoencoder, mask: MaskSpec, source: ImageSource
     return {"loss": loss, "baseline": baseline, "explained": 1 - loss / baseline}
 
 
-def _divergence(run: Run, state: Path | None) -> str:
-    at = run.step if run.diverged_at() is None else run.diverged_at()
-    kept = f"the last good state is kept in {state}" if state is not None and state.exists() else "no state had been saved yet"
-    return (
-        f"{run.config.name}: the loss is not finite at step {at} of {run.config.steps}; {kept}. "
-        f"Try a smaller base_lr (it was {run.config.base_lr:g}) or a longer warm-up, and check the images with `mae data describe`"
-    )
+if __name__ == "__main__":
+    from mae_lib.cli import main
+
+    main(["pretrain", *sys.argv[1:]])

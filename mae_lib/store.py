@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import filelock
 import torch
 from torch import Tensor
 
+from mae_lib import distributed
 from mae_lib.datasets import ImageSource
 from mae_lib.errors import InputError
 from mae_lib.files import DamagedFile, read_safetensors, remove_parts, set_aside, write_json, write_safetensors
@@ -160,6 +162,7 @@ def load_or_pretrain(
     tier: str = "custom",
     progress: bool = True,
     save_every: float = 60.0,
+    accumulate: int = 1,
 ) -> MaskedAutoencoder:
     """The model of ``config``: loaded if it is stored anywhere on the search path, else trained (or its training resumed) and stored.
 
@@ -167,12 +170,12 @@ def load_or_pretrain(
         config: what to have. source: its images, needed for training on a folder; the embedded world's are made if None.
         device: where the model is to be. folder: the only place to look in and to store in; default: look along the search path,
             store in the cache. tier: a note in its record.
-        save_every: seconds between resumable states.
+        save_every: seconds between resumable states. accumulate: see :func:`mae_lib.pretrain.pretrain`.
 
     Raises:
         InputError: nothing is stored and ``source`` is missing. TrainingDiverged: see :func:`mae_lib.pretrain.pretrain`.
     """
-    return obtain(config, source, device=device, folder=folder, tier=tier, progress=progress, save_every=save_every).load(resolve_device(device))
+    return obtain(config, source, device=device, folder=folder, tier=tier, progress=progress, save_every=save_every, accumulate=accumulate).load(resolve_device(device))
 
 
 def obtain(
@@ -184,35 +187,50 @@ def obtain(
     tier: str = "custom",
     progress: bool = True,
     save_every: float = 60.0,
+    accumulate: int = 1,
 ) -> Checkpoint:
-    """As :func:`load_or_pretrain`, but gives the checkpoint with its record."""
+    """As :func:`load_or_pretrain`, but gives the checkpoint with its record. Under `torchrun` every process calls it; the first one locks and stores."""
     folders = None if folder is None else [Path(folder)]
-    found = find(config, folders)
-    if found is not None:
-        return found
+    first = distributed.rank() == 0
+    found = find(config, folders) if first else None
+    if distributed.first_says(lambda: found is not None):
+        return found or _stored(config, folders)
     if source is None:
         source = world_of(config, resolve_device(device))
     states = cache_directory() / "states"
     states.mkdir(parents=True, exist_ok=True)
     state = states / f"{config.name}-{config.hash}.safetensors"
-    with filelock.FileLock(state.with_suffix(".lock")):
-        found = find(config, folders)  # another process may have trained it while this one waited
-        if found is not None:
-            return found
-        target = cache_directory() / "checkpoints" if folder is None else Path(folder)
-        for file in (state, target / state.name, target / f"{state.stem}.json"):
-            remove_parts(file)
-        trained = _train(config, source, device, state, progress, save_every)
-        checkpoint = save(trained, config, target, tier)
-        state.unlink(missing_ok=True)
-    return checkpoint
+    target = cache_directory() / "checkpoints" if folder is None else Path(folder)
+    with filelock.FileLock(state.with_suffix(".lock")) if first else nullcontext():
+        # Another process may have trained it while this one waited.
+        if not distributed.first_says(lambda: find(config, folders) is not None):
+            if first:
+                for file in (state, target / state.name, target / f"{state.stem}.json"):
+                    remove_parts(file)
+            distributed.first_says(lambda: None)
+            trained = _train(config, source, state, device=device, progress=progress, save_every=save_every, accumulate=accumulate)
+            if first:
+                save(trained, config, target, tier)
+                state.unlink(missing_ok=True)
+        distributed.first_says(lambda: None)  # the others wait until it is stored
+    return _stored(config, folders)
 
 
-def _train(config: PretrainConfig, source: ImageSource, device: str, state: Path, progress: bool, save_every: float) -> Trained:
-    arguments = dict(device=device, state=state, save_every=save_every, progress=progress)
+def _stored(config: PretrainConfig, folders: list[Path] | None) -> Checkpoint:
+    """What the first process has found or stored."""
+    found = find(config, folders)
+    if found is None:
+        raise InputError(f"{config.name} was stored by the first process and cannot be read here: $MAE_CACHE or --out must be on a disk that all machines share")
+    return found
+
+
+def _train(config: PretrainConfig, source: ImageSource, state: Path, **arguments) -> Trained:
+    arguments["state"] = state
     try:
         return pretrain(config, source, **arguments)
     except DamagedFile as error:
+        if distributed.world() > 1:
+            raise  # the processes would set it aside one after another
         warnings.warn(f"{error}. Set aside as {set_aside(state).name}; training starts over.", stacklevel=3)
         return pretrain(config, source, **arguments)
 

@@ -282,11 +282,11 @@ def test_ctrl_c_keeps_the_state_and_the_same_command_goes_on(folder, cache, caps
     words = ["pretrain", "--tier", "smoke", "--data", folder, "--batch", 4, "--steps", 50, "--save-every", 3600]
     plain, seen = training.Run.train_step, []
 
-    def interrupted(run, images, parts):
+    def interrupted(run, *arguments):
         seen.append(run.step)
         if run.step == 7:
             os.kill(os.getpid(), signal.SIGINT)
-        plain(run, images, parts)
+        plain(run, *arguments)
 
     monkeypatch.setattr(training.Run, "train_step", interrupted)
     assert mae(*words) == 130
@@ -294,7 +294,7 @@ def test_ctrl_c_keeps_the_state_and_the_same_command_goes_on(folder, cache, caps
     (step,) = steps_done(cache).values()
     assert step in (7, 8) and max(seen) == 7 and not list(cache.rglob("*.part")) and not (cache / "checkpoints").exists()
 
-    monkeypatch.setattr(training.Run, "train_step", lambda run, images, parts: (seen.append(run.step), plain(run, images, parts)))
+    monkeypatch.setattr(training.Run, "train_step", lambda run, *arguments: (seen.append(run.step), plain(run, *arguments)))
     seen.clear()
     assert mae(*words) == 0
     assert seen == list(range(step, 50)) and steps_done(cache) == {}
