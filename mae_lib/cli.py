@@ -301,7 +301,7 @@ class Describe:
     """Say what a folder of images holds, and whether it can be used."""
 
     directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """the data set's folder: class folders, or train/ and val/ with class folders in them"""
+    """the data set's folder: class folders, or train/ and val/ with class folders in them; or COCO's layout, with annotations/"""
     as_json: bool = False
     """print JSON"""
 
