@@ -10,7 +10,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,79 +24,42 @@ from mae_lib.average_precision import Detections, average_precision
 from mae_lib.coco import CocoFolder
 from mae_lib.detection import DetectorConfig, detect, detector
 from mae_lib.errors import InputError
-from mae_lib.files import DamagedFile, read_safetensors, remove_parts, set_aside, write_json, write_safetensors
+from mae_lib.files import DamagedFile, remove_parts, set_aside, write_json, write_safetensors
 from mae_lib.finetune import FinetuneConfig, Finetuned, finetune
 from mae_lib.intervals import Interval
 from mae_lib.ledger import run_name
 from mae_lib.model import MaskedAutoencoder
 from mae_lib.pretrain import resolve_device
 from mae_lib.provenance import provenance
-from mae_lib.store import Checkpoint, cache_directory, search_path, thin_curve
+from mae_lib.store import Checkpoint, Stored, cache_directory, find_stored, read_stored, search_path, thin_curve
 from mae_lib.tiers import tier
 
 DETECT_BATCH = 16
 
 
 @dataclass(frozen=True)
-class StoredDetector:
-    """A stored detector: its weights file, and its record (config, tier, run, curve, seconds, provenance)."""
+class StoredDetector(Stored):
+    """A stored detector; its record also says which ``run`` of the ledger it starts from."""
 
-    path: Path
-    record: dict
+    what = "detector"
 
-    @property
-    def config(self) -> FinetuneConfig:
-        """What was trained."""
-        return FinetuneConfig.from_dict(self.record["config"])
+    @staticmethod
+    def config_of(values: dict) -> FinetuneConfig:
+        return FinetuneConfig.from_dict(values)
 
-    def load(self, device: str | torch.device = "cpu") -> MaskRCNN:
-        """The detector, in eval mode; DamagedFile if the weights are not those of the record."""
-        tensors, metadata = read_safetensors(self.path)
-        if metadata["digest"] != self.record["digest"]:
-            raise DamagedFile(f"{self.path} is damaged: its weights are not those that its .json records")
+    def fresh(self) -> MaskRCNN:
         config = self.config
-        model = detector(config.detector, MaskedAutoencoder(config.model), len(config.classes))
-        try:
-            model.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise DamagedFile(f"{self.path} does not hold the detector of its config: {error}") from error
-        return model.to(device).eval()
+        return detector(config.detector, MaskedAutoencoder(config.model), len(config.classes))
 
 
 def read_detector(path: str | Path) -> StoredDetector:
-    """The detector at ``path`` (its .safetensors or .json). InputError if one of the two is missing; DamagedFile if the record is unreadable."""
-    record = Path(path).with_suffix(".json")
-    weights = record.with_suffix(".safetensors")
-    for file in (weights, record):
-        if not file.is_file():
-            raise InputError(f"no detector at {path}: {file.name} is missing")
-    try:
-        contents = json.loads(record.read_text(encoding="utf-8"))
-        FinetuneConfig.from_dict(contents["config"])
-        _ = contents["digest"], contents["curve"]["step"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedFile(f"{record} is damaged: {error}") from error
-    return StoredDetector(weights, contents)
+    """The detector at ``path``: see :func:`mae_lib.store.read_stored`."""
+    return read_stored(StoredDetector, path)
 
 
 def find_detector(config: FinetuneConfig, folder: str | Path | None = None) -> StoredDetector | None:
-    """The stored detector of ``config`` in ``folder`` (default: the project's checkpoints and the cache), or None. A damaged one is set aside with a warning."""
-    folders = [*search_path(), cache_directory() / "detectors"] if folder is None else [Path(folder)]
-    for path in (place / f"{config.name}-{config.hash}.json" for place in folders):
-        if not path.exists():
-            continue
-        try:
-            found = read_detector(path)
-            if found.config.hash != config.hash:
-                raise DamagedFile(f"{path} is damaged: its config is not the one its name states")
-            found.load()
-            return found
-        except DamagedFile as error:
-            kept = [set_aside(file).name for file in (path, path.with_suffix(".safetensors")) if file.exists()]
-            warnings.warn(f"{error}. Set aside as {' and '.join(kept)}; it will not be used.", stacklevel=2)
-        except InputError:
-            continue  # half of a pair: copied incompletely, or being written
-    return None
+    """The detector of ``config`` in ``folder`` (default: the project's checkpoints and the cache), or None: see :func:`mae_lib.store.find_stored`."""
+    return find_stored(StoredDetector, config, [*search_path(), cache_directory() / "detectors"] if folder is None else [Path(folder)])
 
 
 def obtain_detector(

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, TypeVar
 
 import filelock
 import torch
@@ -45,16 +47,90 @@ def search_path() -> list[Path]:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A stored model: its weights file, and its record (config, tier, curve, seconds, provenance)."""
+class Stored:
+    """A model on disk: its weights file, and its record (config, digest, tier, curve, seconds, provenance). What kinds of models share."""
 
     path: Path
     record: dict
+    what: ClassVar[str]  # the kind, in words
 
     @property
-    def config(self) -> PretrainConfig:
+    def config(self):
         """What was trained."""
-        return PretrainConfig.from_dict(self.record["config"])
+        return self.config_of(self.record["config"])
+
+    @staticmethod
+    def config_of(values: dict):
+        """The config that a record holds; InputError where it is none."""
+        raise NotImplementedError
+
+    def fresh(self) -> torch.nn.Module:
+        """A model of the config, before its weights are loaded."""
+        raise NotImplementedError
+
+    def load(self, device: str | torch.device = "cpu"):
+        """The model, in eval mode; DamagedFile if the weights are not those of the record."""
+        tensors, metadata = read_safetensors(self.path)
+        if metadata["digest"] != self.record["digest"]:
+            raise DamagedFile(f"{self.path} is damaged: its weights are not those that its .json records")
+        model = self.fresh()
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise DamagedFile(f"{self.path} does not hold the {self.what} of its config: {error}") from error
+        return model.to(device).eval()
+
+
+Kind = TypeVar("Kind", bound=Stored)
+
+
+def read_stored(kind: type[Kind], path: str | Path) -> Kind:
+    """The model at ``path`` (its .safetensors or .json). InputError if one of the two is missing; DamagedFile if the record is unreadable."""
+    record = Path(path).with_suffix(".json")
+    weights = record.with_suffix(".safetensors")
+    for file in (weights, record):
+        if not file.is_file():
+            raise InputError(f"no {kind.what} at {path}: {file.name} is missing")
+    try:
+        contents = json.loads(record.read_text(encoding="utf-8"))
+        kind.config_of(contents["config"])
+        _ = contents["digest"], contents["curve"]["step"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedFile(f"{record} is damaged: {error}") from error
+    return kind(weights, contents)
+
+
+def find_stored(kind: type[Kind], config, folders: Iterable[Path]) -> Kind | None:
+    """The model of ``config`` in the first of ``folders`` that holds it whole, or None. A damaged one is set aside with a warning."""
+    for path in (folder / f"{config.name}-{config.hash}.json" for folder in folders):
+        if not path.exists():
+            continue
+        try:
+            found = read_stored(kind, path)
+            if found.config.hash != config.hash:
+                raise DamagedFile(f"{path} is damaged: its config is not the one its name states")
+            found.load()
+            return found
+        except DamagedFile as error:
+            kept = [set_aside(file).name for file in (path, path.with_suffix(".safetensors")) if file.exists()]
+            warnings.warn(f"{error}. Set aside as {' and '.join(kept)}; it will not be used.", stacklevel=3)
+        except InputError:
+            continue  # half of a pair: copied incompletely, or being written
+    return None
+
+
+@dataclass(frozen=True)
+class Checkpoint(Stored):
+    """A stored masked autoencoder."""
+
+    what = "checkpoint"
+
+    @staticmethod
+    def config_of(values: dict) -> PretrainConfig:
+        return PretrainConfig.from_dict(values)
+
+    def fresh(self) -> MaskedAutoencoder:
+        return MaskedAutoencoder(self.config.model)
 
     @property
     def curve(self) -> tuple[list[int], list[float]]:
@@ -68,33 +144,10 @@ class Checkpoint:
         before, last = losses[-2 * tenth : -tenth] or losses[:1], losses[-tenth:]
         return 1 - (sum(last) / len(last)) / (sum(before) / len(before))
 
-    def load(self, device: str | torch.device = "cpu") -> MaskedAutoencoder:
-        """The model, in eval mode; DamagedFile if the weights are not those of the record."""
-        tensors, metadata = read_safetensors(self.path)
-        if metadata["digest"] != self.record["digest"]:
-            raise DamagedFile(f"{self.path} is damaged: its weights are not those that its .json records")
-        model = MaskedAutoencoder(self.config.model)
-        try:
-            model.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise DamagedFile(f"{self.path} does not hold the model of its config: {error}") from error
-        return model.to(device).eval()
-
 
 def read(path: str | Path) -> Checkpoint:
-    """The checkpoint at ``path`` (its .safetensors or .json). InputError if one of the two is missing; DamagedFile if the record is unreadable."""
-    record = Path(path).with_suffix(".json")
-    weights = record.with_suffix(".safetensors")
-    for file in (weights, record):
-        if not file.is_file():
-            raise InputError(f"no checkpoint at {path}: {file.name} is missing")
-    try:
-        contents = json.loads(record.read_text(encoding="utf-8"))
-        PretrainConfig.from_dict(contents["config"])
-        _ = contents["digest"], contents["curve"]["step"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedFile(f"{record} is damaged: {error}") from error
-    return Checkpoint(weights, contents)
+    """The checkpoint at ``path``: see :func:`read_stored`."""
+    return read_stored(Checkpoint, path)
 
 
 def checkpoints(folder: str | Path) -> list[Checkpoint]:
@@ -103,27 +156,8 @@ def checkpoints(folder: str | Path) -> list[Checkpoint]:
 
 
 def find(config: PretrainConfig, folders: list[Path] | None = None) -> Checkpoint | None:
-    """The checkpoint of ``config`` in ``folders`` (default: the search path), or None. A damaged one is set aside with a warning."""
-    name = f"{config.name}-{config.hash}.json"
-    for path in (folder / name for folder in (search_path() if folders is None else folders)):
-        if not path.exists():
-            continue
-        try:
-            checkpoint = read(path)
-            if checkpoint.config.hash != config.hash:
-                raise DamagedFile(f"{path} is damaged: its config is not the one its name states")
-            checkpoint.load()
-            return checkpoint
-        except DamagedFile as error:
-            _set_aside(path, error)
-        except InputError:
-            continue  # half of a pair: copied incompletely, or being written
-    return None
-
-
-def _set_aside(record: Path, error: DamagedFile) -> None:
-    kept = [set_aside(file).name for file in (record, record.with_suffix(".safetensors")) if file.exists()]
-    warnings.warn(f"{error}. Set aside as {' and '.join(kept)}; it will not be used.", stacklevel=3)
+    """The checkpoint of ``config`` in ``folders`` (default: the search path), or None: see :func:`find_stored`."""
+    return find_stored(Checkpoint, config, search_path() if folders is None else folders)
 
 
 def save(trained: Trained, config: PretrainConfig, folder: Path, tier: str = "custom") -> Checkpoint:
