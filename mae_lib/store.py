@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ def search_path() -> list[Path]:
 
 
 @dataclass(frozen=True)
-class Stored:
+class Stored(ABC):
     """A model on disk: its weights file, and its record (config, digest, tier, curve, seconds, provenance). What kinds of models share."""
 
     path: Path
@@ -60,13 +61,13 @@ class Stored:
         return self.config_of(self.record["config"])
 
     @staticmethod
+    @abstractmethod
     def config_of(values: dict):
         """The config that a record holds; InputError where it is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fresh(self) -> torch.nn.Module:
         """A model of the config, before its weights are loaded."""
-        raise NotImplementedError
 
     def load(self, device: str | torch.device = "cpu"):
         """The model, in eval mode; DamagedFile if the weights are not those of the record."""
