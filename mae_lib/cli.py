@@ -70,6 +70,8 @@ class Pretrain:
     """images a step; default: the tier's"""
     base_lr: float | None = None
     """learning rate per 256 images of batch; default: the tier's"""
+    decoder_depth: int | None = None
+    """Transformer blocks of the decoder; default: the tier's"""
     out: Path | None = None
     """folder for the checkpoints; default: the cache ($MAE_CACHE)"""
     results: Path | None = None
@@ -133,6 +135,8 @@ class Pretrain:
                 design["groups"] = estimate_groups(source, self.patch or sizes.model.patch, self.groups)
             configs = [sizes.config(data, self.ratio, self.unit, self.patch, self.seed, **design)]
         changes = {k: getattr(self, k) for k in ("steps", "batch", "base_lr") if getattr(self, k) is not None}
+        if self.decoder_depth is not None:
+            configs = [dataclasses.replace(c, model=dataclasses.replace(c.model, decoder_depth=self.decoder_depth)) for c in configs]
         return [dataclasses.replace(c, **changes) for c in configs]
 
 

@@ -11,10 +11,11 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from mae_lib.claims import RATIO_RUNS, RUNS, SIZE_RUNS
 from mae_lib.errors import InputError
 from mae_lib.figures import MARKERS, PALETTE, Table, _as_picture
 from mae_lib.intervals import Interval, over_seeds
-from mae_lib.ledger import RATIO_RUNS, RUNS, SIZE_RUNS, Above, Alike, Decision, NotBelow, by_run
+from mae_lib.ledger import Decision, by_run
 
 TICKS = {"r10": "0.1", "r25": "0.25", "r50": "0.5", "r75": "0.75", "r90": "0.9", "small": "small", "middle": "middle", "large": "large"}
 """How a run of the sweep is written on an axis."""
@@ -95,13 +96,6 @@ def sweep_table(
     return Table(["run", "seeds", *titles], rows)
 
 
-def _said(test: Above) -> str:
-    high, low = (LABELS.get(run, run) for run in (test.high, test.low))
-    if isinstance(test, NotBelow):
-        return f"{test.measure}: {high} at most {test.margin:g} below {low}"
-    return f"{test.measure}: {high} and {low} differ by < {test.margin:g}" if isinstance(test, Alike) else f"{test.measure}: {high} above {low}"
-
-
 def decision_table(decisions: Sequence[Decision], spec: str = "+.4f") -> Table:
     """Verdicts: one row a test, its difference with the interval over seeds, what it says alone; the claim's verdict in its first row."""
     rows = []
@@ -110,7 +104,7 @@ def decision_table(decisions: Sequence[Decision], spec: str = "+.4f") -> Table:
             rows.append([decision.claim.id, decision.verdict, "–", "–", "–"])
         for k, (test, found, outcome) in enumerate(decision.rows):
             first = (decision.claim.id, decision.verdict) if k == 0 else ("", "")
-            rows.append([*first, _said(test), format(found, spec), outcome])
+            rows.append([*first, test.said(lambda run: LABELS.get(run, run)), format(found, spec), outcome])
     return Table(["claim", "verdict", "test", "difference, mean [95 % interval over seeds]", "alone"], rows)
 
 

@@ -35,11 +35,12 @@ import torch
 from sklearn.metrics import r2_score
 from torch import Tensor
 
+from mae_lib.claims import Claim
+from mae_lib.comparisons import Above
 from mae_lib.errors import InputError
 from mae_lib.graph import LatentGraph, Name, quad_tree
 from mae_lib.intervals import over_seeds
 from mae_lib.latents import ridge
-from mae_lib.ledger import Above, Claim
 from mae_lib.mask_designs import margin_maps, sample_design
 from mae_lib.mask_levels import shifted_groups, subtree_groups
 from mae_lib.masking import MaskSpec

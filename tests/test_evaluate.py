@@ -17,7 +17,7 @@ from mae_lib.datasets import FolderImages, image_source
 from mae_lib.errors import InputError
 from mae_lib.evaluate import EVALUATIONS, SETTINGS, Options, evaluate, identity
 from mae_lib.intervals import Interval
-from mae_lib.ledger import CLAIMS, RUNS
+from mae_lib.claims import CLAIMS, RUNS
 from mae_lib.model import MaskedAutoencoder
 from mae_lib.pretrain import Trained
 from mae_lib.shape_bias import category_groups
