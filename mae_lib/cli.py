@@ -30,7 +30,7 @@ from mae_lib.intervals import Interval
 from mae_lib.mask_designs import Design
 from mae_lib.pretrain import RESIDENT_LIMIT, TrainingDiverged, held_out_error, resolve_device
 from mae_lib.results import recorded, write_result
-from mae_lib.store import Checkpoint, cache_directory, checkpoints, find, obtain, read
+from mae_lib.store import Checkpoint, cache_directory, checkpoints, find, named, obtain, read
 from mae_lib.tiers import SIZE_RATIO, PretrainConfig, tier
 
 
@@ -209,7 +209,7 @@ class Evaluate:
     what: Annotated[Literal["reconstruction", "attention", "separability", "probe", "shape_bias", "latents"], tyro.conf.Positional, tyro.conf.arg(metavar="WHAT")]
     """reconstruction, attention, separability, probe, shape_bias or latents (of the embedded world)"""
     checkpoint: tuple[Path, ...]
-    """checkpoints (their .safetensors or .json), or folders of them"""
+    """checkpoints (their .safetensors or .json), folders of them, or bare names (NAME-HASH) of what is in checkpoints/ or in the cache"""
     data: Path | None = None
     """folder of images with train/ and val/; default: the embedded world"""
     shifted: tuple[str, ...] = ()
@@ -272,7 +272,10 @@ def _checkpoints(paths: tuple[Path, ...]) -> list[Checkpoint]:
         raise InputError("no checkpoint was named: give --checkpoint a .safetensors, or a folder of them such as checkpoints/world")
     found: dict[str, Checkpoint] = {}
     for path in paths:
-        here = checkpoints(path) if path.is_dir() else [read(path)]
+        if path.is_dir():
+            here = checkpoints(path)
+        else:
+            here = [named(path.name) if path.parent == Path() and not path.suffix and not path.exists() else read(path)]
         if not here:
             raise InputError(f"there is no checkpoint in {path}: name a .safetensors, or a folder that `mae pretrain --out` wrote")
         found |= {checkpoint.record["digest"]: checkpoint for checkpoint in here}

@@ -32,7 +32,7 @@ class Finetune:
     --results, or stored, is not trained again; what was stopped goes on. For many GPUs: torchrun --nproc-per-node N -m mae_lib.cli finetune …"""
 
     checkpoint: tuple[Path, ...] = ()
-    """pretrained encoders (their .safetensors or .json), or folders of them"""
+    """pretrained encoders (their .safetensors or .json), folders of them, or bare names (NAME-HASH) of what is in checkpoints/ or in the cache"""
     scratch: tuple[int, ...] = ()
     """ViT patches, in pixels, of encoders that are trained from scratch at the tier's sizes"""
     data: Path | None = None

@@ -156,6 +156,14 @@ def checkpoints(folder: str | Path) -> list[Checkpoint]:
     return [read(path) for path in sorted(Path(folder).glob("*.json"))]
 
 
+def named(stem: str) -> Checkpoint:
+    """The checkpoint of a bare name such as ``r75-u8-p8-s0-2391451bcc21ff69`` in the first folder of the search path that holds it; InputError if none does."""
+    for folder in search_path():
+        if (folder / f"{stem}.json").is_file():
+            return read(folder / f"{stem}.json")
+    raise InputError(f"there is no checkpoint {stem} in checkpoints/ or in the cache: give a path, or make it by `mae pretrain`")
+
+
 def find(config: PretrainConfig, folders: list[Path] | None = None) -> Checkpoint | None:
     """The checkpoint of ``config`` in ``folders`` (default: the search path), or None: see :func:`find_stored`."""
     return find_stored(Checkpoint, config, search_path() if folders is None else folders)

@@ -12,12 +12,12 @@ from image_folders import fill, picture, save
 
 from mae_lib import evaluate as evaluation
 from mae_lib import store
+from mae_lib.claims import CLAIMS, RUNS
 from mae_lib.cli import main
 from mae_lib.datasets import FolderImages, image_source
 from mae_lib.errors import InputError
 from mae_lib.evaluate import EVALUATIONS, SETTINGS, Options, evaluate, identity
 from mae_lib.intervals import Interval
-from mae_lib.claims import CLAIMS, RUNS
 from mae_lib.model import MaskedAutoencoder
 from mae_lib.pretrain import Trained
 from mae_lib.shape_bias import category_groups
@@ -200,6 +200,14 @@ def test_what_is_recorded_is_not_measured_again(tmp_path, checkpoint, monkeypatc
     monkeypatch.undo()
     monkeypatch.setenv("MAE_CACHE", str(tmp_path / "cache"))
     assert mae(*words, "--seed", 1) == 0 and json.loads(path.read_text())["settings"]["seed"] == 1
+
+
+def test_a_bare_name_is_looked_up_in_the_cache(tmp_path, checkpoint, monkeypatch, capsys):
+    stem = checkpoint.path.stem
+    assert mae("evaluate", "separability", "--checkpoint", stem) == 2
+    assert f"no checkpoint {stem} in checkpoints/ or in the cache" in capsys.readouterr().err
+    monkeypatch.setenv("MAE_CACHE", str(tmp_path))  # whose checkpoints/ holds it
+    assert mae("evaluate", "separability", "--checkpoint", stem) == 0 and checkpoint.config.name in capsys.readouterr().out
 
 
 def test_json_on_standard_output(checkpoint, capsys):
