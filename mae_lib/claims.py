@@ -11,7 +11,7 @@ A run is named by its place in the sweep, so that a test reads the same at every
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mae_lib.comparisons import Above, Alike, AtLeast, Comparison, NotBelow
 from mae_lib.errors import InputError
@@ -217,6 +217,30 @@ CLAIMS: dict[str, Claim] = {
         ),
     )
 }
+
+
+def _real(identity: str, data: str, measures: Iterable[str] = ()) -> Claim:
+    """A claim's tests on a folder of photographs; on ``measures`` alone, where that folder does not give all (or gives others, for the shifted sets)."""
+    own = CLAIMS[identity]
+    first = own.tests[0].measure
+    repeated = tuple(replace(test, measure=measure) for measure in measures for test in own.tests if test.measure == first)
+    return replace(own, tests=repeated or own.tests, data=data)
+
+
+REAL: dict[str, Claim] = {
+    each.id: each
+    for each in (
+        *(_real(identity, "in20") for identity in ("F5a", "F5b", "F5c", "F8a", "F8b", "T1r")),
+        _real("T1v", "pacs", ("mean/art_painting", "mean/cartoon", "mean/sketch")),
+        _real("T1p", "in20", ("mean/validation",)),
+        _real("T2s", "geirhos"),
+        _real("T3b", "dsb2018"),
+    )
+}
+"""The claims that are also tested on photographs, by the same tests: models of twenty ImageNet classes at 64 px (``in20``; PACS' other styles are
+its shifted sets) and of Tiny-ImageNet at 32 px on Geirhos's cue-conflict stimuli; T3b on nuclei (Data Science Bowl 2018). F6, F7 and F6p need the
+objects' masks, which these folders lack; T3 and T3p need eight models fine-tuned on COCO; S1 to S3 need the latents, which no photograph tells.
+"""
 
 
 def claim(identity: str) -> Claim:

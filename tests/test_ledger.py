@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mae_lib.claims import CLAIMS, RATIO_RUNS, RUNS, SIZE_RUNS, Claim, claim
+from mae_lib.claims import CLAIMS, RATIO_RUNS, REAL, RUNS, SIZE_RUNS, Claim, claim
 from mae_lib.comparisons import SEEDS, Above, Alike, AtLeast, Grows, NotBelow
 from mae_lib.errors import InputError
 from mae_lib.intervals import Interval, over_seeds
@@ -132,6 +132,14 @@ def test_the_papers_own_numbers_pass_the_tests_of_its_claims():
             for run in RUNS if by_seed[run] for seed in range(SEEDS)
         ]
         assert decide(each, rows).verdict == "reproduced", identity
+
+
+def test_on_photographs_the_same_runs_are_compared():
+    for identity, each in REAL.items():
+        own = CLAIMS[identity]
+        assert each.data != own.data and {test.runs for test in each.tests} == {test.runs for test in own.tests}
+        assert {type(test) for test in each.tests} == {type(test) for test in own.tests}
+    assert len(REAL["T1v"].tests) == 3 * 4 and len(REAL["T1p"].tests) == 2
 
 
 @pytest.mark.parametrize("name", list(TIERS))
