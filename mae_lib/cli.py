@@ -27,6 +27,7 @@ from mae_lib.describe import describe
 from mae_lib.errors import InputError
 from mae_lib.finetune_command import Finetune
 from mae_lib.intervals import Interval
+from mae_lib.ledger_command import Ledger, Rerun
 from mae_lib.mask_designs import Design
 from mae_lib.pretrain import RESIDENT_LIMIT, TrainingDiverged, held_out_error, resolve_device
 from mae_lib.results import recorded, write_result
@@ -329,10 +330,10 @@ class Data:
         return self.command.run()
 
 
-COMMANDS = {"pretrain": Pretrain, "evaluate": Evaluate, "finetune": Finetune, "sweep": Sweep, "data": Data}
+COMMANDS = {"pretrain": Pretrain, "evaluate": Evaluate, "finetune": Finetune, "sweep": Sweep, "ledger": Ledger, "rerun": Rerun, "data": Data}
 
 
-def parse(arguments: list[str] | None = None) -> Pretrain | Evaluate | Finetune | Sweep | Data:
+def parse(arguments: list[str] | None = None) -> Pretrain | Evaluate | Finetune | Sweep | Ledger | Rerun | Data:
     """The command that ``arguments`` (default: the command line's) spell; SystemExit for --help and for what they misspell."""
     flat = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
     return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="mae", description="Masked autoencoders, pretrained and examined.", args=arguments, config=flat)

@@ -1,21 +1,28 @@
-"""From the results of the sweep to verdicts: what each claim's tests say of the records in `results/`. Nothing here is typed: a verdict is
-computed when it is asked for.
+"""From the results of the sweep to verdicts, and to the ledger: one entry a claim with the paper's numbers, ours, the tests and what they say, on
+the embedded world and on photographs. Nothing here is typed: a verdict is computed from `results/` when it is asked for.
+
+What the book says of a claim is kept in ``results/stated.json``. `drift` compares it with what the results say now, and names the claim whose
+verdict or numbers have moved; `state` writes it anew.
 """
 
 from __future__ import annotations
 
 import bisect
+import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from scipy import stats
 
-from mae_lib.claims import CLAIMS, RATIO_RUNS, RUNS, SIZE_RUNS, Claim, claim
+from mae_lib.claims import CLAIMS, RATIO_RUNS, REAL, RUNS, SIZE_RUNS, Claim, claim  # chapters read these from here
 from mae_lib.comparisons import SEEDS, Comparison, Verdict
 from mae_lib.errors import InputError
-from mae_lib.intervals import LEVEL, Interval
+from mae_lib.files import write_json
+from mae_lib.intervals import LEVEL, Interval, over_seeds
+from mae_lib.results import read_results, results_directory
 from mae_lib.tiers import PretrainConfig, tier
 
 
@@ -108,3 +115,152 @@ def seeds_needed(difference: Interval) -> int:
 
     deviation = (difference.high - difference.value) / half(difference.n)
     return bisect.bisect_left(range(10**9), True, lo=SEEDS, key=lambda n: half(n) * deviation < abs(difference.value))
+
+
+def _evaluation(kind: str, checkpoints: str = "world", options: str = "", data: str = "") -> str:
+    folders = " ".join(f"checkpoints/{name}" for name in checkpoints.split())
+    return f"mae evaluate {kind} --checkpoint {folders}{options} --results results/{kind}/{data or checkpoints.split()[0]}"
+
+
+COMMANDS = {
+    **{f"{kind}/world": _evaluation(kind) for kind in ("reconstruction", "attention", "separability", "probe", "shape_bias")},
+    **{f"{kind}/in20": _evaluation(kind, "in20", " --data IN20") for kind in ("reconstruction", "separability", "probe")},
+    "latents/world": _evaluation("latents", "world designs"),
+    "probe/pacs": _evaluation("probe", "in20", " --data PACS/photo --shifted art_painting=PACS/art_painting cartoon=PACS/cartoon sketch=PACS/sketch", "pacs"),
+    "shape_bias/geirhos": _evaluation("shape_bias", "tinyin32", " --data TINY_IMAGENET --stimuli CUE_CONFLICT --train-images 40000", "geirhos"),
+    "detection/world": "mae finetune --checkpoint checkpoints/world --results results/detection/world",
+    "detection/dsb2018": "mae finetune --checkpoint checkpoints/in20 --data DSB2018 --image-size 192 --anchors 8 16 24 40 --proposals 300 --steps 200 --results results/detection/dsb2018",
+    "tree_world": "python -m mae_lib.tree_world",
+    "theory": "python -m mae_lib.theory --kind theory",
+    "identify": "python -m mae_lib.theory --kind identify",
+}
+"""KIND/DATA → what makes these results (those that are there are not made again); `make results` makes all of the embedded world's."""
+
+TOLERANCE = 0.02
+"""How far a number may move before it is no longer the one that is stated: this share of half its interval, which no reader would see in print."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the ledger.
+
+    Attributes:
+        claim: what is claimed, and the paper's numbers. decision: on the embedded world (of the theory's claims: on its graphs and processes).
+        ours: measure → run → our number with its interval over seeds, for every measure and run in the claim's tests.
+        real: on photographs; None where the claim is not tested there.
+    """
+
+    claim: Claim
+    decision: Decision
+    ours: Mapping[str, Mapping[str, Interval]]
+    real: Decision | None
+
+    def to_dict(self) -> dict:
+        """As JSON holds it."""
+        return {
+            "id": self.claim.id, "where": self.claim.where, "claim": self.claim.statement, "chapter": self.claim.chapter, "paper": {measure: dict(runs) for measure, runs in self.claim.paper.items()},
+            "ours": {measure: {run: found.to_dict() for run, found in runs.items()} for measure, runs in self.ours.items()},
+            **_said(self.decision), "photographs": None if self.real is None else _said(self.real),
+        }
+
+
+def folder(claim: Claim) -> str:
+    """Where the numbers of a claim lie, from the project's root."""
+    return f"results/{claim.kind}/{claim.data}".rstrip("/")
+
+
+def command(claim: Claim) -> str:
+    """What makes the results of a claim; names in capitals stand for folders of images."""
+    return COMMANDS[f"{claim.kind}/{claim.data}".rstrip("/")]
+
+
+def _said(decision: Decision) -> dict:
+    tests = [{"test": test.said(), **found.to_dict(), "outcome": outcome} for test, found, outcome in decision.rows]
+    return {"verdict": decision.verdict, "tests": tests, "results": folder(decision.claim), "command": command(decision.claim)}
+
+
+def every_claim() -> dict[str, Claim]:
+    """All claims: the paper's and ours (`mae_lib.claims`), and those on the quad-tree world."""
+    from mae_lib import tree_world  # which trains models: not needed to read a claim
+
+    return CLAIMS | tree_world.CLAIMS
+
+
+def _records(claim: Claim) -> list[dict]:
+    folder = results_directory() / claim.kind / claim.data
+    return read_results(claim.kind, claim.data) if any(folder.glob("*.json")) else []
+
+
+def entry(claim: Claim) -> Entry:
+    """The row of one claim, from `results/`."""
+    records = _records(claim)
+    ours: dict[str, dict[str, Interval]] = {}
+    for test in claim.tests if records else ():
+        values = by_run([record for record in records if test.measure in record["measures"]], test.measure)
+        ours.setdefault(test.measure, {}).update({run: over_seeds(list(values[run].values())) for run in test.runs if run in values})
+    real = REAL.get(claim.id)
+    return Entry(claim, decide(claim, records), ours, None if real is None else decide(real, _records(real)))
+
+
+def entries(identities: Iterable[str] = ()) -> list[Entry]:
+    """Rows of the ledger in its order: of all claims, or of those named. InputError for an unknown one."""
+    known = every_claim()
+    if unknown := [identity for identity in identities if identity not in known]:
+        raise InputError(f"there is no claim {unknown[0]!r}: choose of {', '.join(known)}")
+    return [entry(known[identity]) for identity in (identities or known)]
+
+
+def as_rows(rows: Sequence[Entry]) -> list[dict[str, object]]:
+    """One flat row a test, for CSV: the claim's columns are repeated, photographs follow the embedded world."""
+    flat = []
+    for row in rows:
+        for data, decision in (("world", row.decision), ("photographs", row.real)):
+            if decision is not None:
+                said = _said(decision)
+                named = {"id": row.claim.id, "where": row.claim.where, "claim": row.claim.statement, "data": data, "verdict": said["verdict"]}
+                flat += [named | test | {"results": said["results"], "command": said["command"]} for test in said["tests"]]
+    return flat
+
+
+def stated_file() -> Path:
+    """``results/stated.json``."""
+    return results_directory() / "stated.json"
+
+
+def state(rows: Sequence[Entry]) -> None:
+    """Writes what the results say now as what the book states."""
+    write_json(stated_file(), {row.claim.id: row.to_dict() for row in rows})
+
+
+def drift(rows: Sequence[Entry]) -> list[str]:
+    """What the book states and the results no longer say, one line each, beginning with the claim's id; [] where they agree."""
+    if not stated_file().is_file():
+        raise InputError("results/stated.json is missing: restore it from Git, or write it by `mae ledger --state`")
+    stated, lines = json.loads(stated_file().read_text(encoding="utf-8")), []
+    for row in rows:
+        if row.claim.id not in stated:
+            lines.append(f"{row.claim.id}: nothing is stated of it yet")
+            continue
+        then, now = stated[row.claim.id], row.to_dict()
+        lines += _moved(row.claim.id, then, now)
+        if then["photographs"] and now["photographs"]:
+            lines += _moved(f"{row.claim.id} on photographs", then["photographs"], now["photographs"])
+    return lines + [f"{identity}: it is stated, and no claim of that name is left" for identity in stated.keys() - every_claim().keys()]
+
+
+def _moved(name: str, then: dict, now: dict) -> list[str]:
+    lines = [] if then["verdict"] == now["verdict"] else [f"{name}: stated as {then['verdict']}, and the results say {now['verdict']}"]
+    if [test["test"] for test in then["tests"]] != [test["test"] for test in now["tests"]]:
+        return [*lines, f"{name}: its tests are no longer those that are stated"]
+    pairs = [(test["test"], test, other) for test, other in zip(then["tests"], now["tests"])]
+    for measure, runs in then.get("ours", {}).items():
+        pairs += [(f"{measure} of {run}", value, now["ours"][measure][run]) for run, value in runs.items() if run in now["ours"].get(measure, {})]
+    for said, old, new in pairs:
+        allowed = TOLERANCE * ((old["high"] - old["low"]) / 2 if old["low"] is not None else 0) + 1e-9
+        if abs(new["value"] - old["value"]) > allowed or new["n"] != old["n"]:
+            inside = old["low"] is not None and old["low"] <= new["value"] <= old["high"]
+            lines.append(
+                f"{name}: {said} is stated as {old['value']:.4g} from {old['n']} seeds, and the results say {new['value']:.4g} from {new['n']}"
+                + (", within the stated interval" if inside else ", outside the stated interval")
+            )
+    return lines

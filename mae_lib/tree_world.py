@@ -116,23 +116,23 @@ CLAIMS: dict[str, Claim] = {
     for claim in (
         Claim(
             "S2-tree", "§3.6, quad-tree", "masks that hide whole subtrees read out the level they point at better than random ones", "tree_world",
-            "chapter-improvements", (Above("mean/level3", "subtrees2-r50", "random-r50"), Above("mean/level2", "subtrees1-r50", "random-r50")),
+            "chapter-improvements", (Above("mean/level3", "subtrees2-r50", "random-r50"), Above("mean/level2", "subtrees1-r50", "random-r50")), data="",
         ),
         Claim(
             "S2e-tree", "§3.6, quad-tree", "the same with the subtrees estimated from data", "tree_world", "chapter-improvements",
-            (Above("mean/level3", "estimated4-r50", "random-r50"), Above("mean/level2", "estimated16-r50", "random-r50")),
+            (Above("mean/level3", "estimated4-r50", "random-r50"), Above("mean/level2", "estimated16-r50", "random-r50")), data="",
         ),
         Claim(
             "S2c-tree", "ours", "it is the tree and not the size of the blocks: equally large blocks off the tree read out the root worse",
-            "tree_world", "chapter-improvements", (Above("mean/level3", "subtrees2-r50", "shifted2-r50"),),
+            "tree_world", "chapter-improvements", (Above("mean/level3", "subtrees2-r50", "shifted2-r50"),), data="",
         ),
         Claim(
             "S1-tree", "§3.6, quad-tree", "a margin on contiguous masks off the tree, which takes c from level 1 to 2, reads out level 2 better",
-            "tree_world", "chapter-improvements", (Above("mean/level2", "shifted2-margin1-r50", "shifted2-r50"),),
+            "tree_world", "chapter-improvements", (Above("mean/level2", "shifted2-margin1-r50", "shifted2-r50"),), data="",
         ),
         Claim(
             "S1m-tree", "§3.6, scattered", "the same margin on random patches", "tree_world", "chapter-improvements",
-            (Above("mean/level2", "margin1-r50", "random-r50"),),
+            (Above("mean/level2", "margin1-r50", "random-r50"),), data="",
         ),
     )
 }
