@@ -102,7 +102,7 @@ class NotBelow(Alike):
 @dataclass(frozen=True)
 class Grows(Above):
     """The difference high − low is larger under a ``variant`` of the sweep than in the sweep itself: a difference of differences, paired by seed.
-    The variant's runs are called ``RUN@VARIANT``, as `mae_lib.ledger.as_variant` names them."""
+    The variant's runs are called ``RUN@VARIANT``, as `mae_lib.differences.as_variant` names them."""
 
     variant: str = ""
 
