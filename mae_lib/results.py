@@ -7,6 +7,7 @@ that could be read from here.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from mae_lib.errors import InputError
@@ -49,3 +50,31 @@ def read_results(kind: str, data: str = "") -> list[dict]:
     if not records:
         raise InputError(f"no results in results/{kind}/{data}: make them with the command the chapter gives")
     return records
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the results of one folder come from: how many, of which seeds, on which processors or GPUs, at which commits, and the hours that they took."""
+
+    folder: str
+    files: int
+    seeds: tuple[int, ...]
+    hardware: tuple[str, ...]
+    commits: tuple[str, ...]
+    hours: float
+
+
+def origins() -> list[Origin]:
+    """One row a folder of finished runs under `results/`, by name; files that are no runs' (without a seed) are passed over."""
+    found: dict[str, list[dict]] = {}
+    for path in sorted(results_directory().glob("*/**/*.json")):
+        record = _read(path)
+        if "hardware" in record and ("seed" in record or "seed" in record.get("config", {})):
+            found.setdefault(path.parent.relative_to(results_directory()).as_posix(), []).append(record)
+    rows = []
+    for folder, records in found.items():
+        seeds = {record["seed"] if "seed" in record else record["config"]["seed"] for record in records}
+        machines = {record["hardware"]["gpu"] or record["hardware"]["cpu"] for record in records}
+        seconds = sum(record["seconds"] + 60 * record.get("minutes", 0) for record in records)
+        rows.append(Origin(folder, len(records), tuple(sorted(seeds)), tuple(sorted(machines)), tuple(sorted({record["commit"] for record in records})), seconds / 3600))
+    return rows

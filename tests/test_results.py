@@ -10,7 +10,7 @@ import pytest
 from mae_lib import provenance as origin
 from mae_lib import results
 from mae_lib.errors import InputError
-from mae_lib.results import read_results, results_directory, write_result
+from mae_lib.results import origins, read_results, results_directory, write_result
 
 
 @pytest.fixture
@@ -61,6 +61,17 @@ def test_the_projects_results_are_free_of_machine_paths():
         text = path.read_text(encoding="utf-8")
         json.loads(text)
         assert '"/' not in text and "/home/" not in text and "/work/" not in text and "/tmp/" not in text, path.name
+
+
+def test_every_folder_of_runs_says_where_it_comes_from(store):
+    origin_of = {"hardware": {"cpu": "one", "gpu": None}, "commit": "a"}
+    write_result(store / "probe" / "world", {"name": "r75-s0", "hash": "1", "seed": 0, "seconds": 1800.0} | origin_of)
+    write_result(store / "probe" / "world", {"name": "r75-s1", "hash": "2", "seed": 1, "seconds": 1800.0, "minutes": 60.0, "hardware": {"cpu": "one", "gpu": "fast"}, "commit": "b"})
+    write_result(store / "pretraining" / "in20", {"name": "r75-s4", "hash": "3", "config": {"seed": 4}, "seconds": 36.0} | origin_of)
+    write_result(store / "benchmarks", {"name": "speed", "hash": "4"})
+    first, second = origins()
+    assert (first.folder, first.files, first.seeds, first.hours) == ("pretraining/in20", 1, (4,), 0.01)
+    assert (second.folder, second.files, second.seeds, second.hardware, second.commits, second.hours) == ("probe/world", 2, (0, 1), ("fast", "one"), ("a", "b"), 2.0)
 
 
 def test_provenance_is_complete_and_names_no_folder(monkeypatch, tmp_path):
