@@ -13,6 +13,7 @@ import difflib
 import html
 import json
 import numbers
+import re
 import types as python_types
 import typing
 from collections.abc import Mapping
@@ -287,3 +288,13 @@ def repository() -> Path:
     if not (root / "_toc.yml").is_file():
         raise InputError(f"mae_lib is installed in {root}, which is no checkout of the project: run `pip install -e .` in the checkout")
     return root
+
+
+def chapter_pages() -> dict[str, str]:
+    """Label of each chapter, such as ``chapter-separability`` → its page beside the other chapters, ``08_linear_separability.html``."""
+    pages = {}
+    for path in sorted((repository() / "notebooks").glob("*.ipynb")):
+        first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+        if label := re.match(r"\(([\w-]+)\)=\n", first):
+            pages[label[1]] = f"{path.stem}.html"
+    return pages

@@ -74,12 +74,15 @@ class Ledger:
                     print(Table(["test", "found, 95 % interval over seeds", "alone"], [[t.said(), format(f, "+.4f"), outcome] for t, f, outcome in decision.rows]))
 
     def _check(self, rows: list) -> int:
-        from mae_lib.ledger import drift
-        from mae_lib.staleness import stale
+        from mae_lib.staleness import check
 
-        faults = [*drift(rows), *stale().values()]
-        print(*faults, f"{len(rows)} claims, {len(faults)} faults" if faults else f"{len(rows)} claims: results, code and statements agree", sep="\n")
-        return 1 if faults else 0
+        try:
+            check(rows)
+        except InputError as faults:
+            print(faults)
+            return 1
+        print(f"{len(rows)} claims: results, code and statements agree")
+        return 0
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import io
 import json
 import math
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from mae_lib.errors import InputError
 from mae_lib.evaluate import EVALUATIONS, Options, identity
 from mae_lib.files import write_json
 from mae_lib.intervals import Interval
+from mae_lib.ledger import Entry, drift
 from mae_lib.results import recorded, results_directory
 from mae_lib.store import checkpoints
 
@@ -190,6 +191,13 @@ def stale() -> dict[str, str]:
             + ": run `mae rerun --changed`, which makes one of its cells again and compares"
         )
     return found
+
+
+def check(rows: Sequence[Entry]) -> None:
+    """Raises InputError, one line a fault, if what the book states of these claims is no longer what the results say, or a result is older than
+    its code or of other weights."""
+    if faults := [*drift(rows), *stale().values()]:
+        raise InputError("\n".join([*faults, f"{len(faults)} faults: run what they say; where a result was made anew on purpose, `mae ledger --state` states it"]))
 
 
 def _of_other_weights() -> Iterator[tuple[str, str]]:

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook
 
-from mae_lib.chapters import TIER_MEANINGS, check_notebook_parameters, check_parameters, declared_parameters, repository, tier_badge
+from mae_lib.chapters import TIER_MEANINGS, chapter_pages, check_notebook_parameters, check_parameters, declared_parameters, repository, tier_badge
 from mae_lib.errors import InputError
+from mae_lib.ledger import every_claim
 from mae_lib.tiers import TIERS
 
 Tier = Literal["smoke", "laptop", "gpu", "paper"]
@@ -258,3 +259,9 @@ def test_the_repository_is_found_from_anywhere_and_its_absence_told(tmp_path: Pa
 def test_importing_chapters_does_not_import_torch() -> None:
     code = "import sys, mae_lib.chapters; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=repository()).returncode == 0
+
+
+def test_every_claim_is_decided_in_a_chapter_that_exists():
+    pages = chapter_pages()
+    assert pages["chapter-separability"] == "08_linear_separability.html" and all((repository() / "notebooks" / page.replace(".html", ".ipynb")).is_file() for page in pages.values())
+    assert {claim.chapter for claim in every_claim().values()} <= set(pages)
