@@ -14,9 +14,13 @@ from mae_lib.errors import InputError
 from mae_lib.evaluation_figures import LABELS, TICKS
 from mae_lib.figures import MARKERS, PALETTE, Table
 from mae_lib.intervals import Interval, over_seeds
+from mae_lib.ledger import Entry
 
-TITLES = {"mean/validation": "probe accuracy", "mean/purity": "purity", "readout/ssim": "SSIM", "readout/fsim": "FSIM", "cls/lift": "[CLS] on the object"}
-"""How the measures of the effects are written over a panel."""
+TITLES = {
+    "mean/validation": "probe accuracy", "mean/purity": "purity", "readout/ssim": "SSIM", "readout/fsim": "FSIM", "cls/lift": "[CLS] on the object",
+    "mean/bias": "shape bias", "box/AP": "box AP", "mask/AP": "mask AP",
+}
+"""How measures are written over a panel and in a table."""
 
 
 def effect_panels(found: Mapping[str, Sequence[Effect]], size: float = 1.95) -> Figure:
@@ -64,6 +68,22 @@ def effect_table(found: Mapping[str, Sequence[Effect]], spec: str = "+.3f") -> T
             what = f"{TITLES.get(effect.test.measure, effect.test.measure)}: {LABELS[effect.test.high]} less {TICKS[effect.test.low]}"
             rows.append([*first, what, format(effect.sweep, spec), format(effect.changed, spec), format(effect.found, spec), said.get(effect.outcome, effect.outcome)])
     return Table(["change", "cause", "effect", "in the sweep", "with the change", "what decides", "alone"], rows)
+
+
+def paper_table(rows: Sequence[Entry], measures: Sequence[str]) -> Table:
+    """The paper's differences beside ours, one row a test on one of ``measures`` for which the paper gives both numbers; ours in the paper's unit
+    (accuracies and average precision in percent, shape bias as it is), with the interval over seeds."""
+    lines = []
+    for row in rows:
+        for test, found, _ in row.decision.rows:
+            theirs = row.claim.paper.get(test.measure, {})
+            if test.measure in measures and set(test.runs) <= theirs.keys():
+                factor = 1 if max(theirs.values()) <= 1 else 100
+                ours = Interval(*(factor * value for value in (found.value, found.low, found.high)), found.n)
+                spec = "+.2f" if factor == 100 else "+.3f"
+                high, low = (LABELS[run] for run in test.runs)
+                lines.append([row.claim.id, f"{TITLES.get(test.measure, test.measure)}: {high} less {low}", format(theirs[test.high] - theirs[test.low], spec), format(ours, spec)])
+    return Table(["claim", "difference", "paper", "ours"], lines)
 
 
 def beside(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pytest
 
+from mae_lib.claims import Claim
 from mae_lib.comparisons import Above, Grows
-from mae_lib.difference_figures import agreement_table, beside, effect_panels, effect_table
+from mae_lib.difference_figures import agreement_table, beside, effect_panels, effect_table, paper_table
 from mae_lib.differences import Effect
 from mae_lib.errors import InputError
 from mae_lib.intervals import Interval
+from mae_lib.ledger import Decision, Entry
 
 
 @pytest.fixture(autouse=True)
@@ -59,3 +61,15 @@ def test_measures_stand_over_the_prediction():
         beside(predicted, {"a": values}, ["r10", "r75"])
     table = agreement_table({"a": {"ratio": Interval(0.5, 0.1, 0.9, 3), "size": Interval(-1, -1, -1, 3)}})
     assert table.rows == [["a", "+0.50 [+0.10,\xa0+0.90]", "-1.00 [-1.00,\xa0-1.00]"]]
+
+
+def test_the_papers_differences_stand_beside_ours_in_its_own_unit():
+    claim = Claim("T1r", "", "", "probe", "", (Above("mean/validation", "r75", "r10"), Above("mean/v2", "r75", "r10")), {"mean/validation": {"r10": 47.45, "r75": 67.41}})
+    bias = Claim("T2s", "", "", "shape_bias", "", (Above("mean/bias", "r75", "r10"),), {"mean/bias": {"r10": 0.1352, "r75": 0.2563}})
+    rows = [
+        Entry(each, Decision(each, "undecided", tuple((test, Interval(0.03, -0.1, 0.16, 3), "undecided") for test in each.tests)), {}, None) for each in (claim, bias)
+    ]
+    assert paper_table(rows, ("mean/validation", "mean/v2", "mean/bias")).rows == [
+        ["T1r", "probe accuracy: ratio 0.75 less ratio 0.1", "+19.96", "+3.00 [-10.00,\xa0+16.00]"],
+        ["T2s", "shape bias: ratio 0.75 less ratio 0.1", "+0.121", "+0.030 [-0.100,\xa0+0.160]"],
+    ]
