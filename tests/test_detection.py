@@ -6,9 +6,11 @@ from __future__ import annotations
 import math
 
 import pytest
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import one_thread  # noqa: F401 (every test on one thread)
 from torch import Tensor, nn
 
 from mae_lib.detection import DetectorConfig, PyramidBackbone, SeededSampler, detect, detector, in_windows, parameter_groups, resample_positions, to_float
@@ -22,18 +24,8 @@ SMALL = dict(
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def encoder(patch: int = 8, size: int = 64, depth: int = 4, seed: int = 0) -> MaskedAutoencoder:
-    torch.manual_seed(seed)
-    config = ModelConfig(image_size=(size, size), patch=patch, width=32, depth=depth, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2)
-    return MaskedAutoencoder(config).eval()
+    return tiny.model(ModelConfig(image_size=(size, size), patch=patch, width=32, depth=depth, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2), seed)
 
 
 def small(**changes) -> DetectorConfig:

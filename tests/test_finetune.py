@@ -13,9 +13,10 @@ import pytest
 import tiny
 import torch
 import torch.distributed as dist
+from tiny import one_thread  # noqa: F401 (every test on one thread)
 from torch import Tensor
 
-from mae_lib import cli, detectors, finetune as tuning, store
+from mae_lib import cli, detectors, finetune as tuning
 from mae_lib.coco import CocoFolder, Instances, write_scenes
 from mae_lib.detection import DetectorConfig
 from mae_lib.detectors import evaluate_detector, find_detector, finetune_config, identity, obtain_detector, record_of, run_of
@@ -24,7 +25,6 @@ from mae_lib.files import DamagedFile, read_safetensors, write_safetensors
 from mae_lib.finetune import Examples, FinetuneConfig, FinetuneRun, build, cropped, finetune, mirrored, scaled
 from mae_lib.intervals import Interval
 from mae_lib.ledger import run_name
-from mae_lib.model import MaskedAutoencoder
 from mae_lib.pretrain import TrainingDiverged
 from mae_lib.results import write_result
 from mae_lib.store import Checkpoint
@@ -35,14 +35,6 @@ DETECTOR = DetectorConfig(
     image_size=64, strides=(8, 16), width=8, anchors=(16, 32), canonical=64, pre_nms=20, post_nms=20, rpn_samples=16, roi_samples=8,
     box_width=16, mask_layers=1, mask_width=8,
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
@@ -57,14 +49,7 @@ def folder(tmp_path_factory) -> CocoFolder:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Checkpoint:
-    """A pretrained model in store's format, after no step."""
-    config = tiny.config(seed=4)
-    path = tmp_path_factory.mktemp("checkpoints") / f"{config.name}-{config.hash}.safetensors"
-    torch.manual_seed(4)
-    digest = write_safetensors(path, dict(MaskedAutoencoder(config.model).state_dict()), {"config": config.hash})
-    record = {"name": config.name, "hash": config.hash, "digest": digest, "tier": "smoke", "config": config.to_dict(), "curve": {"step": [1], "loss": [1.0]}}
-    path.with_suffix(".json").write_text(json.dumps(record))
-    return store.read(path)
+    return tiny.checkpoint(tmp_path_factory.mktemp("checkpoints"), tiny.config(seed=4))
 
 
 def config(folder: CocoFolder, checkpoint: Checkpoint | None = None, **changes) -> FinetuneConfig:

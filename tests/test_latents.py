@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge as TheirRidge
 from sklearn.metrics import r2_score
 from sklearn.preprocessing import StandardScaler
+from tiny import one_thread  # noqa: F401 (every test on one thread)
 from torch import Tensor
 
 from mae_lib.errors import InputError
@@ -21,14 +22,6 @@ from mae_lib.probe import HELD_OUT, train_probe
 from mae_lib.worlds import World
 
 CONTINUOUS = tuple(name for name, latent in LATENTS.items() if not latent.classes)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.preprocessing import StandardScaler
+from tiny import one_thread  # noqa: F401 (every test on one thread)
 from torch import Tensor
 
 from mae_lib import probe as probing
@@ -24,14 +25,6 @@ from mae_lib.probe import RATES, evaluate_pixels, evaluate_probe, relative_to_va
 from mae_lib.worlds import World
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints" / "world"
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def planted(count: int, classes: int = 4, width: int = 12, shift: float = 8.0, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,5 @@
-"""What the tests of training and storing share: a source of images, a config that trains in a moment, and real processes to kill.
+"""What the tests of training and storing share: a source of images, a config that trains in a moment, a checkpoint after no step, a fixture for
+one thread, and real processes to kill.
 
 Processes come from a fork server that has imported the library once: starting one takes milliseconds, and it is a process like any other.
 """
@@ -13,10 +14,13 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
-from mae_lib.model import ModelConfig
+from mae_lib import store
+from mae_lib.model import MaskedAutoencoder, ModelConfig
+from mae_lib.pretrain import Trained
 from mae_lib.tiers import PretrainConfig
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -51,6 +55,26 @@ def config(**changes) -> PretrainConfig:
     """One that meets every part of the loop: crops, flips, warm-up, and batches of 10 that do not divide the 24 images."""
     values = dict(model=MODEL, ratio=0.5, unit=8, data=Ramps().identity, steps=6, batch=10, base_lr=4e-3, warmup=0.2, crop=0.5, flip=True)
     return PretrainConfig(**(values | changes))
+
+
+def model(sizes: ModelConfig, seed: int = 0) -> MaskedAutoencoder:
+    """An untrained model of these sizes, in eval mode; its weights are of the seed."""
+    torch.manual_seed(seed)
+    return MaskedAutoencoder(sizes).eval()
+
+
+def checkpoint(folder: Path, own: PretrainConfig) -> store.Checkpoint:
+    """A model after no step, its weights of the config's seed, stored in ``folder`` as `mae_lib.store` stores a trained one of tier smoke."""
+    return store.save(Trained(model(own.model, own.seed), torch.linspace(1, 0.5, 5), 1.0), own, folder, "smoke")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """For the modules that import it: every test on one thread, whatever the others use."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def start(target: Callable, *arguments) -> BaseProcess:
