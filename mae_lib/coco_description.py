@@ -3,20 +3,17 @@
 
 from __future__ import annotations
 
-import random
 import shlex
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from mae_lib.coco import CocoFolder, open_coco, splits_of
+from mae_lib.describe import FolderDescription, classes_text, count_text, looked_at, of_problems, of_sizes
 from mae_lib.errors import InputError
-from mae_lib.image_files import cores, shown
+from mae_lib.image_files import shown
 
 __all__ = ["CocoSplitSummary", "CocoDescription", "describe_coco"]
 
@@ -47,61 +44,31 @@ class CocoSplitSummary:
 
 
 @dataclass(frozen=True)
-class CocoDescription:
-    """What a folder in COCO's layout holds and whether it can be used. `print` gives a text for the terminal.
+class CocoDescription(FolderDescription):
+    """What a folder in COCO's layout holds and whether it can be used. Its classes stand in ascending category id, its files are the images that
+    the annotations name, and those checked were decoded and had their masks drawn.
 
     Attributes:
-        directory: as it was given. splits: a summary of each split that opens.
-        classes: names in ascending category id; category_ids: those ids; gaps: how many whole numbers between the ids are no category.
-        files, checked: images named by the annotations, and how many of them were decoded and had their masks drawn.
-        smallest, largest: `(width, height)` of the images in pixels, by area.
-        problems: the first ten things that are wrong, one line each with the remedy; problem_count: of how many.
-        warnings: what may surprise.
-        usable: whether every split opens and everything checked is sound. reason: if not, why, and the remedy.
-        command: what to run next; empty if not usable.
+        category_ids: of the classes; gaps: how many whole numbers between the ids are no category.
     """
 
-    directory: str
     splits: dict[str, CocoSplitSummary]
-    classes: tuple[str, ...]
     category_ids: tuple[int, ...]
     gaps: int
-    files: int
-    checked: int
-    smallest: tuple[int, int] | None
-    largest: tuple[int, int] | None
-    problems: tuple[str, ...]
-    problem_count: int
-    warnings: tuple[str, ...]
-    usable: bool
-    reason: str
-    command: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """The same as plain values that JSON can hold."""
-        return asdict(self)
-
-    def __str__(self) -> str:
+    def contents(self) -> list[tuple[str, str]]:
+        n = count_text
         rows = [("layout", "COCO: annotations/instances_*.json beside a folder of images for each split")]
         for name, split in self.splits.items():
-            rows.append((name, f"{split.images} images, {split.instances} instances, {split.crowds} of them crowds; {split.present} categories occur"))
-            rows.append((name, f"masks: {split.polygons} by polygons, {split.runs} by run-length code; {split.empty} images without instances"))
-            rows.append((name, f"area: {split.small} small, {split.medium} medium, {split.large} large"))
-            rows += [(name, f"{count} left out of training: {reason}") for reason, count in split.dropped.items()]
+            crowds = f"{n(split.crowds)} of them crowds; {split.present} categories occur"
+            rows.append((name, f"{n(split.images)} images, {n(split.instances)} instances, {crowds}"))
+            rows.append((name, f"masks: {n(split.polygons)} by polygons, {n(split.runs)} by run-length code; {n(split.empty)} images without instances"))
+            rows.append((name, f"area: {n(split.small)} small, {n(split.medium)} medium, {n(split.large)} large"))
+            rows += [(name, f"{n(count)} left out of training: {reason}") for reason, count in split.dropped.items()]
         if self.classes:
             ids = f"ids {self.category_ids[0]} to {self.category_ids[-1]}, " + (f"{self.gaps} of them unused" if self.gaps else "without gaps")
-            rows.append(("classes", f"{len(self.classes)} ({ids}): {', '.join(self.classes[:6])}" + (", …" if len(self.classes) > 6 else "")))
-        if self.smallest and self.largest:
-            sizes = " to ".join(f"{width}×{height}" for width, height in dict.fromkeys((self.smallest, self.largest)))
-            rows.append(("sizes", f"{sizes} pixels"))
-        rows.append(("checked", f"{'every one' if self.checked == self.files else f'a sample of {self.checked}'} of {self.files} images"))
-        rows += [("note", text) for text in self.warnings]
-        rows += [("problem", text) for text in self.problems]
-        if self.problem_count > len(self.problems):
-            rows.append(("problem", f"… and {self.problem_count - len(self.problems)} more"))
-        rows.append(("usable", f"yes: {self.command}" if self.usable else f"no: {self.reason}"))
-        wide = max(len(name) for name, _ in rows)
-        return "\n".join([self.directory, *(f"  {name:<{wide}}  {text}" for name, text in rows)])
+            rows.append(("classes", f"{len(self.classes)} ({ids}): {classes_text(self.classes)}"))
+        return rows
 
 
 def describe_coco(directory: Path, limit: int = 20_000, threads: int | None = None, progress: bool | None = None) -> CocoDescription:
@@ -120,11 +87,8 @@ def describe_coco(directory: Path, limit: int = 20_000, threads: int | None = No
         except InputError as error:
             problems.append(str(error))
     everything = [(folder, i) for folder in opened.values() for i in range(len(folder))]
-    sample = everything if len(everything) <= limit else random.Random(0).sample(everything, limit)
-    with ThreadPoolExecutor(threads or cores()) as pool:
-        looks = pool.map(lambda one: list(_faults(*one)), sample)
-        for found in tqdm(looks, total=len(sample), desc="checking", unit="image", disable=None if progress is None else not progress):
-            problems += found
+    looks = looked_at(lambda one: list(_faults(*one)), everything, limit, threads, progress, "image")
+    problems += [fault for faults in looks for fault in faults]
     vocabularies = {(folder.classes, folder.category_ids) for folder in opened.values()}
     warnings = ["the splits have unlike categories: labels of one mean something else in another"] if len(vocabularies) > 1 else []
     train, validation = (next((name for name in opened if name.startswith(kind)), None) for kind in ("train", "val"))
@@ -133,7 +97,6 @@ def describe_coco(directory: Path, limit: int = 20_000, threads: int | None = No
         warnings.append("there is no validation split: a score on the training images says nothing about others")
         validation = train
     classes, ids = next(((folder.classes, folder.category_ids) for folder in opened.values()), ((), ()))
-    by_area = sorted({folder.size(i)[::-1] for folder, i in everything}, key=lambda size: (size[0] * size[1], size))
     return CocoDescription(
         directory=shown(directory),
         splits={name: _summarise(folder) for name, folder in opened.items()},
@@ -141,15 +104,13 @@ def describe_coco(directory: Path, limit: int = 20_000, threads: int | None = No
         category_ids=ids,
         gaps=ids[-1] - ids[0] + 1 - len(ids) if ids else 0,
         files=len(everything),
-        checked=len(sample),
-        smallest=by_area[0] if by_area else None,
-        largest=by_area[-1] if by_area else None,
-        problems=tuple(problems[:10]),
-        problem_count=len(problems),
+        checked=len(looks),
         warnings=tuple(warnings),
-        usable=not problems,
-        reason=problems[0] if problems else "",
-        command="" if problems else f"mae finetune --data {shlex.quote(shown(directory))} --train {train} --validation {validation} --checkpoint FILE",
+        **of_sizes(folder.size(i)[::-1] for folder, i in everything),
+        **of_problems(
+            problems, problems[0] if problems else "",
+            f"mae finetune --data {shlex.quote(shown(directory))} --train {train} --validation {validation} --checkpoint FILE",
+        ),
     )
 
 

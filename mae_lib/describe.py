@@ -1,16 +1,17 @@
 """What an image folder holds. What lives here: `describe`, which opens and decodes every file of a folder and says whether the
-folder can be used, and `Description` and `SplitSummary`, in which it says so for class folders (for COCO's layout: `coco_description`)."""
+folder can be used; `FolderDescription`, what it says of every layout; and `Description` and `SplitSummary`, what it says of class folders
+(of COCO's layout: `coco_description`)."""
 
 from __future__ import annotations
 
 import os
 import random
 import shlex
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,65 +21,35 @@ from PIL import Image
 from tqdm import tqdm
 
 from mae_lib.coco import nested, splits_of
-from mae_lib.coco_description import CocoDescription, describe_coco
 from mae_lib.datasets import FolderImages
 from mae_lib.errors import InputError
-from mae_lib.image_files import (
-    SPLITS,
-    VALIDATION,
-    cores,
-    eight_bit,
-    existing_folder,
-    is_image,
-    opened,
-    orientation,
-    shown,
-    split_folders,
-    subfolders,
-    walk,
-)
+from mae_lib.image_files import SPLITS, VALIDATION, cores, eight_bit, existing_folder, is_image, opened, orientation, shown, split_folders, subfolders, walk
 
-__all__ = ["SplitSummary", "Description", "describe"]
+__all__ = ["FolderDescription", "SplitSummary", "Description", "describe"]
 
 
 @dataclass(frozen=True)
-class SplitSummary:
-    """Images of one split, and how they spread over its classes."""
-
-    images: int
-    classes: int
-    fewest: int
-    median: float
-    most: int
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a folder holds and whether it can be used; made by `describe`. `print` gives a text for the terminal.
+class FolderDescription(ABC):
+    """What descriptions of every layout share. `print` gives a text for the terminal.
 
     Attributes:
         directory: as it was given.
-        layout: in words.
         splits: a summary of each split that can be loaded.
         classes: class names, in label order.
         files: image files found; checked: how many of them were opened and decoded.
-        formats, modes: files of each format (Pillow's names) and colour mode.
         smallest, largest: `(width, height)` in pixels, by area; shortest_side: in pixels.
-        problems: the first ten files that cannot be used, one line each with the remedy; problem_count: of how many.
+        problems: the first ten things that are wrong, one line each with the remedy; problem_count: of how many.
         warnings: what will be done with unusual files, and what may surprise.
-        usable: whether `FolderImages(directory)` can load every file checked.
+        usable: whether the folder can be loaded, and everything checked is sound.
         reason: if not usable, why, and the remedy.
         command: what to run next; empty if not usable.
     """
 
     directory: str
-    layout: str
-    splits: dict[str, SplitSummary]
+    splits: dict[str, Any]
     classes: tuple[str, ...]
     files: int
     checked: int
-    formats: dict[str, int]
-    modes: dict[str, int]
     smallest: tuple[int, int] | None
     largest: tuple[int, int] | None
     shortest_side: int | None
@@ -93,25 +64,95 @@ class Description:
         """The same as plain values that JSON can hold."""
         return asdict(self)
 
+    @abstractmethod
+    def contents(self) -> list[tuple[str, str]]:
+        """What the text says of this layout alone: (name, text) of each row, the layout first."""
+
     def __str__(self) -> str:
-        rows = [("layout", self.layout)]
-        rows += [(name, _summary_text(summary)) for name, summary in self.splits.items()]
-        if self.classes:
-            rows.append(("classes", ", ".join(self.classes[:6]) + (", …" if len(self.classes) > 6 else "")))
-        if self.formats:
-            rows += [("formats", _counts_text(self.formats)), ("colours", _counts_text(self.modes))]
+        rows = self.contents()
         if self.smallest and self.largest:
             sizes = " to ".join(f"{width}×{height}" for width, height in dict.fromkeys((self.smallest, self.largest)))
             rows.append(("sizes", f"{sizes} pixels, shortest side {self.shortest_side}"))
-        checked = "every one" if self.checked == self.files else f"a sample of {_count(self.checked)}"
-        rows.append(("checked", f"{checked} of {_count(self.files)} files"))
+        checked = "every one" if self.checked == self.files else f"a sample of {count_text(self.checked)}"
+        rows.append(("checked", f"{checked} of {count_text(self.files)} files"))
         rows += [("note", text) for text in self.warnings]
         rows += [("problem", text) for text in self.problems]
         if self.problem_count > len(self.problems):
-            rows.append(("problem", f"… and {_count(self.problem_count - len(self.problems))} more"))
+            rows.append(("problem", f"… and {count_text(self.problem_count - len(self.problems))} more"))
         rows.append(("usable", f"yes: {self.command}" if self.usable else f"no: {self.reason}"))
         wide = max(len(name) for name, _ in rows)
         return "\n".join([self.directory, *(f"  {name:<{wide}}  {text}" for name, text in rows)])
+
+
+def of_sizes(sizes: Iterable[tuple[int, int]]) -> dict[str, Any]:
+    """The attributes that follow from the `(width, height)` of the images."""
+    by_area = sorted(set(sizes), key=lambda size: (size[0] * size[1], size))
+    if not by_area:
+        return {"smallest": None, "largest": None, "shortest_side": None}
+    return {"smallest": by_area[0], "largest": by_area[-1], "shortest_side": min(map(min, by_area))}
+
+
+def of_problems(problems: Sequence[str], reason: str, command: str) -> dict[str, Any]:
+    """The attributes that follow from all that is wrong, from why the folder cannot be used ('' if it can), and from what to run if it can."""
+    return {"problems": tuple(problems[:10]), "problem_count": len(problems), "usable": not reason, "reason": reason, "command": "" if reason else command}
+
+
+def looked_at(look: Callable[[Any], Any], everything: Sequence[Any], limit: int, threads: int | None, progress: bool | None, unit: str) -> list[Any]:
+    """``look`` at everything, or at a fixed sample of ``limit``, in many threads under a progress bar: what it gave, in order."""
+    chosen = everything
+    if len(everything) > limit:
+        chosen = [everything[k] for k in sorted(random.Random(0).sample(range(len(everything)), limit))]
+    with ThreadPoolExecutor(threads or cores()) as pool:
+        return list(tqdm(pool.map(look, chosen), total=len(chosen), desc="checking", unit=unit, disable=None if progress is None else not progress))
+
+
+def classes_text(classes: Sequence[str]) -> str:
+    """The first six names."""
+    return ", ".join(classes[:6]) + (", …" if len(classes) > 6 else "")
+
+
+def count_text(number: int) -> str:
+    """A count with its thousands apart."""
+    return f"{number:,}".replace(",", " ")
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# Class folders
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """Images of one split, and how they spread over its classes."""
+
+    images: int
+    classes: int
+    fewest: int
+    median: float
+    most: int
+
+
+@dataclass(frozen=True)
+class Description(FolderDescription):
+    """What a folder of class folders holds and whether `FolderImages(directory)` can load every file checked; made by `describe`.
+
+    Attributes:
+        layout: in words.
+        formats, modes: files of each format (Pillow's names) and colour mode.
+    """
+
+    splits: dict[str, SplitSummary]
+    layout: str
+    formats: dict[str, int]
+    modes: dict[str, int]
+
+    def contents(self) -> list[tuple[str, str]]:
+        rows = [("layout", self.layout)]
+        rows += [(name, _summary_text(summary)) for name, summary in self.splits.items()]
+        if self.classes:
+            rows.append(("classes", classes_text(self.classes)))
+        if self.formats:
+            rows += [("formats", _counts_text(self.formats)), ("colours", _counts_text(self.modes))]
+        return rows
 
 
 @dataclass
@@ -141,7 +182,7 @@ def describe(
     limit: int = 20_000,
     threads: int | None = None,
     progress: bool | None = None,
-) -> Description | CocoDescription:
+) -> FolderDescription:
     """Open and decode every image file under a folder and say what it holds and whether it can be used.
 
     Bad contents are reported, never raised.
@@ -153,47 +194,42 @@ def describe(
         progress: show a progress bar; by default only where stderr is a terminal.
 
     Returns:
-        A `Description`; of a folder in COCO's layout, with `annotations/instances_*.json`, a `CocoDescription`.
+        A `Description`; of a folder in COCO's layout, with `annotations/instances_*.json`, a `mae_lib.coco_description.CocoDescription`.
 
     Raises:
         InputError: there is no such folder, or it is a file.
     """
     root = existing_folder(directory)
     if splits_of(root):
+        from mae_lib.coco_description import describe_coco  # which stands on this module
+
         return describe_coco(root, limit, threads, progress)
     files, strays, blocked = _inventory(root)
     splits, classes, reason, warnings = _loadable(root)
-    sample = files if len(files) <= limit else sorted(random.Random(0).sample(files, limit))
-    census = _look_at_all(root, sample, threads or cores(), progress)
+    looks = looked_at(lambda name: _look(root / name), files, limit, threads, progress, "file")
+    census = _census(looks)
     problems = blocked + census.problems
     if strays:
-        warnings.append(f"{_count(strays)} file(s) with other extensions are passed over")
-    warnings += [f"{_count(count)} {text}" for text, count in sorted(census.oddities.items())]
+        warnings.append(f"{count_text(strays)} file(s) with other extensions are passed over")
+    warnings += [f"{count_text(count)} {text}" for text, count in sorted(census.oddities.items())]
     if blocked and not reason:
         reason = blocked[0]
     if inner := nested(root):
         reason = f"{shown(root)} holds a data set in COCO's layout one folder further down: point at {shown(inner)}"
     if problems and not reason:
-        reason = f"{_count(len(problems))} of {_count(len(sample))} files cannot be used: delete or replace those named"
-    by_area = sorted(census.sizes, key=lambda size: (size[0] * size[1], size))
+        reason = f"{count_text(len(problems))} of {count_text(len(looks))} files cannot be used: delete or replace those named"
     return Description(
         directory=shown(directory),
         layout=_layout_text(root),
         splits=splits,
         classes=tuple(map(shown, classes)),
         files=len(files),
-        checked=len(sample),
+        checked=len(looks),
         formats=dict(census.formats.most_common()),
         modes=dict(census.modes.most_common()),
-        smallest=by_area[0] if by_area else None,
-        largest=by_area[-1] if by_area else None,
-        shortest_side=min(map(min, by_area)) if by_area else None,
-        problems=tuple(problems[:10]),
-        problem_count=len(problems),
         warnings=tuple(warnings),
-        usable=not reason,
-        reason=reason,
-        command="" if reason else f"mae pretrain --data {shlex.quote(shown(directory))}",
+        **of_sizes(census.sizes),
+        **of_problems(problems, reason, f"mae pretrain --data {shlex.quote(shown(directory))}"),
     )
 
 
@@ -246,18 +282,16 @@ def _summarise(source: FolderImages) -> tuple[SplitSummary, list[str]]:
     return summary, notes
 
 
-def _look_at_all(root: Path, names: list[str], threads: int, progress: bool | None) -> _Census:
+def _census(looks: Iterable[_Look]) -> _Census:
     census = _Census()
-    bar = partial(tqdm, total=len(names), desc="checking", unit="file", disable=None if progress is None else not progress)
-    with ThreadPoolExecutor(threads) as pool:
-        for look in bar(pool.map(_look, (root / name for name in names))):
-            if look.problem:
-                census.problems.append(look.problem)
-                continue
-            census.formats[look.format] += 1
-            census.modes[look.mode] += 1
-            census.oddities.update(look.oddities)
-            census.sizes.add(look.size)
+    for look in looks:
+        if look.problem:
+            census.problems.append(look.problem)
+            continue
+        census.formats[look.format] += 1
+        census.modes[look.mode] += 1
+        census.oddities.update(look.oddities)
+        census.sizes.add(look.size)
     return census
 
 
@@ -303,15 +337,11 @@ def _layout_text(root: Path) -> str:
 
 
 def _summary_text(summary: SplitSummary) -> str:
-    text = f"{_count(summary.images)} images in {_count(summary.classes)} classes"
+    text = f"{count_text(summary.images)} images in {count_text(summary.classes)} classes"
     if summary.fewest == summary.most:
         return f"{text}, {summary.most} in each"
     return f"{text}, {summary.fewest} to {summary.most} in each, median {summary.median:g}"
 
 
 def _counts_text(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {_count(count)}" for name, count in counts.items())
-
-
-def _count(number: int) -> str:
-    return f"{number:,}".replace(",", " ")
+    return ", ".join(f"{name} {count_text(count)}" for name, count in counts.items())

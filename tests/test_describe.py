@@ -10,7 +10,7 @@ from image_folders import RAMP, empty_class, fill, flat_val, loose, one_class, p
 from PIL import Image
 
 from mae_lib.datasets import FolderImages
-from mae_lib.describe import Description, describe
+from mae_lib.describe import Description, describe, looked_at, of_sizes
 from mae_lib.errors import InputError
 
 
@@ -127,6 +127,23 @@ def test_a_folder_that_may_not_be_listed_is_reported(folder):
 
 
 # ---------------------------------------------------------------------------------------------------------------------------
+# What all layouts share
+
+
+def test_the_shortest_side_need_not_be_of_the_smallest_image():
+    assert of_sizes([(30, 30), (500, 8), (20, 20), (30, 30)]) == {"smallest": (20, 20), "largest": (500, 8), "shortest_side": 8}
+    assert of_sizes([]) == {"smallest": None, "largest": None, "shortest_side": None}
+
+
+@pytest.mark.parametrize("limit, count", [(7, 7), (40, 7), (5, 500)])
+def test_a_sample_is_fixed_in_order_and_as_large_as_may_be(limit, count):
+    looks = [looked_at(lambda n: -n, range(count), limit, threads, False, "file") for threads in (1, 4)]
+    assert looks[0] == looks[1] and len(looks[0]) == min(limit, count)
+    assert looks[0] == sorted(set(looks[0]), reverse=True)
+    assert count <= limit or looks[0] != [-n for n in range(limit)]  # not merely the first
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
 # COCO's layout
 
 
@@ -144,12 +161,22 @@ def test_a_folder_in_cocos_layout_is_told_by_its_annotations(tmp_path):
     assert 0 < train.small == sum(entry["area"] < 32**2 for entry in content["annotations"]) < train.instances and train.large == 0
     assert train.polygons + train.runs == train.small + train.medium + train.large == train.instances and train.polygons and train.runs
     assert told.classes == ("ant", "bee", "cat") and told.category_ids == (2, 7, 90) and told.gaps == 86
-    assert told.files == told.checked == 11 and told.smallest == told.largest == (80, 60)
+    assert told.files == told.checked == 11 and told.smallest == told.largest == (80, 60) and told.shortest_side == 60
     assert json.loads(json.dumps(told.to_dict()))["splits"]["train2017"]["images"] == 6
     text = str(told)
     for part in ("COCO", f"{crowds} of them crowds", "86 of them unused", "1 left out of training: box outside the image", "80×60", "every one of 11"):
         assert part in text, part
     assert told.command == f"mae finetune --data {tmp_path} --train train2017 --validation val2017 --checkpoint FILE"
+
+
+def test_of_many_faults_in_cocos_layout_the_first_ten_are_named(tmp_path):
+    content = random_content(1, images=14)
+    save_coco(tmp_path, content)
+    for picture_of in content["images"][1:13]:
+        (tmp_path / "train2017" / picture_of["file_name"]).write_bytes(b"no picture")
+    told = describe(tmp_path)
+    assert told.problem_count == 12 and all(picture_of["file_name"] in line for picture_of, line in zip(content["images"][1:], told.problems, strict=False))
+    assert len(told.problems) == 10 and "… and 2 more" in str(told) and told.reason == told.problems[0]
 
 
 def test_what_is_wrong_in_cocos_layout_is_listed(tmp_path):
@@ -170,6 +197,7 @@ def test_unlike_categories_are_noted_and_a_sample_is_said_to_be_one(tmp_path):
     save_coco(tmp_path, content | {"categories": [*content["categories"], {"id": 1, "name": "dog"}]}, split="val2017")
     told = describe(tmp_path, limit=4)
     assert told.usable and told.checked == 4 < told.files and "sample of 4 of 10" in str(told)
+    assert told == describe(tmp_path, limit=4, threads=1)
     assert any("unlike categories" in note for note in told.warnings)
 
 
