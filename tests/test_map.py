@@ -1,5 +1,5 @@
 """The map between paper and code and the API pages: nothing of the paper is without code and tests, every name on the map is there, and the
-docstrings become pages without a warning.
+docstrings become pages without a warning. And the messages that the page *Troubleshooting* explains are messages that the library prints.
 """
 
 from __future__ import annotations
@@ -293,3 +293,27 @@ def test_mathematics_and_options_are_no_markup(line: str, shielded: str) -> None
 )
 def test_signatures_without_annotations_for_the_command_line(signature: str, expected: str) -> None:
     assert book_api.bare(signature) == expected
+
+
+def printed() -> list[str]:
+    """Every text in the library's code and in the Makefile; of a text with values in it, what stands around them."""
+    found = [(ROOT / "Makefile").read_text(encoding="utf-8")]
+    for path in (ROOT / "mae_lib").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                found.append("\0".join(part.value if isinstance(part, ast.Constant) else "" for part in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def test_the_messages_on_the_page_of_troubles_are_printed_by_the_library() -> None:
+    page = (ROOT / "book" / "troubleshooting.md").read_text(encoding="utf-8")
+    entries = re.findall(r"^(.+)\n: (.+)\n: (.+)$", page, re.MULTILINE)
+    assert len(entries) == len(re.findall(r"^\S.*\n: ", page, re.MULTILINE)) >= 25, "an entry has a symptom, a cause and a remedy"
+    texts = printed()
+    quoted = [message for symptom, _, _ in entries for message in re.findall(r"^`([^`]+)`(?: appears)?$", symptom)]
+    assert len(quoted) >= 15
+    for message in quoted:
+        for piece in filter(None, (piece.strip(" '") for piece in message.split("<…>"))):  # a value's quotes are not in the text
+            assert any(piece in text for text in texts), f"nothing prints {piece!r}"
