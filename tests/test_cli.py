@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image
 
@@ -22,8 +22,6 @@ from mae_lib import pretrain as training
 from mae_lib.cli import Describe, Pretrain, Sweep, main
 from mae_lib.files import read_safetensors
 from mae_lib.store import read
-
-PATIENCE = 240.0
 
 
 def colours(path: Path, seed: int, side: int = 40) -> None:
@@ -300,32 +298,27 @@ def test_ctrl_c_keeps_the_state_and_the_same_command_goes_on(folder, cache, caps
     assert seen == list(range(step, 50)) and steps_done(cache) == {}
 
 
-def test_ctrl_c_stops_a_sweep_in_many_processes(folder, cache, capfd):
+@pytest.mark.timeout(2 * tiny.PATIENCE + 60)  # waits for events; this ends a hang alone
+def test_ctrl_c_stops_a_sweep_in_many_processes(folder, cache, tmp_path):
     words = ["pretrain", "--tier", "smoke", "--data", folder, "--batch", 4, "--steps", 50000, "--save-every", 0, "--sweep", "--jobs", 2]
-    gone = threading.Event()
-
-    def interrupt() -> None:
-        end = time.monotonic() + PATIENCE
-        while len(list((cache / "states").glob("*.safetensors"))) < 2 and time.monotonic() < end and not gone.is_set():
-            time.sleep(0.02)
-        if not gone.is_set():  # a terminal sends the signal to the children as well
-            for child in multiprocessing.active_children():
-                os.kill(child.pid, signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
-            if not gone.wait(PATIENCE / 4):  # children that go on would hold this process for as long as they train
-                for child in multiprocessing.active_children():
-                    child.kill()
-
-    finger = threading.Thread(target=interrupt)
-    finger.start()
+    states = cache / "states"
+    with open(tmp_path / "error", "w") as error:
+        command = [sys.executable, "-m", "mae_lib.cli", *map(str, words)]
+        parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=error, start_new_session=True)
     try:
-        assert mae(*words) == 130
-    finally:
-        gone.set()
-        finger.join()
-    error = capfd.readouterr().err
-    assert error.splitlines()[-1] == "mae: stopped; run the same command to go on" and "Traceback" not in error
+        tiny.wait_for(lambda: len(list(states.glob("*.safetensors"))) == 2 or parent.poll() is not None)  # both children train
+        assert parent.poll() is None, (tmp_path / "error").read_text()
+        os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: to the children as well
+        assert parent.wait(tiny.PATIENCE) == 130  # it ends when its children have
+        for lock in states.glob("*.lock"):  # which a training holds as long as it lives
+            with filelock.FileLock(lock, timeout=0):
+                pass
+    finally:  # children that go on would train for long
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(parent.pid, signal.SIGKILL)
+        parent.wait()
+    said = (tmp_path / "error").read_text()
+    assert said.splitlines()[-1] == "mae: stopped; run the same command to go on" and "Traceback" not in said
     steps = steps_done(cache)
     assert len(steps) == 2 and all(0 < step < 50000 for step in steps.values())
     assert not list(cache.rglob("*.part")) and not (cache / "checkpoints").exists()
-    assert not multiprocessing.active_children()

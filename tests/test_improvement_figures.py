@@ -33,7 +33,6 @@ from mae_lib.improvement_figures import (
     tree_table,
 )
 from mae_lib.intervals import Interval, over_seeds
-from mae_lib.latents import LATENTS
 from mae_lib.ledger import decide
 from mae_lib.mask_designs import margin_maps
 from mae_lib.mask_levels import MaskLevels
