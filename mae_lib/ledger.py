@@ -71,7 +71,7 @@ def decide(claim: Claim, records: Sequence[dict]) -> Decision:
         return Decision(claim, "not attempted", ())
     rows = []
     for test in claim.tests:
-        values = by_run(records, test.measure)
+        values = by_run((record for record in records if record["run"] in test.runs), test.measure)
         if missing := set(test.runs) - values.keys():
             raise InputError(f"claim {claim.id} needs {', '.join(test.runs)}, and there is no result of {', '.join(sorted(missing))}: evaluate it")
         found = test.difference(values)
@@ -196,8 +196,8 @@ def entry(claim: Claim) -> Entry:
     records = _records(claim)
     ours: dict[str, dict[str, Interval]] = {}
     for test in claim.tests if records else ():
-        values = by_run([record for record in records if test.measure in record["measures"]], test.measure)
-        ours.setdefault(test.measure, {}).update({run: over_seeds(list(values[run].values())) for run in test.runs if run in values})
+        values = by_run((record for record in records if record["run"] in test.runs), test.measure)
+        ours.setdefault(test.measure, {}).update({run: over_seeds(list(values[run].values())) for run in test.runs})
     real = REAL.get(claim.id)
     return Entry(claim, decide(claim, records), ours, None if real is None else decide(real, _records(real)))
 

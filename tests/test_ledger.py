@@ -40,6 +40,11 @@ def test_verdicts(r75, r90, verdict):
     assert decide(PEAK, records({"r10": [0.4] * len(r75), "r75": r75, "r90": r90})).verdict == verdict
 
 
+def test_runs_that_a_test_does_not_name_need_not_have_its_measure():
+    rows = records({"r10": [0.4] * 3, "r75": [0.6] * 3, "r90": [0.5] * 3}) + records({"other": [1.0] * 3}, "share")
+    assert decide(PEAK, rows).verdict == "reproduced"
+
+
 def test_one_test_the_wrong_way_round_outweighs_all_that_came_out():
     decision = decide(PEAK, records({"r10": [0.1, 0.1, 0.1], "r75": [0.6, 0.6, 0.6], "r90": [0.61, 0.61, 0.61]}))
     assert decision.verdict == "not reproduced" and [outcome for _, _, outcome in decision.rows] == ["reproduced", "not reproduced"]
