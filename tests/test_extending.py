@@ -40,7 +40,7 @@ def test_the_page_holds_three_programs_of_fewer_than_thirty_lines() -> None:
     assert PAGE.count("```python") == 3
     for heading, program in PROGRAMS.items():
         assert len([line for line in program.splitlines() if line.strip()]) < 30, heading
-        assert max(map(len, program.splitlines())) <= 88, heading  # no wider than the page
+        assert max(map(len, program.splitlines())) <= 79, heading  # no wider than the page
 
 
 def test_the_mask_sampler_hides_whole_columns_and_the_law_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
