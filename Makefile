@@ -1,6 +1,7 @@
 # make book       the executed book: makes the environment, runs the chapters, writes _build/html
 # make test       every test: pytest over tests/, nbval over every notebook
 # make notebooks  runs every notebook again and saves its outputs in place, for committing
+# make results    makes every result of the embedded world that is missing, by Snakemake on all cores (book/scaling.md says how long)
 # make clean      removes what the above made, except the environment (.venv)
 # make help       these lines
 #
@@ -21,7 +22,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export IPYTHONDIR := $(CURDIR)/_build/ipython
 unexport MPLBACKEND PYTHONHOME
 
-.PHONY: help book test notebooks clean environment
+.PHONY: help book test notebooks results clean environment
 .DEFAULT_GOAL := help
 
 help:
@@ -45,6 +46,13 @@ test: environment
 
 notebooks: environment
 	@$(BIN)/python book/_ext/run_notebooks.py notebooks/*.ipynb
+
+# Goes on where it was stopped. Snakemake, the extra `batch`, comes into .venv with the first call; nothing that is there changes its version.
+results: environment
+	@$(BIN)/python -c 'import snakemake' 2>/dev/null || { \
+	  echo 'Adding Snakemake to .venv ...'; \
+	  $(BIN)/python -m pip install --quiet --no-build-isolation -c requirements.txt -e '.[batch]'; }
+	@$(BIN)/snakemake --cores all cells
 
 clean:
 	@rm -rf _build .pytest_cache .hypothesis
