@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import glob
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,21 +30,22 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         InputError: the disk is full or the folder cannot be written; ``path`` still holds what it held.
     """
+    # The name is chosen before the file is made: a signal that comes between the two leaves nothing behind.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose another folder or free some space") from error
-    temporary = Path(name)
-    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch(exist_ok=False)
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}; choose another folder or free some space") from error
         write(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         # safetensors reports the system's error as text only.
         if isinstance(error, (OSError, safetensors.SafetensorError)):
             full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)

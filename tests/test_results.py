@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
 from mae_lib import provenance as origin
 from mae_lib import results
 from mae_lib.errors import InputError
+from mae_lib.files import write_atomically, write_text
 from mae_lib.results import origins, read_results, results_directory, write_result
 
 
@@ -61,6 +63,27 @@ def test_the_projects_results_are_free_of_machine_paths():
         text = path.read_text(encoding="utf-8")
         json.loads(text)
         assert '"/' not in text and "/home/" not in text and "/work/" not in text and "/tmp/" not in text, path.name
+
+
+@pytest.mark.parametrize("moment", ["as the file is made", "while it is written"])
+def test_a_signal_at_any_moment_leaves_nothing_behind(moment, store, monkeypatch):
+    """Such as Ctrl-C in the instant in which the temporary file appears."""
+    path, made = store / "kept.json", Path.touch
+
+    def interrupted(self, **arguments):
+        made(self, **arguments)
+        raise KeyboardInterrupt
+
+    def write(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+
+    write_text(path, "before")
+    if moment == "as the file is made":
+        monkeypatch.setattr(Path, "touch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, write)
+    assert [file.name for file in store.iterdir()] == ["kept.json"] and path.read_text() == "before"
 
 
 def test_every_folder_of_runs_says_where_it_comes_from(store):
