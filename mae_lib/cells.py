@@ -16,13 +16,14 @@ from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 
-from mae_lib import tiers, tree_world
+from mae_lib import theory, tiers, tree_world
 from mae_lib.coco import _scenes_identity, open_coco
 from mae_lib.datasets import image_source
 from mae_lib.detectors import finetune_config
 from mae_lib.errors import InputError
 from mae_lib.evaluate import EVALUATIONS, SETTINGS
 from mae_lib.experiments import EXPERIMENTS, Experiment
+from mae_lib.identify import every_mask_case, table_cases
 from mae_lib.ledger import run_name
 from mae_lib.store import Checkpoint, named
 from mae_lib.structure import estimate_groups
@@ -55,7 +56,7 @@ class Cell:
         kind, data, name, hash: its place; data "" where a kind has none. hash "" as long as it cannot be known: a detector's depends on the weights
             that it starts from, and these are not trained yet.
         needs: ids of the cells that must be there first. before: commands that make sure of what it needs. last: the command that makes the file;
-            into: its option for the folder.
+            into: its option for the folder, which is the file's own or, with ``whole``, that of all results. A command may make several cells.
     """
 
     kind: str
@@ -66,6 +67,7 @@ class Cell:
     before: tuple[Command, ...] = field(repr=False)
     last: Command = field(repr=False)
     into: str = field(default="--results", repr=False)
+    whole: bool = field(default=False, repr=False)
 
     @property
     def id(self) -> str:
@@ -78,12 +80,12 @@ class Cell:
 
     def commands(self, results: Path = Path("results")) -> tuple[Command, ...]:
         """The words of each command, to be run one after another from the repository's root; they write under ``results``."""
-        return *self.before, (*self.last, self.into, str(results / self.kind / self.data))
+        return *self.before, (*self.last, self.into, str(results if self.whole else results / self.kind / self.data))
 
 
 def world_cells(tier: str = "laptop", seeds: Sequence[int] = SEEDS) -> dict[str, Cell]:
-    """id → cell of everything on the embedded world at a tier; at the laptop tier also what has no tier (the quad-tree world) and the experiments of
-    `mae_lib.experiments`, paired with the same ``seeds`` or on fresh seeds of their own. InputError for an unknown tier."""
+    """id → cell of everything on the embedded world at a tier; at the laptop tier also what has no tier (the quad-tree world, the theory, with the
+    seeds of its own) and the experiments of `mae_lib.experiments`, paired with the same ``seeds`` or on fresh ones. InputError for an unknown tier."""
     sizes = tiers.tier(tier)
     world = image_source(None, "train", sizes.model.image_size).identity
     sweep = {seed: _sweep(sizes, world, seed) for seed in seeds}
@@ -99,6 +101,7 @@ def world_cells(tier: str = "laptop", seeds: Sequence[int] = SEEDS) -> dict[str,
         cells += [_detector("world", scenes, tier, patch=patch, seed=seed) for patch in (sizes.model.patch, sizes.small_patch)]
     if tier == "laptop":
         cells += [_tree_world(design, seed) for seed in seeds for design in tree_world.DESIGNS]
+        cells += _theory()
         for experiment in EXPERIMENTS.values():
             cells += _experiment(experiment, tier, world, seeds)
     return _by_id(cells)
@@ -270,6 +273,26 @@ def _tree_groups(design: str, seed: int) -> tuple[int, ...] | None:
 @lru_cache(maxsize=8)
 def _reference(seed: int):
     return tree_world.TreeWorld(seed).reference
+
+
+def _theory() -> list[Cell]:
+    """The claims of §2: one command a kind and seed makes all its files."""
+    named = {kind: [] for kind in theory.SEEDS}
+    for seed in theory.SEEDS["theory"]:
+        runs = {"random graphs": theory.random_graphs(seed)[0]}
+        for several in (False, True):
+            runs |= {f"{run}, several parents" if several else run: theory.figure_4_run(run, seed, several)[0] for run in theory.FIGURE_4}
+        named["theory"] += runs.items()
+    for case in (*table_cases(), every_mask_case()):
+        for seed in theory.SEEDS["identify"]:
+            for mask in case.measured or case.masks:
+                named["identify"] += theory._identify_runs(case, mask, seed, theory.STEPS, theory.BATCH)
+    cells = []
+    for kind, runs in named.items():
+        for run, config in runs:
+            last = ("python", "-m", "mae_lib.theory", "--kind", kind, "--seeds", str(config["seed"]))
+            cells.append(Cell(kind, "", *theory._named(run, config), (), (), last, "--out", whole=True))
+    return cells
 
 
 def _experiment(experiment: Experiment, tier_name: str, world: dict, seeds: Sequence[int]) -> list[Cell]:

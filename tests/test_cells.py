@@ -58,7 +58,8 @@ def words(command: tuple[str, ...]):
 def test_every_recorded_file_is_the_path_of_exactly_one_cell(world, photographs):
     paths = Counter(cell.path(results_directory()) for cell in (*world.values(), *photographs.values()))
     assert set(paths.values()) == {1}
-    here = recorded(WORLD) + sorted((results_directory() / "tree_world").glob("*.json")) + recorded(("in20", "tinyin32", "pacs", "geirhos", "dsb2018"))
+    here = recorded(WORLD) + recorded(("in20", "tinyin32", "pacs", "geirhos", "dsb2018"))
+    here += [path for kind in ("tree_world", "theory", "identify") for path in sorted((results_directory() / kind).glob("*.json"))]
     assert len(here) >= 333
     assert [path for path in here if path not in paths] == []
 
@@ -139,6 +140,14 @@ def test_detection_commands_ask_for_what_is_recorded(world, photographs):
         assert command.scratch == (() if cell.needs else (record["config"]["model"]["patch"],))
         assert command.seed in (None, record["seed"]) and (command.seed is not None or cell.name.endswith("-s0-detector"))
         assert command.steps in (None, record["config"]["steps"]) and command.anchors in ((), tuple(record["config"]["detector"]["anchors"]))
+
+
+def test_the_theory_s_cells_are_made_a_seed_at_once(world):
+    cells = [cell for cell in world.values() if cell.kind in ("theory", "identify")]
+    made = {cell.commands(Path("R")) for cell in cells}
+    assert len(made) == len({(cell.kind, cell.name.rpartition("-s")[2]) for cell in cells}) == 10
+    for ((*_, kind, _, seed, out, folder),) in made:
+        assert kind in ("theory", "identify") and seed.isdigit() and (out, folder) == ("--out", "R")
 
 
 def test_experiments_are_what_their_entries_say(world):

@@ -46,9 +46,11 @@ def jobs() -> list:
 # -- the list of jobs ---------------------------------------------------------------------------------------------------------
 
 
-def test_every_cell_is_a_job_of_its_own(jobs):
+def test_every_cell_is_made_by_one_job(jobs):
     cells = world_cells()
-    assert {job.id for job in jobs if job.group != "chapters"} == cells.keys()
+    ids = [name for job in jobs if job.group != "chapters" for name in (job.id, *(name for name, _ in job.also))]
+    assert len(set(ids)) == len(ids) and set(ids) == cells.keys()
+    assert all(cells[name].path(Path("results")) == Path(file) and cells[name].kind in ("theory", "identify") for job in jobs for name, file in job.also)
     for name in ("rule", "output", "target", "log", "status"):
         assert len({getattr(job, name) for job in jobs}) == len(jobs), f"two jobs have one {name}"
     for job in jobs:
@@ -61,7 +63,7 @@ def test_what_a_job_needs_is_made_by_one_before_it(jobs):
     made = set()
     for job in jobs:
         assert set(job.needs) <= made, f"{job.id} comes before what it needs"
-        made.add(job.target)
+        made |= set(job.targets)
 
 
 def test_a_job_s_shell_line_gives_back_its_commands(jobs):
@@ -72,7 +74,7 @@ def test_a_job_s_shell_line_gives_back_its_commands(jobs):
 def test_chapters_need_what_they_read_and_are_kept_whole(jobs):
     chapters = {job.id: job for job in jobs if job.group == "chapters"}
     assert len(chapters) == len(list((ROOT / "notebooks").glob("*.ipynb")))
-    needed = {name: {job.group for job in jobs if job.target in chapter.needs} for name, chapter in chapters.items()}
+    needed = {name: {job.group for job in jobs if set(job.targets) <= set(chapter.needs)} for name, chapter in chapters.items()}
     assert needed["chapters/00"] == set() and "probe" in needed["chapters/08"] and {"latents", "tree_world", "pretraining"} <= needed["chapters/11"]
     for chapter in chapters.values():
         run, move = map(shlex.split, chapter.commands)

@@ -13,8 +13,8 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class Job:
     Attributes:
         id: the cell's id, or ``chapters/08``. group: its kind, or ``chapters``. needs: files that must be there first. output: the file it makes.
             commands: run one after another. stamp: stands for the output where its name may not be known yet, else "". seconds: what it is expected to
-            take, None if unknown. minutes: how long it may take.
+            take, None if unknown. minutes: how long it may take. also: further cells that the same commands make, id → file.
     """
 
     id: str
@@ -62,6 +62,7 @@ class Job:
     stamp: str
     seconds: float | None
     minutes: int
+    also: tuple[tuple[str, str], ...] = ()
 
     @property
     def rule(self) -> str:
@@ -80,6 +81,11 @@ class Job:
     def target(self) -> str:
         """The file whose being there means that it is done."""
         return self.output if Path(self.output).is_file() or not self.stamp else self.stamp
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """:attr:`target` and the further cells' files."""
+        return self.target, *(file for _, file in self.also)
 
     @property
     def shell(self) -> str:
@@ -115,7 +121,7 @@ def jobs(config: Mapping[str, object]) -> list[Job]:
     cells = world_cells(tier, seeds) | (real_cells(**folders, seeds=seeds) if folders else {})
     if taken := next((cell.path(results) for cell in cells.values() if not _usable(cell.path(results).parent)), None):
         raise InputError(f"cannot write in {taken.parent}: it is no folder; choose another by --config results=DIR")
-    planned = [_of_cell(cell, cells, results, tier) for cell in cells.values()]
+    planned = _merged(_of_cell(cell, cells, results, tier) for cell in cells.values())
     own = results.resolve() == results_directory().resolve()  # chapters read these, and no others
     return planned + [_of_chapter(path, tier, planned if own else []) for path in sorted(Path("notebooks").glob("[0-9][0-9]_*.ipynb"))]
 
@@ -140,6 +146,21 @@ def _of_cell(cell: Cell, cells: Mapping[str, Cell], results: Path, tier: str) ->
     return Job(cell.id, cell.kind, needs, output, commands, stamp, seconds, math.ceil(PATIENCE * max(taken) / 60 + 5))
 
 
+def _merged(planned: Iterable[Job]) -> list[Job]:
+    """Jobs of the same commands as one, under the id of the first."""
+    found: dict[tuple[str, ...], Job] = {}
+    for job in planned:
+        first = found.get(job.commands)
+        found[job.commands] = job if first is None else replace(
+            first, also=(*first.also, (job.id, job.output)), minutes=first.minutes + job.minutes, seconds=_sum(first.seconds, job.seconds)
+        )
+    return list(found.values())
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one + other
+
+
 @lru_cache(maxsize=None)
 def _recorded(kind: str) -> tuple[float, ...]:
     """Seconds of every recorded run of a kind, training and scoring."""
@@ -155,7 +176,7 @@ def _of_chapter(path: Path, tier: str, cells: Sequence[Job]) -> Job:
     check_notebook_parameters(path, parameters)
     words = ["python", "-m", "papermill", str(path), unfinished, "--no-progress-bar", *(["-y", json.dumps(parameters)] if parameters else [])]
     read = kinds_read(path)
-    needs = tuple(job.target for job in cells if job.group in read)
+    needs = tuple(target for job in cells if job.group in read for target in job.targets)
     commands = shlex.join(words), shlex.join(["mv", unfinished, output])
     return Job(f"chapters/{number}", "chapters", needs, output, commands, "", None, CHAPTER_MINUTES)
 
@@ -192,7 +213,11 @@ def report(planned: Sequence[Job]) -> str:
     rows = []
     for job in planned:
         known[job.output], note = state(job, known)
-        rows.append((job.id, known[job.output], note.get("minutes", ""), note.get("memory_mb", ""), note.get("host", ""), job.output, note.get("log", "")))
+        took = note.get("minutes", ""), note.get("memory_mb", ""), note.get("host", "")
+        rows.append((job.id, known[job.output], *took, job.output, note.get("log", "")))
+        for identity, file in job.also:
+            known[file] = known[job.output] if Path(file).is_file() or not known[job.output].startswith(("done", "found")) else "not run"
+            rows.append((identity, known[file], "", "", note.get("host", ""), file, note.get("log", "")))
     RUNS.mkdir(exist_ok=True)
     columns = ("cell", "status", "minutes", "memory, MB", "host", "file", "log")
     with (RUNS / "report.tsv").open("w", encoding="utf-8", newline="") as file:
@@ -223,10 +248,10 @@ def _page(columns: Sequence[str], rows: Sequence[tuple], said: str) -> str:
 
 
 def expected(planned: Sequence[Job], cores: int = 2) -> str:
-    """One line: how many cells are missing, and, where all their kinds are recorded, how long they take by the seconds of those records."""
+    """One line: how many cells there are, how many jobs lack a file, and, where all their kinds are recorded, how long they take by the seconds of those records."""
     cells = [job for job in planned if job.group != "chapters"]
-    missing = [job.seconds for job in cells if not Path(job.target).is_file()]
-    said = f"{len(cells)} cells, {len(missing)} missing"
+    missing = [job.seconds for job in cells if not all(Path(target).is_file() for target in job.targets)]
+    said = f"{sum(len(job.targets) for job in cells)} cells, {len(missing)} jobs to run"
     if not missing or None in missing:
         return said
     return f"{said}: about {sum(missing) / 3600 / cores:.1f} hours on {cores} cores, by what their kinds took before"
