@@ -96,6 +96,7 @@ def test_known_places(drawn: dict) -> None:
         ("by {eq}`eq-2` and {eq}`eq-symmetry`", {"Equation 2"}),
         ("§3, the overview", {"§3"}),
         ("Geirhos et al., §3.1 there", set()),
+        ("their Table 2 there and Figure 3 there", set()),
         ("He et al., Table 8; Table 10; {numref}`fig-1`", set()),
         ("Theorem 2\nand Assumption 1", {"Theorem 2", "Assumption 1"}),
     ],
