@@ -114,7 +114,10 @@ def _code(entry: Code) -> str:
 
 def _tests(tests: dict[str, list[str]]) -> str:
     files = sorted(tests.items(), key=lambda pair: -len(pair[1]))
-    said = [f"`{name}` ({len(chosen)}, the first `{chosen[0]}`)" if k == 0 and len(chosen) > 1 else f"`{name}` ({len(chosen)})" for k, (name, chosen) in enumerate(files)]
+    said = [f"`{name}` ({len(chosen)})" for name, chosen in files]
+    first, chosen = files[0]
+    if len(chosen) > 1:
+        said[0] = f"`{first}` ({len(chosen)}, the first `{chosen[0]}`)"
     return _listed(said, 3, "more files")
 
 
@@ -159,12 +162,12 @@ def write_modules(sources: Sources, drawn: dict[str, Found]) -> str:
     """From the code to the paper: a table with one row a module."""
     lines = ["| module | of the paper | chapters that use it | tests |", "|---|---|---|---|"]
     for entry in (each for each in sources.code if not each.name):
-        ids = [identity for identity, found in drawn.items() if found.item.kind != "symbol" and any(code.module == entry.module for code in found.code)]
-        symbols = [f"${found.item.tex}$" for found in drawn.values() if found.item.kind == "symbol" and any(code.module == entry.module for code in found.code)]
+        items = [found.item for found in drawn.values() if any(code.module == entry.module for code in found.code)]
+        said = [f"${item.tex}$" if item.kind == "symbol" else item.id for item in items]
         pages = [_page_link(page).replace("chapter ", "") for page in sources.pages if entry.module in page.modules]
         files = [f"`{file.name}`" for file in sources.own_tests(entry.module)]
         tests = ", ".join(files) if len(files) <= 3 else f"{len(files)} files"
-        lines.append(f"| {_code(entry)} | {', '.join((*ids, *symbols)) or '–'} | {', '.join(pages) or '–'} | {tests or '–'} |")
+        lines.append(f"| {_code(entry)} | {', '.join(said) or '–'} | {', '.join(pages) or '–'} | {tests or '–'} |")
     return "\n".join(lines)
 
 
