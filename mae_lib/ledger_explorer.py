@@ -188,7 +188,7 @@ class LedgerExplorer:
         cells = {
             "id": f'<a href="#ledger-{name}">{name}</a>' if anchor else name, "where": html.escape(claim.where), "claim": html.escape(claim.statement),
             "verdict": _sign(row.decision.verdict), "photographs": _sign(row.real.verdict) if row.real else "not tested there",
-            "decisive": f"{html.escape(_said(found[0]))}: {_number(claim.kind, found[1], '+')}" if found else "–",
+            "decisive": f"{html.escape(_said(found[0]))}: {_number(claim.kind, found[1], _plus(found[0]))}" if found else "–",
             "chapter": f'<a href="{html.escape(page)}">{chapter}</a>' if page else chapter,
         }
         shown = "".join(f'<td data-label="{COLUMNS[key]}">{text}</td>' for key, text in cells.items())
@@ -210,6 +210,11 @@ def _said(test: Comparison) -> str:
     return test.said(lambda run: LABELS.get(run, run))
 
 
+def _plus(test: Comparison) -> str:
+    """A difference carries its sign; a share or an R² that is compared with a threshold is none."""
+    return "" if isinstance(test, AtLeast) else "+"
+
+
 def _number(kind: str, found: Interval, sign: str = "") -> str:
     if kind not in PERCENT:
         return format(found, f"{sign}.4f")
@@ -220,7 +225,7 @@ def _number(kind: str, found: Interval, sign: str = "") -> str:
 def _tests(title: str, decision: Decision) -> str:
     kind = decision.claim.kind
     lines = "".join(
-        f"<li>{html.escape(_said(test))}: {_number(kind, found, '' if isinstance(test, AtLeast) else '+')}, {found.n} seed{'s' * (found.n != 1)} – {_sign(outcome)}</li>"
+        f"<li>{html.escape(_said(test))}: {_number(kind, found, _plus(test))}, {found.n} seed{'s' * (found.n != 1)} – {_sign(outcome)}</li>"
         for test, found, outcome in decision.rows
     )
     made = f"<p>Results: <code>{html.escape(folder(decision.claim))}</code>, made by</p><code class=\"command\" tabindex=\"0\">{html.escape(command(decision.claim))}</code>"
