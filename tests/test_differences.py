@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mae_lib import differences, results
-from mae_lib.claims import RATIO_RUNS, RUNS, SIZE_RUNS
+from mae_lib.claims import CLAIMS, RATIO_RUNS, RUNS, SIZE_RUNS
 from mae_lib.comparisons import Grows
 from mae_lib.differences import agreement, claims_under, effects, predictions, verdict
 from mae_lib.errors import InputError
@@ -73,10 +73,13 @@ def test_every_experiment_changes_one_thing_that_exists():
     for each in EXPERIMENTS.values():
         assert len(each.training) + len(each.options) == (1 if each.grows else 0), each.id
         assert set(each.training) <= known and all(set(each.options) <= set(SETTINGS[kind]) for kind in each.kinds)
-        assert set(each.kinds) <= set(EFFECTS) and len(each.seeds) >= 3 and each.runs == ENDS_AND_MIDDLE
+        assert set(each.kinds) <= set(EFFECTS) and len(each.seeds) >= 3 and each.runs in (ENDS_AND_MIDDLE, RATIO_RUNS)
         assert each.tests.keys() == set(each.kinds) and all(isinstance(t, Grows) == each.grows for tests in each.tests.values() for t in tests)
         assert {"T1r"} <= each.claims().keys()
-    assert len({each.data for each in EXPERIMENTS.values()} | {"world"}) == len(EXPERIMENTS) + 1
+    changes = {}  # a folder holds the models of one change
+    for each in EXPERIMENTS.values():
+        assert each.data != "world" and changes.setdefault(each.data, (each.training, each.options)) == (each.training, each.options)
+    assert set(EXPERIMENTS["3,600 steps, five ratios"].claims()["T1r"]) == set(CLAIMS["T1r"].tests)
 
 
 def test_the_theory_places_the_units_on_levels_and_lets_the_ratios_meet_higher_and_higher():
