@@ -119,6 +119,8 @@ class Rerun:
         for name in wanted:
             agreement, again = made_again(known[name])
             print(f"{name}: {agreement}", flush=True)
+            if not agreement.exact and (elsewhere := _elsewhere(known[name], again)):
+                print(f"  {elsewhere}: sums may come in another order there, so digits need not agree; compare by the intervals", flush=True)
             if agreement.exact:
                 confirm(known[name].kind, name, agreement, again)
             differ += not agreement.exact
@@ -134,6 +136,14 @@ def _quickest(kind: str, known: dict) -> str | None:
 
     recorded = [name for name, cell in known.items() if cell.kind == kind and cell.data in ("world", "") and cell.path(results_directory()).is_file()]
     return min(recorded, key=seconds, default=None)
+
+
+def _elsewhere(cell, again: dict) -> str:
+    """Which processor or GPU a cell was recorded on, where it is not this one."""
+    from mae_lib.results import results_directory
+
+    then, now = (record["hardware"]["gpu"] or record["hardware"]["cpu"] for record in (json.loads(cell.path(results_directory()).read_text(encoding="utf-8")), again))
+    return "" if then == now else f"recorded on {then}, made again on {now}"
 
 
 def made_again(cell) -> tuple:
