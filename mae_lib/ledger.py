@@ -258,9 +258,8 @@ def _moved(name: str, then: dict, now: dict) -> list[str]:
     for said, old, new in pairs:
         allowed = TOLERANCE * ((old["high"] - old["low"]) / 2 if old["low"] is not None else 0) + 1e-9
         if abs(new["value"] - old["value"]) > allowed or new["n"] != old["n"]:
-            inside = old["low"] is not None and old["low"] <= new["value"] <= old["high"]
+            where = "" if old["low"] is None else f", {'within' if old['low'] <= new['value'] <= old['high'] else 'outside'} the stated interval"
             lines.append(
-                f"{name}: {said} is stated as {old['value']:.4g} from {old['n']} seeds, and the results say {new['value']:.4g} from {new['n']}"
-                + (", within the stated interval" if inside else ", outside the stated interval")
+                f"{name}: {said} is stated as {old['value']:.4g} from {old['n']} seeds, and the results say {new['value']:.4g} from {new['n']}{where}"
             )
     return lines

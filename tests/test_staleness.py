@@ -1,0 +1,118 @@
+"""What counts as a change of the code behind a number, how a cell made again is compared, and that the project's own results are up to date."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mae_lib import evaluate, staleness
+from mae_lib.errors import InputError
+from mae_lib.results import results_directory
+from mae_lib.staleness import GLUE, SOURCES, bare, compare, confirm, fingerprint, imported, modules, stale
+
+SOURCE = '''"""What lives here."""
+
+import math  # sums
+
+
+class Box:
+    """A box."""
+
+    side = "#not a comment"
+
+    def area(self):
+        """Its area."""
+        return self.side * 2  # twice
+'''
+
+
+def test_comments_and_docstrings_are_no_change_and_code_is():
+    changed = SOURCE.replace("# twice", "# doubled").replace("Its area", "The area").replace("What lives here", "Boxes").replace("import math  # sums", "import math\n\n# sums")
+    assert bare(changed) == bare(SOURCE) and '"#not a comment"' in bare(SOURCE)
+    for old, new in (("* 2", "* 3"), ("#not a", "#no"), ("area", "size"), ("import math", "import cmath")):
+        assert bare(SOURCE.replace(old, new)) != bare(SOURCE), new
+    ast.parse(bare(SOURCE).replace("class Box:", "class Box:\n    pass"))
+
+
+@given(st.text(alphabet="abc #'\"\n", max_size=30))
+def test_whatever_a_comment_says_is_no_change(text):
+    comment = "\n".join(f"# {line}" for line in text.split("\n"))
+    assert bare(f"{comment}\nx = 1\n{comment}\ny = 2  # {text.splitlines()[0] if text.splitlines() else ''}\n") == bare("x = 1\ny = 2\n")
+
+
+def test_every_kind_of_result_has_its_sources_and_what_these_import():
+    for kind in SOURCES:
+        reached = modules(kind)
+        assert {module for source in reached if source not in GLUE.values() for module in imported(source)} <= set(reached), kind
+    assert set(GLUE) == set(evaluate.EVALUATIONS) and set(GLUE) < set(SOURCES)
+    there = {folder.name for folder in results_directory().iterdir() if folder.is_dir()}
+    assert there <= set(SOURCES) | {"benchmarks", "coco", "world"}, "a kind of result that no fingerprint watches"
+    for kind, module in (("probe", "worlds"), ("probe", "evaluate"), ("pretraining", "masking"), ("detection", "average_precision"), ("attention", "model")):
+        assert module in modules(kind)
+    assert "attention" not in modules("probe") and "cli" not in modules("pretraining")
+    with pytest.raises(InputError, match="no kind of result 'prob'"):
+        modules("prob")
+
+
+def test_a_change_of_one_module_changes_the_fingerprints_of_those_that_use_it(monkeypatch):
+    source = staleness._source
+    before = {kind: fingerprint(kind) for kind in SOURCES}
+    monkeypatch.setattr(staleness, "_source", lambda module: source(module) + ("\nRATE = 2\n" if module == "probe" else "\n# nothing\n"))
+    fingerprint.cache_clear(), imported.cache_clear()
+    try:
+        changed = {kind for kind in SOURCES if fingerprint(kind) != before[kind]}
+    finally:
+        monkeypatch.undo()
+        fingerprint.cache_clear(), imported.cache_clear()
+    assert {"probe", "shape_bias", "latents"} <= changed and not changed & {"pretraining", "attention", "detection", "identify"}
+
+
+def record(value: float = 0.5, low: float | None = 0.4, high: float | None = 0.6, **more) -> dict:
+    measures = {"a": {"value": value, "low": low, "high": high, "n": 9}, "b": {"value": None, "low": None, "high": None, "n": 0}}
+    return {"name": "r75-s0", "hash": "0" * 16, "measures": measures | more}
+
+
+def test_records_are_compared_to_the_last_digit_and_by_their_intervals():
+    assert compare(record(), record()).exact and compare(record(), record()).numbers == 2
+    near = compare(record(), record(0.5000001))
+    assert not near.exact and near.outside == () and "1 within the recorded intervals" in str(near)
+    assert compare(record(), record(0.7)).outside == ("a",)
+    assert compare(record(low=None, high=None), record(0.51, None, None)).outside == ("a",)
+    assert compare(record(), record(high=0.61)).equal == 1, "an interval is a number too"
+    extra = {"c": {"value": 1.0, "low": None, "high": None, "n": 1}}
+    assert compare(record(), record(**extra)).outside == ("c",) and compare(record(**extra), record()).outside == ("c",)
+    with pytest.raises(InputError, match="its config has changed"):
+        compare(record(), record() | {"hash": "1" * 16})
+
+
+def test_a_pretraining_is_compared_by_its_curve_and_held_out_errors():
+    path = next((results_directory() / "pretraining" / "world").glob("*.json"))
+    pretraining = json.loads(path.read_text())
+    found = staleness.numbers(pretraining)
+    assert len(found) > len(pretraining["curve"]["loss"]) > 50 and all(math.isfinite(i.value) for i in found.values())
+    worse = json.loads(json.dumps(pretraining))
+    worse["curve"]["loss"][-1] += 1e-6
+    assert not compare(pretraining, worse).exact and compare(pretraining, json.loads(path.read_text())).exact
+
+
+def test_only_an_exact_agreement_is_noted(tmp_path, monkeypatch):
+    monkeypatch.setattr(staleness, "results_directory", lambda: tmp_path)
+    (tmp_path / "identify").mkdir()
+    assert "results/identify is older than the code" in stale()["identify"] and "T2" in stale()["identify"]
+    origin = {"commit": "abc", "finished": "now"}
+    with pytest.raises(InputError, match="was not made again"):
+        confirm("identify", "identify/c-z1-s3", compare(record(), record(0.51)), record() | origin)
+    assert not staleness.code_file().exists()
+    confirm("identify", "identify/c-z1-s3", compare(record(), record()), record() | origin)
+    assert "identify" not in stale()
+    monkeypatch.setattr(staleness, "fingerprint", lambda kind: "another")
+    assert "identify" in stale()
+
+
+def test_no_result_of_the_project_is_older_than_the_code_that_makes_it():
+    assert stale() == {}
