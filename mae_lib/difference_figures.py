@@ -23,7 +23,7 @@ TITLES = {
 """How measures are written over a panel and in a table."""
 
 
-def effect_panels(found: Mapping[str, Sequence[Effect]], size: float = 1.95) -> Figure:
+def effect_panels(found: Mapping[str, Sequence[Effect]], size: float = 1.3) -> Figure:
     """The advantage of ratio 0.75 over each end, in the sweep (first row of a panel) and under each change: mean with its 95 % interval over seeds.
 
     One column a measure, ratio 0.1 above, 0.9 below; the line at 0 is no advantage.
@@ -37,7 +37,7 @@ def effect_panels(found: Mapping[str, Sequence[Effect]], size: float = 1.95) -> 
     measures = list(dict.fromkeys(effect.test.measure for effects in run.values() for effect in effects))
     ends = list(dict.fromkeys(effect.test.low for effects in run.values() for effect in effects))
     names = ["the sweep", *run]
-    figure, axes = plt.subplots(len(ends), len(measures), figsize=(size * len(measures) + 1.5, 0.3 * len(names) * len(ends) + 1.3), squeeze=False, sharey=True, layout="constrained")
+    figure, axes = plt.subplots(len(ends), len(measures), figsize=(size * len(measures) + 1.7, 0.33 * len(names) * len(ends) + 1.2), squeeze=False, sharey=True, layout="constrained")
     for row, end in zip(axes, ends):
         for axis, measure in zip(row, measures):
             here = {name: effect for name, effects in run.items() for effect in effects if (effect.test.measure, effect.test.low) == (measure, end)}
@@ -49,6 +49,7 @@ def effect_panels(found: Mapping[str, Sequence[Effect]], size: float = 1.95) -> 
             axis.axvline(0, color="#555555", lw=0.8, ls=":")
             axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
             axis.tick_params(labelsize=8)
+            axis.locator_params(axis="x", nbins=3)
             axis.grid(alpha=0.25, axis="x")
         row[0].set_ylabel(f"0.75 less {TICKS[end]}", fontsize=9)
     for axis, measure in zip(axes[0], measures):
@@ -57,17 +58,17 @@ def effect_panels(found: Mapping[str, Sequence[Effect]], size: float = 1.95) -> 
 
 
 def effect_table(found: Mapping[str, Sequence[Effect]], spec: str = "+.3f") -> Table:
-    """One row a test: the advantage of 0.75 in the sweep, under the change, the number that decides, and what it says; the cause's verdict in its first row."""
+    """One row a test: the advantage of 0.75 in the sweep, under the change, the number that decides, and what it says; the cause's verdict in its
+    first row, behind the change. An experiment that was not run has one row."""
     rows = []
     for name, effects in found.items():
         if not effects:
-            rows.append([name, "not run", "–", "–", "–", "–", "–"])
+            rows.append([f"{name}: not run", "–", "–", "–", "–", "–"])
         for k, effect in enumerate(effects):
-            first = (name, verdict(effects)) if k == 0 else ("", "")
             said = {"reproduced": "grows", "not reproduced": "shrinks"} if effect.found != effect.changed else {"reproduced": "above", "not reproduced": "below"}
-            what = f"{TITLES.get(effect.test.measure, effect.test.measure)}: {LABELS[effect.test.high]} less {TICKS[effect.test.low]}"
-            rows.append([*first, what, format(effect.sweep, spec), format(effect.changed, spec), format(effect.found, spec), said.get(effect.outcome, effect.outcome)])
-    return Table(["change", "cause", "effect", "in the sweep", "with the change", "what decides", "alone"], rows)
+            what = f"{TITLES.get(effect.test.measure, effect.test.measure)}, over {TICKS[effect.test.low]}"
+            rows.append([f"{name}: {verdict(effects)}" if k == 0 else "", what, format(effect.sweep, spec), format(effect.changed, spec), format(effect.found, spec), said.get(effect.outcome, effect.outcome)])
+    return Table(["change: cause", "advantage of 0.75", "in the sweep", "with the change", "what decides", "alone"], rows)
 
 
 def paper_table(rows: Sequence[Entry], measures: Sequence[str]) -> Table:
@@ -87,12 +88,12 @@ def paper_table(rows: Sequence[Entry], measures: Sequence[str]) -> Table:
 
 
 def beside(
-    predicted: Mapping[str, float], measured: Mapping[str, Mapping[str, Mapping[int, float]]], runs: Sequence[str], colours: int = 0, size: float = 2.2
+    predicted: Mapping[str, float], measured: Mapping[str, Mapping[str, Mapping[int, float]]], runs: Sequence[str], xlabel: str, colours: int = 0, size: float = 2.0
 ) -> Figure:
     """Measures against a prediction: one panel a measure, a point a run with its 95 % interval over seeds, named by its place in the sweep.
 
     Args:
-        predicted: run → the prediction. measured: title → run → seed → value. runs: of one half of the sweep, in its order. colours: which of the palette.
+        predicted: run → the prediction. measured: title → run → seed → value. runs: of one half of the sweep, in its order. xlabel: what the prediction is. colours: which of the palette.
     """
     if not measured or any(run not in predicted or run not in values for values in measured.values() for run in runs):
         raise InputError(f"a panel needs a prediction and a measure for each of {', '.join(runs)}")
@@ -109,8 +110,9 @@ def beside(
             axis.annotate(TICKS[run], (predicted[run], interval.value), xytext=(4, 4), textcoords="offset points", fontsize=7.5)
         axis.set_title(title, fontsize=9.5)
         axis.tick_params(labelsize=8)
-        axis.margins(x=0.14)
+        axis.margins(x=0.2)
         axis.grid(alpha=0.25)
+    figure.supxlabel(xlabel, fontsize=9)
     return figure
 
 

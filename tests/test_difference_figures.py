@@ -46,19 +46,19 @@ def test_each_panel_shows_the_sweep_and_the_changes_that_were_run():
 
 def test_the_table_says_what_decides():
     table = effect_table(FOUND | {"fresh": [effect("mean/validation", "r10", 0.4, "reproduced", grows=False)]})
-    assert [row[:2] for row in table.rows if row[0]] == [["long", "undecided"], ["wide", "contradicted"], ["later", "not run"], ["fresh", "supported"]]
-    assert table.rows[0][2:] == ["probe accuracy: ratio 0.75 less 0.1", "+0.100 [+0.000,\xa0+0.200]", "+0.400 [+0.300,\xa0+0.500]", "+0.300 [+0.200,\xa0+0.400]", "grows"]
+    assert [row[0] for row in table.rows if row[0]] == ["long: undecided", "wide: contradicted", "later: not run", "fresh: supported"]
+    assert table.rows[0][1:] == ["probe accuracy, over 0.1", "+0.100 [+0.000,\xa0+0.200]", "+0.400 [+0.300,\xa0+0.500]", "+0.300 [+0.200,\xa0+0.400]", "grows"]
     assert [row[-1] for row in table.rows] == ["grows", "undecided", "undecided", "undecided", "shrinks", "undecided", "–", "above"]
 
 
 def test_measures_stand_over_the_prediction():
     predicted, values = {"r10": 1.0, "r50": 1.2, "r90": 2.0}, {run: {0: y, 1: y + 0.2} for run, y in (("r10", 0.3), ("r50", 0.5), ("r90", 0.4))}
-    figure = beside(predicted, {"a": values, "b": values}, list(predicted))
+    figure = beside(predicted, {"a": values, "b": values}, list(predicted), "level")
     line = figure.axes[0].lines[0]
     assert list(line.get_xdata()) == [1.0, 1.2, 2.0] and [round(y, 3) for y in line.get_ydata()] == [0.4, 0.6, 0.5]
-    assert {text.get_text() for text in figure.axes[1].texts} == {"0.1", "0.5", "0.9"}
+    assert {text.get_text() for text in figure.axes[1].texts} == {"0.1", "0.5", "0.9"} and figure.get_supxlabel() == "level"
     with pytest.raises(InputError, match="r75"):
-        beside(predicted, {"a": values}, ["r10", "r75"])
+        beside(predicted, {"a": values}, ["r10", "r75"], "level")
     table = agreement_table({"a": {"ratio": Interval(0.5, 0.1, 0.9, 3), "size": Interval(-1, -1, -1, 3)}})
     assert table.rows == [["a", "+0.50 [+0.10,\xa0+0.90]", "-1.00 [-1.00,\xa0-1.00]"]]
 
