@@ -63,12 +63,12 @@ def effect_table(found: Mapping[str, Sequence[Effect]], spec: str = "+.3f") -> T
     rows = []
     for name, effects in found.items():
         if not effects:
-            rows.append([f"{name}: not run", "–", "–", "–", "–", "–"])
+            rows.append([f"{name}: not run", "–", "–", "–", "–"])
         for k, effect in enumerate(effects):
             said = {"reproduced": "grows", "not reproduced": "shrinks"} if effect.found != effect.changed else {"reproduced": "above", "not reproduced": "below"}
             what = f"{TITLES.get(effect.test.measure, effect.test.measure)}, over {TICKS[effect.test.low]}"
-            rows.append([f"{name}: {verdict(effects)}" if k == 0 else "", what, format(effect.sweep, spec), format(effect.changed, spec), format(effect.found, spec), said.get(effect.outcome, effect.outcome)])
-    return Table(["change: cause", "advantage of 0.75", "in the sweep", "with the change", "what decides", "alone"], rows)
+            rows.append([f"{name}: {verdict(effects)}" if k == 0 else "", what, format(effect.sweep, spec), format(effect.changed, spec), f"{format(effect.found, spec)} {said.get(effect.outcome, effect.outcome)}"])
+    return Table(["change: cause", "advantage of 0.75", "in the sweep", "with the change", "what decides, and what it says"], rows)
 
 
 def paper_table(rows: Sequence[Entry], measures: Sequence[str]) -> Table:
