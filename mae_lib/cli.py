@@ -6,6 +6,7 @@ Bad input ends with one line on standard error and exit status 2, a diverged tra
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import multiprocessing
 import os
@@ -31,6 +32,7 @@ from mae_lib.ledger_command import Ledger, Rerun
 from mae_lib.mask_designs import Design
 from mae_lib.pretrain import RESIDENT_LIMIT, TrainingDiverged, held_out_error, resolve_device
 from mae_lib.results import recorded, write_result
+from mae_lib.shard_command import Shard
 from mae_lib.store import Checkpoint, cache_directory, checkpoints, find, named, obtain, read
 from mae_lib.tiers import SIZE_RATIO, PretrainConfig, tier
 
@@ -87,9 +89,13 @@ class Pretrain:
     """seconds between resumable states"""
     accumulate: int = 1
     """pieces that a batch is worked on in, one after another, where memory is short; the result is the same"""
+    patience: float = 30.0
+    """minutes without a step after which, under torchrun, a process is taken for hung and named"""
 
     def run(self) -> int:
-        with distributed.joined(resolve_device(self.device)) as device:
+        if not self.patience > 0:
+            raise InputError(f"--patience {self.patience:g} must be above 0: minutes")
+        with distributed.joined(resolve_device(self.device), datetime.timedelta(minutes=self.patience)) as device:
             return dataclasses.replace(self, device=str(device))._run()
 
     def _run(self) -> int:
@@ -309,7 +315,7 @@ class Describe:
     """Say what a folder of images holds, and whether it can be used."""
 
     directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """the data set's folder: class folders, or train/ and val/ with class folders in them; or COCO's layout, with annotations/"""
+    """the data set's folder: class folders, or train/ and val/ with class folders or shards in them; or COCO's layout, with annotations/"""
     as_json: bool = False
     """print JSON"""
 
@@ -323,8 +329,7 @@ class Describe:
 class Data:
     """Folders of images."""
 
-    # A union of one is no choice of subcommands: the suppressed None makes it two.
-    command: Annotated[Describe, tyro.conf.subcommand(name="describe")] | Annotated[None, tyro.conf.Suppress]
+    command: Annotated[Describe, tyro.conf.subcommand(name="describe")] | Annotated[Shard, tyro.conf.subcommand(name="shard")]
 
     def run(self) -> int:
         return self.command.run()
@@ -350,6 +355,9 @@ def main(arguments: list[str] | None = None) -> None:
     except TrainingDiverged as error:
         print(f"mae: {error}", file=sys.stderr)
         status = 3
+    except distributed.ProcessLost as error:
+        print(f"mae: {error}", file=sys.stderr)
+        status = 1
     except BrokenProcessPool:
         print("mae: a training process was killed, perhaps for memory: try fewer --jobs; run the same command to go on", file=sys.stderr)
         status = 1

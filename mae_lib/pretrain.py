@@ -280,6 +280,7 @@ def drive(
     try:
         for batch in batches:
             run.train_step(*batch)
+            distributed.alive()
             if run.step % check_every == 0 or run.step == config.steps:
                 if run.diverged_at() is not None:
                     raise TrainingDiverged(_divergence(run, state))
