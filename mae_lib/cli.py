@@ -30,6 +30,7 @@ from mae_lib.finetune_command import Finetune
 from mae_lib.intervals import Interval
 from mae_lib.ledger_command import Ledger, Rerun
 from mae_lib.mask_designs import Design
+from mae_lib.model import training_flops
 from mae_lib.pretrain import RESIDENT_LIMIT, TrainingDiverged, held_out_error, resolve_device
 from mae_lib.results import recorded, write_result
 from mae_lib.shard_command import Shard
@@ -89,6 +90,8 @@ class Pretrain:
     """seconds between resumable states"""
     accumulate: int = 1
     """pieces that a batch is worked on in, one after another, where memory is short; the result is the same"""
+    compile: bool | None = None
+    """make the model's kernels by torch.compile; default: on a GPU"""
     patience: float = 30.0
     """minutes without a step after which, under torchrun, a process is taken for hung and named"""
 
@@ -120,7 +123,11 @@ class Pretrain:
         for checkpoint in results if distributed.rank() == 0 else ():
             steps, loss = checkpoint.curve
             speed = checkpoint.record["images_per_second"]
-            print(f"{checkpoint.path}  loss {loss[-1]:.4f} after {steps[-1]} steps, {checkpoint.record['seconds'] / 60:.1f} min, {speed:.0f} images/s")
+            rate = speed * training_flops(checkpoint.config.model, checkpoint.config.mask.visible_patches)
+            print(
+                f"{checkpoint.path}  loss {loss[-1]:.4f} after {steps[-1]} steps, {checkpoint.record['seconds'] / 60:.1f} min, "
+                f"{speed:.0f} images/s, {rate / 1e12:.3g} TFLOP/s of the model"
+            )
         return 0
 
     def _configs(self) -> list[PretrainConfig]:
@@ -197,9 +204,11 @@ def _obtain(command: Pretrain, config: PretrainConfig) -> Checkpoint:
     device, size, channels = str(resolve_device(command.device)), config.model.image_size, config.model.channels
     source = None
     if distributed.first_says(lambda: find(config, None if command.out is None else [command.out]) is None):
-        source = _training_images(command.data, size, channels, config.unit, device, config.steps * config.batch)
+        looks = config.steps * config.batch if config.crop_from == "image" else 0
+        source = _training_images(command.data, size, channels, config.unit, device, looks)
     checkpoint = obtain(
-        config, source, device=device, folder=command.out, tier=command.tier, save_every=command.save_every, accumulate=command.accumulate
+        config, source, device=device, folder=command.out, tier=command.tier, save_every=command.save_every, accumulate=command.accumulate,
+        compiled=command.compile,
     )
     if command.results is not None and distributed.rank() == 0:
         validation = image_source(command.data, "validation", size, channels, min_side=config.unit)

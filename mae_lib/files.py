@@ -84,14 +84,26 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(tensors, metadata) of a file that :func:`write_safetensors` wrote; DamagedFile if a single bit has changed since."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise DamagedFile(f"{path} is damaged or no safetensors file ({error})") from error
-    if content_digest(tensors, {key: value for key, value in metadata.items() if key != "digest"}) != metadata.get("digest"):
-        raise DamagedFile(f"{path} is damaged: its contents fail the hash written with them")
-    return tensors, metadata
+    while True:
+        before = _stamp(path)
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+        except (safetensors.SafetensorError, OSError) as error:
+            raise DamagedFile(f"{path} is damaged or no safetensors file ({error})") from error
+        if content_digest(tensors, {key: value for key, value in metadata.items() if key != "digest"}) == metadata.get("digest"):
+            return tensors, metadata
+        # safetensors opens a file twice, for its head and for its tensors: one that was replaced in between is read anew.
+        if _stamp(path) == before:
+            raise DamagedFile(f"{path} is damaged: its contents fail the hash written with them")
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is replaced; None without a file."""
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        return status.st_ino, status.st_mtime_ns
+    return None
 
 
 def remove_parts(path: Path) -> None:

@@ -13,7 +13,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,17 +155,22 @@ def _interrupts_deferred() -> Iterator[None]:
 class Run:
     """One pretraining in progress: model, optimiser, step and losses, and how they are saved and brought back."""
 
-    def __init__(self, config: PretrainConfig, device: torch.device) -> None:
+    def __init__(self, config: PretrainConfig, device: torch.device, compiled: bool = False) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(step_generator(config.seed, "weights", 0).initial_seed())
             model = MaskedAutoencoder(config.model)
         model.to(device).train()
-        self._begin(config, device, model, _optimiser(model, config))
+        self._begin(config, device, model, _optimiser(model, config), compiled)
 
-    def _begin(self, config: PretrainConfig, device: torch.device, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    def _begin(
+        self, config: PretrainConfig, device: torch.device, model: torch.nn.Module, optimiser: torch.optim.Optimizer, compiled: bool = False
+    ) -> None:
         self.config, self.device, self.model, self.optimiser = config, device, model, optimiser
         self.rank, self.world = distributed.rank(), distributed.world()
-        self.shared = model if self.world == 1 else DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+        # A mask always hides the same number of patches, so that every shape of a training is fixed.
+        self.shared = torch.compile(model, dynamic=False, fullgraph=True) if compiled else model
+        if self.world > 1:
+            self.shared = DistributedDataParallel(self.shared, [device] if device.type == "cuda" else None)
         self.step, self.seconds = 0, 0.0
         self.losses = torch.full((config.steps,), math.nan, device=device)
 
@@ -177,7 +184,8 @@ class Run:
         """
         config, step, mine = self.config, self.step, slice(self.rank, None, self.world)
         augmentation = step_generator(config.seed, "augment", step, self.device)
-        x = augment(normalise_pixels(images), config.crop, config.flip, augmentation, self.rank, self.world)
+        crop = config.crop if config.crop_from == "image" else 1.0
+        x = augment(normalise_pixels(images), crop, config.flip, augmentation, self.rank, self.world)
         generator = step_generator(config.seed, "mask", step, self.device)
         visible, hidden = (index[mine] for index in sample_design(config.design, config.mask, len(x) * self.world, generator, config.groups, parts))
         counted = shown = None
@@ -203,10 +211,11 @@ class Run:
         cuts = [size * k // pieces for k in range(pieces + 1)]
         slices = [slice(a, b) for a, b in zip(cuts, cuts[1:]) if a < b]
         # A piece's loss is a mean over its counted pixels: the mean over all weights it by how many these are.
-        weights = torch.tensor([float(s.stop - s.start) for s in slices], device=self.device)
-        if counted is not None:
-            weights = torch.stack([counted[s].sum() for s in slices]).float()
-        weights = weights * self.world / distributed.summed(weights.sum()).clamp_min(1)
+        if counted is None:
+            weights = [(s.stop - s.start) / size for s in slices]
+        else:
+            pixels = torch.stack([counted[s].sum() for s in slices]).float()
+            weights = pixels * self.world / distributed.summed(pixels.sum()).clamp_min(1)
         bfloat16 = self.config.precision == "bfloat16" and self.device.type == "cuda"
         total = torch.zeros((), device=self.device)
         for k, rows in enumerate(slices):
@@ -322,6 +331,7 @@ def pretrain(
     save_every: float = 60.0,
     progress: bool = True,
     accumulate: int = 1,
+    compiled: bool | None = None,
     on_step: Callable[[Run], None] | None = None,
 ) -> Trained:
     """Trains one masked autoencoder (eq. 2) from wherever its last saved state stands.
@@ -334,7 +344,8 @@ def pretrain(
         device: see :func:`resolve_device`.
         state: file of the resumable state; None keeps none. It is left in place: whoever stores the finished model deletes it.
         save_every: seconds between saved states. progress: a bar with images/s and the time left.
-        accumulate: pieces that each process works on its share of a batch in. on_step: called after every step, for live plots; it must not change the run.
+        accumulate: pieces that each process works on its share of a batch in. compiled: whether `torch.compile` makes the model's kernels; by default
+            on a GPU, where it pays. on_step: called after every step, for live plots; it must not change the run.
 
     Raises:
         TrainingDiverged: at the first loss that is not finite; the last state saved before it stays.
@@ -346,14 +357,17 @@ def pretrain(
         raise InputError(f"these images are not the config's: it names {config.data}, the source is {source.identity}")
     if tuple(source.shape) != (config.model.channels, *config.model.image_size):
         raise InputError(f"images are {list(source.shape)}, the model takes {[config.model.channels, *config.model.image_size]}: open them at that size")
-    run = Run(config, resolve_device(device))
+    if config.crop_from == "file" and not hasattr(source, "crops"):
+        raise InputError("crops out of files (crop_from 'file') need a folder of images or shards: give that as the source, or crop_from 'image'")
+    where = resolve_device(device)
+    run = Run(config, where, where.type == "cuda" if compiled is None else compiled)
     check_share(config.batch, run.world)
     if not 1 <= accumulate <= config.batch // run.world:
         raise InputError(f"accumulate {accumulate} must be between 1 and a process's share of the batch, {config.batch // run.world} images")
     if state is not None and state.exists():
         run.restore(state)
     # Reading all images first pays off only if this run looks at each of them about once, or more often.
-    if (config.steps - run.step) * config.batch >= len(source) and nbytes(source) <= RESIDENT_LIMIT and not isinstance(source, Resident):
+    if config.crop_from == "image" and (config.steps - run.step) * config.batch >= len(source) and nbytes(source) <= RESIDENT_LIMIT and not isinstance(source, Resident):
         source = Resident(source, device=str(run.device), progress=None if progress and run.rank == 0 else False)
     parts = World.named(config.data).patch_parts(config.model.patch) if config.design in ("parts", "object") else None
     drive(run, _shares(run, source, parts, accumulate), state=state, save_every=save_every, progress=progress, on_step=on_step)
@@ -362,11 +376,41 @@ def pretrain(
 
 def _shares(run: Run, source: ImageSource, parts: Tensor | None, accumulate: int) -> Iterator[tuple[Tensor, Tensor | None, int]]:
     """What each step that is left sees: this process's share of the images, and the whole batch's parts."""
-    order = DataOrder(len(source), run.config.batch, run.config.seed)
-    for step in range(run.step, run.config.steps):
-        batch = order.at(step)
-        images = source.images(batch[run.rank :: run.world]).to(run.device, non_blocking=True)
-        yield images, None if parts is None else parts[batch].to(run.device, torch.int64), accumulate
+    config, mine = run.config, slice(run.rank, None, run.world)
+    order = DataOrder(len(source), config.batch, config.seed)
+
+    def read(step: int) -> Tensor:
+        indices = order.at(step)[mine]
+        if config.crop_from == "image":
+            images = source.images(indices)
+        else:
+            draws = torch.rand(config.batch, 4, dtype=torch.float64, generator=step_generator(config.seed, "crop", step))
+            images = source.crops(indices, draws[mine], config.crop)
+        return images.pin_memory() if run.device.type == "cuda" and images.device.type == "cpu" else images
+
+    steps = range(run.step, config.steps)
+    batches = map(read, steps) if isinstance(source, Resident) else ahead(read, steps)
+    for step, images in zip(steps, batches):
+        batch = None if parts is None else parts[order.at(step)].to(run.device, torch.int64)
+        yield images.to(run.device, non_blocking=True), batch, accumulate
+
+
+def ahead(read: Callable[[int], Tensor], steps: Iterable[int], depth: int = 2) -> Iterator[Tensor]:
+    """``read`` of each step in turn, made by a thread that is up to ``depth`` steps ahead: images are decoded while the model trains.
+
+    An error of ``read`` is raised where its step would have come.
+    """
+    waiting: deque[Future[Tensor]] = deque()
+    pool = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+    try:
+        for step in steps:
+            waiting.append(pool.submit(read, step))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:  # an error, or a training that is stopped, does not wait for images that nobody will see
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 @torch.no_grad()

@@ -206,6 +206,7 @@ def load_or_pretrain(
     progress: bool = True,
     save_every: float = 60.0,
     accumulate: int = 1,
+    compiled: bool | None = None,
 ) -> MaskedAutoencoder:
     """The model of ``config``: loaded if it is stored anywhere on the search path, else trained (or its training resumed) and stored.
 
@@ -213,12 +214,15 @@ def load_or_pretrain(
         config: what to have. source: its images, needed for training on a folder; the embedded world's are made if None.
         device: where the model is to be. folder: the only place to look in and to store in; default: look along the search path,
             store in the cache. tier: a note in its record.
-        save_every: seconds between resumable states. accumulate: see :func:`mae_lib.pretrain.pretrain`.
+        save_every: seconds between resumable states. accumulate, compiled: see :func:`mae_lib.pretrain.pretrain`.
 
     Raises:
         InputError: nothing is stored and ``source`` is missing. TrainingDiverged: see :func:`mae_lib.pretrain.pretrain`.
     """
-    return obtain(config, source, device=device, folder=folder, tier=tier, progress=progress, save_every=save_every, accumulate=accumulate).load(resolve_device(device))
+    found = obtain(
+        config, source, device=device, folder=folder, tier=tier, progress=progress, save_every=save_every, accumulate=accumulate, compiled=compiled
+    )
+    return found.load(resolve_device(device))
 
 
 def obtain(
@@ -231,6 +235,7 @@ def obtain(
     progress: bool = True,
     save_every: float = 60.0,
     accumulate: int = 1,
+    compiled: bool | None = None,
 ) -> Checkpoint:
     """As :func:`load_or_pretrain`, but gives the checkpoint with its record. Under `torchrun` every process calls it; the first one locks and stores."""
     folders = None if folder is None else [Path(folder)]
@@ -251,7 +256,9 @@ def obtain(
                 for file in (state, target / state.name, target / f"{state.stem}.json"):
                     remove_parts(file)
             distributed.first_says(lambda: None)
-            trained = _train(config, source, state, device=device, progress=progress, save_every=save_every, accumulate=accumulate)
+            trained = _train(
+                config, source, state, device=device, progress=progress, save_every=save_every, accumulate=accumulate, compiled=compiled
+            )
             if first:
                 save(trained, config, target, tier)
                 state.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import json
 import numbers
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from typing import get_args
+from typing import Literal, get_args
 
 from mae_lib.errors import InputError
 from mae_lib.mask_designs import Design, check_groups, check_margin
@@ -32,6 +32,8 @@ class PretrainConfig:
         data: identity of the training images (``source.identity``). seed: of weights, data order, masks and augmentation.
         steps, batch: optimiser steps, images a step. base_lr: learning rate per 256 images of batch. warmup: share of the steps.
         weight_decay: on matrices. betas: AdamW's. crop: smallest area of a random resized crop (1: no crop). flip: mirror half of them.
+        crop_from: what crops are cut out of: the ``image`` as the source gives it, or the ``file`` at its own resolution, while it is decoded; at
+            its default it enters neither the hash nor the record.
         precision: float32, or bfloat16 autocast on a GPU.
         design, groups, margin, strict: what §3.6 would change about the mask (:mod:`mae_lib.mask_designs`): which patches are hidden together, by
             which partition of the grid; how many *pixels* next to the mask's boundary the loss leaves out, and whether the encoder's side of
@@ -51,6 +53,7 @@ class PretrainConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     crop: float = 1.0
     flip: bool = False
+    crop_from: Literal["image", "file"] = "image"
     precision: str = "float32"
     design: Design = "random"
     groups: tuple[int, ...] = ()
@@ -71,6 +74,10 @@ class PretrainConfig:
             raise InputError(f"base learning rate {self.base_lr} must be positive")
         if not 0 < self.crop <= 1:
             raise InputError(f"crop {self.crop} must be in (0, 1]: the smallest share of the image's area")
+        if self.crop_from not in ("image", "file"):
+            raise InputError(f"crop_from {self.crop_from!r} is unknown: choose image or file")
+        if self.crop_from == "file" and (self.crop == 1 or self.data.get("kind") == "world"):
+            raise InputError("crop_from 'file' needs a crop below 1, and a folder of images or shards to cut it out of")
         if self.precision not in ("float32", "bfloat16"):
             raise InputError(f"precision {self.precision!r} is unknown: choose float32 or bfloat16")
         self._check_design()
@@ -125,6 +132,8 @@ class PretrainConfig:
         values = json.loads(json.dumps(asdict(self)))
         for name in _DESIGN if self.design == "random" and not self.margin else ():
             del values[name]
+        if self.crop_from == "image":
+            del values["crop_from"]
         return values
 
     @classmethod
@@ -135,7 +144,7 @@ class PretrainConfig:
             config = cls(**dict(values, model=ModelConfig(**model), betas=tuple(values["betas"]), groups=tuple(values.get("groups", ()))))
         except (AttributeError, KeyError, TypeError) as error:
             raise InputError(f"not a pretraining config of this version of mae_lib: {error}") from error
-        missing = {f.name for f in fields(cls)} - set(values) - set(_DESIGN) | {f.name for f in fields(ModelConfig)} - set(model)
+        missing = {f.name for f in fields(cls)} - set(values) - {"crop_from", *_DESIGN} | {f.name for f in fields(ModelConfig)} - set(model)
         if missing:  # a default in its place would be a guess
             raise InputError(f"not a pretraining config of this version of mae_lib: it lacks {', '.join(sorted(missing))}")
         return config
@@ -300,6 +309,7 @@ TIERS: dict[str, Tier] = {
             theory=TheorySizes(masks=100_000, steps=2_000, replicates=10),
             detection=_DETECTION["paper"],
             training={"steps": 250228, "batch": 4096, "base_lr": 1.5e-4, "crop": 0.2, "flip": True, "precision": "bfloat16"},
+            folder={"crop_from": "file"},
         ),
     )
 }

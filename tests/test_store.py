@@ -18,7 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mae_lib import store
+from mae_lib import files, store
 from mae_lib.errors import InputError
 from mae_lib.files import DamagedFile, read_safetensors, write_safetensors
 from mae_lib.masking import MaskSpec
@@ -242,6 +242,24 @@ def test_a_second_damage_does_not_overwrite_the_first_set_aside(good: Path, tmp_
     assert (tmp_path / f"{NAME}.json.damaged-2").exists() and (tmp_path / f"{NAME}.safetensors.damaged-2").exists()
 
 
+def test_a_file_that_is_replaced_while_it_is_read_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors opens a file twice: its reader had the head of one state and the tensors of the next."""
+    path, digest, turns = tmp_path / "state", files.content_digest, []
+    write_safetensors(path, {"a": torch.zeros(3)}, {"step": "1"})
+
+    def replaced(tensors, metadata):
+        turns.append(metadata)
+        if len(turns) == 1:
+            monkeypatch.setattr(files, "content_digest", digest)
+            write_safetensors(path, {"a": torch.ones(3)}, {"step": "2"})
+            return "of neither"
+        return digest(tensors, metadata)
+
+    monkeypatch.setattr(files, "content_digest", replaced)
+    tensors, metadata = read_safetensors(path)
+    assert metadata["step"] == "2" and torch.equal(tensors["a"], torch.ones(3))
+
+
 def test_no_single_bit_of_a_file_can_change_unnoticed(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     tensors = {"a": torch.tensor([1.0, -2.0, float("nan")]), "b": torch.tensor([[3]], dtype=torch.int64), "c": torch.tensor(4.0)}
@@ -377,7 +395,7 @@ OTHER_MODEL = {
 }  # fmt: skip
 OTHER = {
     "ratio": 0.75, "unit": 16, "data": {"kind": "other"}, "seed": 1, "steps": 7, "batch": 11, "base_lr": 1e-3, "warmup": 0.1, "weight_decay": 0.1,
-    "betas": (0.9, 0.999), "crop": 0.6, "flip": False, "precision": "bfloat16", "margin": 2,
+    "betas": (0.9, 0.999), "crop": 0.6, "flip": False, "precision": "bfloat16", "margin": 2, "crop_from": "file",
 }  # fmt: skip
 
 
