@@ -5,13 +5,9 @@ Three faces as the other explorers have: live widget, self-contained HTML with t
 from __future__ import annotations
 
 import base64
-import hashlib
 import html
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
-from string import Template
 
 import matplotlib
 import numpy as np
@@ -23,7 +19,7 @@ from torch import Tensor
 from mae_lib.attention import attention_maps, patch_coverage
 from mae_lib.errors import InputError
 from mae_lib.evaluation_figures import attention_rows
-from mae_lib.explorers import data_url
+from mae_lib.explorers import data_url, fragment
 from mae_lib.model import normalise_pixels
 from mae_lib.store import Checkpoint
 from mae_lib.tiers import TIERS
@@ -284,10 +280,7 @@ class AttentionExplorer:
             "selected": {"run": kept.index(run), "image": image, "layer": layer, "head": head, "patch": patch},
             "left": [self.label(k) for k in range(len(held)) if k not in kept],
         }
-        # Inside a script element "</script" would end it, and "<!--" change how it ends.
-        text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-        identity = "attention-" + hashlib.sha256(text.encode()).hexdigest()[:8]
-        return Template(_data("attention_explorer.html")).substitute(id=identity, data=text, style=_data("attention_explorer.css"))
+        return fragment("attention", data)
 
     def _repr_html_(self) -> str:
         return self.html()
@@ -367,7 +360,3 @@ def outline(mask: Tensor) -> str:
 
 def _percent(value: Tensor) -> str:
     return f"{100 * float(value):.1f} %"
-
-
-def _data(name: str) -> str:
-    return resources.files("mae_lib").joinpath("data", name).read_text(encoding="utf-8")

@@ -1,5 +1,6 @@
 """Interactive explorers, three faces from one function: live widget (with a kernel), self-contained HTML (with neither kernel nor
-network: every setting is tabulated beforehand) and captioned figure. Each shows the command that reproduces its setting.
+network: every setting is tabulated beforehand) and captioned figure. Each shows the command that reproduces its setting. The explorer of
+masking is here, and how every explorer's page is put together.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib import resources
 from string import Template
 
 import numpy as np
@@ -40,11 +42,11 @@ class MaskingExplorer:
     """What each pretrained model sees of an image, and makes of the rest (§2.2): choose the run (ratio, mask unit), image and mask.
 
     Args:
-        runs: checkpoints; the choices of ratio and unit are theirs. images: uint8 [N, C, H, W], N ≥ 1, C 1 or 3.
+        runs: checkpoints of different names; the choices of ratio and unit are theirs. images: uint8 [N, C, H, W], N ≥ 1, C 1 or 3.
         masks: how many random masks to offer an image and run. names: the images' names, shown as their labels.
 
     Raises:
-        InputError: nothing to choose from, images of another kind or of another size than a model's, or not one name an image.
+        InputError: nothing to choose from, two runs of one name, images of another kind or of another size than a model's, or not one name an image.
     """
 
     def __init__(self, runs: Sequence[Checkpoint], images: Tensor, masks: int = 2, names: Sequence[str] | None = None) -> None:
@@ -60,6 +62,8 @@ class MaskingExplorer:
         self.names = list(names) if names is not None else [f"image {i}" for i in range(len(images))]
         if len(self.names) != len(images):
             raise InputError(f"{len(self.names)} names for {len(images)} images: give each image one")
+        if len({checkpoint.config.name for checkpoint in self.runs}) < len(self.runs):
+            raise InputError(f"two of the runs have one name, among {', '.join(c.config.name for c in self.runs)}: give each run once")
         self._models: dict[int, MaskedAutoencoder] = {}
 
     def view(self, run: int, image: int, mask: int) -> MaskedView:
@@ -141,19 +145,31 @@ class MaskingExplorer:
             for run in range(len(self.runs))
         ]
         data = {
-            "runs": [{"label": self.label(k), "command": self.command(k)} for k in range(len(self.runs))],
+            "runs": [{"name": c.config.name, "label": self.label(k), "command": self.command(k)} for k, c in enumerate(self.runs)],
             "names": self.names,
             "originals": [data_url(image.float() / 255) for image in self.images],
             "table": table,
         }
-        # Inside a script element "</script" would end it, and "<!--" change how it ends.
-        text = json.dumps(data).replace("<", "\\u003c")
-        # An id of its own, the same at every build: Jupyter runs scripts detached from their place, so this one must look itself up.
-        identity = "masking-" + hashlib.sha256(text.encode()).hexdigest()[:8]
-        return _MASKING_HTML.substitute(id=identity, data=text, last_run=len(self.runs) - 1, last_mask=self.masks - 1)
+        return fragment("masking", data)
 
     def _repr_html_(self) -> str:
         return self.html()
+
+
+def asset(name: str) -> str:
+    """A text that is shipped with the package, from ``mae_lib/data``."""
+    return resources.files("mae_lib").joinpath("data", name).read_text(encoding="utf-8")
+
+
+def fragment(kind: str, data: dict[str, object], **parts: str) -> str:
+    """A kernel-free face: the shipped ``{kind}_explorer.html`` and ``.css`` with the data for its script and other ``parts`` filled in.
+
+    Its id is its own and the same at every build: Jupyter runs scripts detached from their place, so that a script must look itself up.
+    """
+    # Inside a script element "</script" would end it, and "<!--" change how it ends.
+    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    identity = f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return Template(asset(f"{kind}_explorer.html")).substitute(parts, id=identity, data=text, style=asset(f"{kind}_explorer.css"))
 
 
 def data_url(picture: Tensor, quality: int = 88) -> str:
@@ -162,54 +178,3 @@ def data_url(picture: Tensor, quality: int = 88) -> str:
     buffer = io.BytesIO()
     Image.fromarray(np.squeeze(array)).save(buffer, "WEBP", quality=quality, method=6)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-_MASKING_HTML = Template("""
-<div class="mae-explorer" id="$id" role="group" aria-label="Masking explorer">
-<style>
-.mae-explorer { border: 1px solid #8888; border-radius: 6px; padding: .8em; margin: .5em 0; }
-.mae-explorer label { display: flex; flex-wrap: wrap; gap: 0 .6em; align-items: center; margin: .35em 0; }
-.mae-explorer label b { width: 4em; } .mae-explorer input { flex: 1 1 10em; max-width: 22em; }
-.mae-explorer output { flex: 1 1 16em; }
-.mae-explorer .pictures { display: flex; flex-wrap: wrap; gap: .8em; margin: .6em 0; }
-.mae-explorer figure { margin: 0; flex: 1 1 6em; max-width: 14em; text-align: center; font-size: .85em; }
-.mae-explorer img { width: 100%; image-rendering: pixelated; }
-.mae-explorer code { overflow-wrap: anywhere; }
-html[data-theme="dark"] .bd-content div.cell_output div.output.text_html:has(> .mae-explorer) { background: none; color: inherit; }
-</style>
-<label><b>model</b><input type="range" min="0" max="$last_run" value="0" data-role="run"><output data-role="run-name"></output></label>
-<label><b>image</b><input type="range" min="0" value="0" data-role="image"><output data-role="image-name"></output></label>
-<label><b>mask</b><input type="range" min="0" max="$last_mask" value="0" data-role="mask"><output data-role="mask-name"></output></label>
-<div class="pictures">
-<figure><img data-role="original" alt="the image"><figcaption>image</figcaption></figure>
-<figure><img data-role="masked" alt="the image with its hidden patches grey"><figcaption>what the encoder sees</figcaption></figure>
-<figure><img data-role="rebuilt" alt="the model's reconstruction"><figcaption>reconstruction</figcaption></figure>
-</div>
-<div aria-live="polite">mean squared error on hidden pixels: <span data-role="error"></span></div>
-<div>train this model: <code data-role="command"></code></div>
-<script>
-(function () {
-  const data = $data;
-  const root = document.getElementById("$id");
-  const at = role => root.querySelector('[data-role="' + role + '"]');
-  const inputs = ["run", "image", "mask"].map(at);
-  inputs[1].max = data.names.length - 1;
-  function show() {
-    const [run, image, mask] = inputs.map(i => +i.value), cell = data.table[run][image][mask];
-    at("original").src = data.originals[image];
-    at("masked").src = cell.masked;
-    at("rebuilt").src = cell.rebuilt;
-    at("run-name").textContent = data.runs[run].label;
-    at("image-name").textContent = data.names[image];
-    at("mask-name").textContent = "mask " + mask;
-    at("error").textContent = cell.error.toFixed(4);
-    at("command").textContent = data.runs[run].command;
-    inputs[0].setAttribute("aria-valuetext", data.runs[run].label);
-    inputs[1].setAttribute("aria-valuetext", data.names[image]);
-  }
-  inputs.forEach(i => i.addEventListener("input", show));
-  show();
-})();
-</script>
-</div>
-""")

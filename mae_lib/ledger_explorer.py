@@ -8,7 +8,6 @@ import hashlib
 import html
 import math
 from collections.abc import Collection, Mapping, Sequence
-from importlib import resources
 from string import Template
 
 import matplotlib.pyplot as plt
@@ -17,6 +16,7 @@ from matplotlib.figure import Figure
 from mae_lib.comparisons import Alike, AtLeast, Comparison, NotBelow
 from mae_lib.errors import InputError
 from mae_lib.evaluation_figures import LABELS
+from mae_lib.explorers import asset
 from mae_lib.figures import PALETTE
 from mae_lib.intervals import Interval
 from mae_lib.ledger import Decision, Entry, command, folder
@@ -116,8 +116,8 @@ class LedgerExplorer:
         boxes = "".join(f'<label><input type="checkbox" checked value="{v}" data-verdict-box>{_sign(v)}</label>' for v in SIGNS)
         parts = "".join(f"<option>{part}</option>" for part in dict.fromkeys(PARTS[row.claim.kind] for row in self.rows))
         identity = "ledger-explorer-" + hashlib.sha256(body.encode()).hexdigest()[:8]
-        return Template(_data("ledger_explorer.html")).substitute(
-            id=identity, style=_data("ledger_explorer.css"), counts=self._counted(), boxes=boxes, parts=parts, head=_head(), body=body, total=len(self.rows)
+        return Template(asset("ledger_explorer.html")).substitute(
+            id=identity, style=asset("ledger_explorer.css"), counts=self._counted(), boxes=boxes, parts=parts, head=_head(), body=body, total=len(self.rows)
         )
 
     def _repr_html_(self) -> str:
@@ -138,7 +138,7 @@ class LedgerExplorer:
             rows = self.selected([v for v, box in zip(SIGNS, boxes) if box.value], parts.value, text.value, sort.value, down.value)
             body = "".join(self._body(self.rows.index(row), row, anchor=False) for row in rows)
             table.value = (
-                f'<div class="ledger-explorer"><style>{_data("ledger_explorer.css")}</style><p>{self._counted()}</p>'
+                f'<div class="ledger-explorer"><style>{asset("ledger_explorer.css")}</style><p>{self._counted()}</p>'
                 f"<p>{len(rows)} of {len(self.rows)} claims</p><table>{_head()}{body}</table></div>"
             )
 
@@ -244,7 +244,3 @@ def _numbers(row: Entry) -> str:
 
 def _head() -> str:
     return "<thead><tr>" + "".join(f'<th scope="col" data-sort="{key}">{name}</th>' for key, name in COLUMNS.items() if key != "order") + "</tr></thead>"
-
-
-def _data(name: str) -> str:
-    return resources.files("mae_lib").joinpath("data", name).read_text(encoding="utf-8")

@@ -6,21 +6,18 @@ from __future__ import annotations
 
 import base64
 import difflib
-import hashlib
 import html
-import json
 import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from importlib import resources
-from string import Template
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from mae_lib import graph_figures
 from mae_lib.errors import InputError
+from mae_lib.explorers import asset, fragment
 from mae_lib.graph import LatentGraph, Name, figure_4, quad_tree, tree
 from mae_lib.shared import SharedInformation, common_ancestors_batch, locate_shared, locate_shared_batch
 
@@ -181,7 +178,7 @@ class SharedExplorer:
             rows[f"<i>{label}</i>"] = f"noises of {html.escape(names)}" if (names := _listed(shared, kind)) else "∅"
         listed = "".join(f"<dt>{label}</dt><dd>{text}</dd>" for label, text in rows.items())
         command = html.escape(self.command(name, masked))
-        drawing = f"<style>{_data('shared_explorer.css')}</style>{graph_figures.svg(graph, shared)}{_legend()}"
+        drawing = f"<style>{asset('shared_explorer.css')}</style>{graph_figures.svg(graph, shared)}{_legend()}"
         words = f'<p class="words">{says["words"]}</p><dl>{listed}</dl><p>reproduce: <code>{command}</code></p>'
         return f'<div class="shared-explorer">{drawing}</div>', f'<div class="shared-explorer">{words}</div>'
 
@@ -268,11 +265,7 @@ class SharedExplorer:
             "kinds": {letter: kind for kind, letter in LETTERS.items()},
             "outlines": {kind: graph_figures.outline(kind) for kind in (*LETTERS, "masked", "visible")},
         }
-        # Inside a script element "</script" would end it, and "<!--" change how it ends.
-        text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-        identity = "shared-" + hashlib.sha256(text.encode()).hexdigest()[:8]
-        parts = {"style": _data("shared_explorer.css"), "drawings": drawings, "legend": _legend(), "words": html.escape(shared.explanation)}
-        return Template(_data("shared_explorer.html")).substitute(id=identity, data=text, **parts)
+        return fragment("shared", data, drawings=drawings, legend=_legend(), words=html.escape(shared.explanation))
 
     def _repr_html_(self) -> str:
         return self.html()
@@ -345,7 +338,3 @@ def _nearest(name: str, names: Collection[str]) -> str:
 
 def _legend() -> str:
     return f'<div class="legend">{graph_figures.legend_html(["masked", "visible", *LETTERS])}</div>'
-
-
-def _data(name: str) -> str:
-    return resources.files("mae_lib").joinpath("data", name).read_text(encoding="utf-8")
