@@ -1,9 +1,12 @@
-"""What the benchmarks share: alternating timers, ratios with their intervals, a table, and the line that names the machine."""
+"""What the benchmarks share: alternating timers, ratios with their intervals, memory of a step, the machine's ceiling, a table, and the line that
+names the machine."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
+import resource
 import statistics
 import sys
 import time
@@ -17,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from mae_lib.errors import InputError
 from mae_lib.files import write_json
@@ -24,16 +28,26 @@ from mae_lib.pretrain import resolve_device
 from mae_lib.provenance import hardware, provenance
 
 
+ENOUGH_ROUNDS = 6
+"""The widest interval that n rounds can give, from the least to the largest, misses the median with chance 2¹⁻ⁿ: below six, that is over 5 %."""
+
+
 @dataclass(frozen=True)
-class Ratio:
-    """A ratio of two times, taken round by round: its median and the 95 % bootstrap interval of that median."""
+class Estimate:
+    """What a number of rounds say of a quantity: the median and its 95 % bootstrap interval over rounds."""
 
     median: float
     low: float
     high: float
+    rounds: int
 
     def __str__(self) -> str:
-        return f"{self.median:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        """``median [low, high]``, without the interval where the rounds are too few for one."""
+        return f"{self.median:.2f}" + (f" [{self.low:.2f}, {self.high:.2f}]" if self.rounds >= ENOUGH_ROUNDS else "")
+
+    def differs(self, value: float) -> bool:
+        """Whether there is an interval and it does not hold ``value``."""
+        return self.rounds >= ENOUGH_ROUNDS and not self.low <= value <= self.high
 
 
 def parser(description: str, rounds: int) -> argparse.ArgumentParser:
@@ -72,6 +86,18 @@ def machine(device: torch.device) -> str:
     # Our own thread counts as one once it has run a while.
     busy = " (BUSY: other work runs here, so the numbers are provisional)" if load > facts["threads"] + 0.5 else ""
     return ", ".join(parts) + f", load {load:.1f}{busy}"
+
+
+def label(device: torch.device) -> str:
+    """The name of a result's file: ``cpu``, or the GPU's name in lower case with hyphens."""
+    if device.type != "cuda":
+        return device.type
+    return "-".join(re.findall(r"[a-z0-9]+", torch.cuda.get_device_name(device).lower()))
+
+
+def processor_clock(threads: int) -> Callable[[], float]:
+    """The clock for work on the CPU: one busy thread's processor time is its wall time, less the moments in which the system ran something else."""
+    return time.process_time if threads == 1 else time.perf_counter
 
 
 def seconds(work: Callable[[], object], device: torch.device, repeats: int = 1, clock: Callable[[], float] = time.perf_counter) -> float:
@@ -113,12 +139,65 @@ def alternate(
     return times
 
 
-def ratio(above: list[float], below: list[float]) -> Ratio:
-    """``above`` / ``below``: times of the same rounds, so that what slowed a whole round cancels."""
+def kept_bytes(step: Callable[[], object], model: nn.Module) -> int:
+    """Bytes that a step's forward pass keeps for its backward pass, each storage once, the model's weights not counted."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, tuple[int, Tensor]] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes(), tensor  # held, so that its address is not given to another
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        step()
+    return sum(size for size, _ in kept.values())
+
+
+def peak_bytes(step: Callable[[], object], device: torch.device) -> int | None:
+    """Most memory allocated during a step beyond what lay there before it; None on a CPU, where PyTorch does not count."""
+    if device.type != "cuda":
+        return None
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    step()
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+CPU_SIDES, GPU_SIDES = (1024, 2048), (4096, 8192, 16384)
+
+
+def matmul_ceiling(device: torch.device, clock: Callable[[], float] = time.perf_counter, sides: tuple[int, ...] | None = None, turns: int = 10) -> float:
+    """The fastest product of two square matrices in floating-point operations a second: bfloat16 on a GPU, float32 elsewhere.
+
+    Args:
+        sides: of the matrices; the best of them counts, each at its fastest turn.
+    """
+    dtype, usual = (torch.bfloat16, GPU_SIDES) if device.type == "cuda" else (torch.float32, CPU_SIDES)
+    found = []
+    for side in sides or usual:
+        left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+        product = torch.empty_like(left)
+        multiply = lambda: torch.mm(left, right, out=product)
+        multiply()
+        found.append(2 * side**3 / min(seconds(multiply, device, clock=clock) for _ in range(turns)))
+    return max(found)
+
+
+def peak_mib(device: torch.device) -> float:
+    """MiB in use at most so far: by the process, or on the GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def ratio(above: list[float], below: list[float]) -> Estimate:
+    """``above`` / ``below``, round by round, so that what slowed a whole round cancels."""
     each = np.array(above) / np.array(below)
     draws = np.random.default_rng(0).integers(len(each), size=(4000, len(each)))
     low, high = np.percentile(np.median(each[draws], axis=1), [2.5, 97.5])
-    return Ratio(float(np.median(each)), float(low), float(high))
+    return Estimate(float(np.median(each)), float(low), float(high), len(each))
 
 
 def spread(times: list[float]) -> str:

@@ -53,32 +53,6 @@ def step_of(run: Run, images: Tensor, parts: Tensor) -> Callable[[], None]:
     return lambda: run.train_step(images, parted)
 
 
-def kept_bytes(step: Callable[[], None], run: Run) -> int:
-    """Bytes that a step's forward pass keeps for its backward pass, each storage once, the weights not counted."""
-    weights = {p.untyped_storage().data_ptr() for p in run.model.parameters()}
-    kept: dict[int, tuple[int, Tensor]] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes(), tensor  # held, so that its address is not given to another
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        step()
-    return sum(size for size, _ in kept.values())
-
-
-def peak_bytes(step: Callable[[], None], device: torch.device) -> int | None:
-    """Most memory allocated during a step beyond what lay there before it; None on a CPU, where PyTorch does not count."""
-    if device.type != "cuda":
-        return None
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    step()
-    return torch.cuda.max_memory_allocated(device) - before
-
-
 def seconds_once(work: Callable[[], object]) -> float:
     """Wall seconds of what a run does once."""
     began = time.perf_counter()
@@ -92,7 +66,7 @@ def main() -> None:
     chosen = options.parse_args()
     device = common.prepare(chosen.threads, chosen.device)
     print(common.machine(device), end="\n\n")
-    clock = time.process_time if chosen.threads == 1 else time.perf_counter
+    clock = common.processor_clock(chosen.threads)
     result = {}
     for name in chosen.tier or (["laptop"] if device.type == "cpu" else ["laptop", "gpu", "paper"]):
         configs, sizes = cases(name), tier(name)
@@ -103,8 +77,8 @@ def main() -> None:
         steps = {case: step_of(run, images, parts) for case, run in runs.items()}
         for step in steps.values():  # the optimiser's moments are made in its first step
             step()
-        kept = {case: kept_bytes(step, runs[case]) for case, step in steps.items()}
-        peak = {case: peak_bytes(step, device) for case, step in steps.items()}
+        kept = {case: common.kept_bytes(step, runs[case].model) for case, step in steps.items()}
+        peak = {case: common.peak_bytes(step, device) for case, step in steps.items()}
         times = common.alternate(steps, chosen.rounds, device, clock)
         rows, found = [], {}
         for case, config in configs.items():

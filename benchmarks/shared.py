@@ -8,7 +8,6 @@ they are drawn. The dense version is two matrix products: reach, then children.
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -56,13 +55,6 @@ def repeated(masks: Tensor, total: int) -> Iterator[Tensor]:
         yield masks[: min(len(masks), total - start)]
 
 
-def peak_mib(device: torch.device) -> float:
-    """MiB in use at most so far: by the process, or on the GPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
 def main() -> None:
     options = common.parser(__doc__.splitlines()[0], rounds=11)
     options.set_defaults(threads=2, batch=1 << 17)
@@ -106,7 +98,7 @@ def main() -> None:
             began = time.perf_counter()
             membership(graph, repeated(block, total))
             seconds = time.perf_counter() - began
-            sizes.append({"nodes": len(graph.nodes), "edges": len(graph.edges), "masks": total, "seconds": seconds, "masks_per_s": total / seconds, "peak_mib": peak_mib(device)})
+            sizes.append({"nodes": len(graph.nodes), "edges": len(graph.edges), "masks": total, "seconds": seconds, "masks_per_s": total / seconds, "peak_mib": common.peak_mib(device)})
             if sys.stderr.isatty():
                 print(f"\r{len(graph.nodes)} nodes, {total:,} masks ", end="", file=sys.stderr, flush=True)
     rows = [[f"{s['nodes']:,}", f"{s['edges']:,}", f"{s['masks']:,}", f"{s['seconds']:.3g}", f"{s['masks_per_s']:,.0f}", f"{s['peak_mib']:,.0f}"] for s in sizes]

@@ -1,27 +1,37 @@
-"""One training step of mae_lib beside lightly's MAE and transformers' ViTMAE of the same size.
+"""One training step of mae_lib beside lightly's MAE, transformers' ViTMAE and one made of timm's parts alone, of the same size.
 
 A step is: sample masks, forward, loss, backward, fused AdamW. All see the same float32 batch, take turns within one process and
 each sample masks their own way. A second copy of our model, timed like a peer, shows what two equal things differ by here: a
-difference smaller than that is noise, whatever its interval says.
+difference smaller than that is noise, whatever its interval says. A step's speed is also set against the fastest matrix product that
+the machine did in the same run. On a GPU, steps are in bfloat16, and ours is timed once more, compiled.
 """
 
 from __future__ import annotations
 
 import statistics
-import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 
 import common
 import torch
 from torch import Tensor, nn
 
-from mae_lib.model import MaskedAutoencoder, ModelConfig, sincos_positions
+from mae_lib.model import MaskedAutoencoder, ModelConfig, patchify, sincos_positions, training_flops
 from mae_lib.tiers import PretrainConfig, tier
 
-CONTROL = "mae_lib again"
+CONTROL, COMPILED = "mae_lib again", "mae_lib compiled"
+
+VITS = {
+    "tiny": ModelConfig(image_size=(224, 224), patch=16, width=192, depth=12, heads=3, decoder_width=128, decoder_depth=2, decoder_heads=4),
+    "small": ModelConfig(image_size=(224, 224), patch=16, width=384, depth=12, heads=6, decoder_width=256, decoder_depth=4, decoder_heads=8),
+    "base": replace(tier("paper").model, normalise_target=False),
+}
+"""The usual ViTs at 224 px. Base has MAE's decoder of 8 blocks; like it, the smaller decoders are two thirds as wide as their encoders."""
+
+CPU_BATCHES = {"tiny-p16-r75": 16, "small-p16-r75": 8, "base-p16-r75": 4}
+"""Images a step of the large cases on a CPU, so that a round takes seconds; of the others, the laptop tier's batch."""
 
 
 @dataclass(frozen=True)
@@ -35,22 +45,25 @@ class Contender:
 
 
 def cases() -> dict[str, PretrainConfig]:
-    """The laptop tier's two patch sizes, its lightest mask too, and the 192/12/3 model of the ``gpu`` tier."""
+    """The laptop tier's two patch sizes, its lightest mask too, the 192/12/3 model of the ``gpu`` tier, and three ViTs at 224 px."""
     data = {"kind": "world"}
     laptop, gpu = tier("laptop"), tier("gpu")
+    large = {f"{name}-p{model.patch}-r75": PretrainConfig(model=model, ratio=0.75, unit=model.patch, data=data, batch=256) for name, model in VITS.items()}
     return {
         "laptop-p8-r10": laptop.config(data, 0.1),
         "laptop-p8-r75": laptop.config(data, 0.75),
         "laptop-p4-r75": laptop.config(data, 0.75, patch=laptop.small_patch),
         "gpu-p8-r75": gpu.config(data, 0.75),
+        **large,
     }
 
 
-def ours(config: PretrainConfig, device: torch.device) -> Contender:
-    """mae_lib's model."""
+def ours(config: PretrainConfig, device: torch.device, compiled: bool = False) -> Contender:
+    """mae_lib's model; ``compiled`` by torch.compile, for these shapes."""
     model = MaskedAutoencoder(config.model).to(device)
+    call = torch.compile(model, dynamic=False, fullgraph=True) if compiled else model
     generator = torch.Generator(device).manual_seed(0)
-    return Contender(model, lambda images: model(images, *config.mask.sample(len(images), generator))[0])
+    return Contender(model, lambda images: call(images, *config.mask.sample(len(images), generator))[0])
 
 
 def _peer_ratio(config: PretrainConfig) -> float:
@@ -119,7 +132,54 @@ def vit_mae(config: PretrainConfig, device: torch.device) -> Contender:
     return Contender(model, loss)
 
 
-PEERS = {"lightly": lightly_mae, "transformers": vit_mae}
+class TimmMAE(nn.Module):
+    """The usual recipe in timm's parts: a VisionTransformer that embeds all patches and gathers the visible tokens, mask tokens put in between by
+    argsort, blocks over all tokens, a prediction for every patch, and the loss on the masked ones."""
+
+    def __init__(self, sizes: ModelConfig, visible: int) -> None:
+        super().__init__()
+        from timm.models.vision_transformer import Block, VisionTransformer
+
+        self.patch, self.visible, width = sizes.patch, visible, sizes.decoder_width
+        self.encoder = VisionTransformer(
+            img_size=sizes.image_size, patch_size=sizes.patch, in_chans=sizes.channels, num_classes=0, embed_dim=sizes.width,
+            depth=sizes.depth, num_heads=sizes.heads, mlp_ratio=sizes.mlp_ratio,
+        )
+        self.bridge = nn.Linear(sizes.width, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.decoder = nn.Sequential(*(Block(dim=width, num_heads=sizes.decoder_heads, mlp_ratio=sizes.mlp_ratio, qkv_bias=True) for _ in range(sizes.decoder_depth)))
+        self.decoder_norm = nn.LayerNorm(width, eps=1e-6)
+        self.head = nn.Linear(width, sizes.patch_values)
+        nn.init.normal_(self.mask_token, std=0.02)
+        positions = [torch.cat([torch.zeros(1, w), sincos_positions(w, sizes.grid)])[None] for w in (sizes.width, width)]
+        self.encoder.pos_embed = nn.Parameter(positions[0], requires_grad=False)
+        self.decoder_position = nn.Parameter(positions[1], requires_grad=False)
+
+    def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The loss on images [B, C, H, W]; the patches with the smallest ``noise`` [B, L], drawn where it is None, stay visible."""
+        x = self.encoder.patch_embed(images) + self.encoder.pos_embed[:, 1:]
+        b, patches, width = x.shape
+        order = (torch.rand(b, patches, device=x.device) if noise is None else noise).argsort(1)
+        back = order.argsort(1)
+        x = x.gather(1, order[:, : self.visible, None].expand(-1, -1, width))
+        x = torch.cat([(self.encoder.cls_token + self.encoder.pos_embed[:, :1]).expand(b, -1, -1), x], 1)
+        x = self.bridge(self.encoder.norm(self.encoder.blocks(x)))
+        tokens = torch.cat([x[:, 1:], self.mask_token.expand(b, patches - self.visible, -1).to(x.dtype)], 1)
+        tokens = tokens.gather(1, back[..., None].expand(-1, -1, x.shape[2]))
+        x = self.decoder(torch.cat([x[:, :1], tokens], 1) + self.decoder_position)
+        prediction = self.head(self.decoder_norm(x))[:, 1:]
+        masked = (back >= self.visible).float()
+        error = (prediction - patchify(images, self.patch)).square().mean(2)
+        return (error * masked).sum() / masked.sum()
+
+
+def timm_mae(config: PretrainConfig, device: torch.device) -> Contender:
+    """timm's parts, put together as one would without any of the libraries."""
+    model = TimmMAE(config.model, config.mask.visible_patches).to(device)
+    return Contender(model, model)
+
+
+PEERS = {"lightly": lightly_mae, "transformers": vit_mae, "timm": timm_mae}
 
 
 def trainable(model: nn.Module) -> int:
@@ -147,9 +207,11 @@ def step_of(contender: Contender, config: PretrainConfig, images: Tensor) -> Cal
     return step
 
 
-def contenders(config: PretrainConfig, device: torch.device) -> tuple[dict[str, Contender], dict[str, str]]:
-    """All that can be built, ours first, with equal sizes asserted; and for each peer that is missing, why."""
+def contenders(config: PretrainConfig, device: torch.device, compiled: bool) -> tuple[dict[str, Contender], dict[str, str]]:
+    """All that can be built, ours first and, if wanted, compiled too, with equal sizes asserted; and for each peer that is missing, why."""
     present, missing = {"mae_lib": ours(config, device), CONTROL: ours(config, device)}, {}
+    if compiled:
+        present[COMPILED] = ours(config, device, compiled=True)
     for name, build in PEERS.items():
         try:
             present[name] = build(config, device)
@@ -161,64 +223,118 @@ def contenders(config: PretrainConfig, device: torch.device) -> tuple[dict[str, 
     return present, missing
 
 
+def _noise(times: dict[str, list[float]]) -> float:
+    """How far from 1 the interval of our second copy reaches."""
+    control = common.ratio(times[CONTROL], times["mae_lib"])
+    return max(abs(control.low - 1), abs(control.high - 1))
+
+
+def _beyond(against: common.Estimate, noise: float) -> bool:
+    return against.differs(1) and abs(against.median - 1) > noise
+
+
 def verdict(times: dict[str, list[float]]) -> tuple[str, bool]:
-    """One sentence about ours and the fastest peer; and whether ours is slower beyond the noise."""
+    """One sentence about ours, not compiled, and the fastest peer; and whether ours is slower beyond the noise."""
     peers = [name for name in times if name in PEERS]
     if not peers:
         return "no peer is installed: nothing to compare with.", False
     fastest = min(peers, key=lambda name: common.ratio(times[name], times["mae_lib"]).median)
-    against, control = common.ratio(times[fastest], times["mae_lib"]), common.ratio(times[CONTROL], times["mae_lib"])
-    noise = max(abs(control.low - 1), abs(control.high - 1))
-    gap = abs(against.median - 1)
-    word = "faster" if against.median > 1 else "slower"
-    beyond = not against.low <= 1 <= against.high and gap > noise
-    if not beyond:
+    against, noise = common.ratio(times[fastest], times["mae_lib"]), _noise(times)
+    if against.rounds < common.ENOUGH_ROUNDS:
+        return f"fewer than {common.ENOUGH_ROUNDS} rounds cannot tell a difference from noise (fastest peer: {fastest}, {against}).", False
+    if not _beyond(against, noise):
         return f"no difference from the fastest peer ({fastest}, {against}) beyond the noise (±{noise:.2f}).", False
+    word = "faster" if against.median > 1 else "slower"
     return f"mae_lib is {word} than the fastest peer ({fastest}): its time is {against} of ours, beyond the noise (±{noise:.2f}).", word == "slower"
 
 
+def compiled_verdict(times: dict[str, list[float]]) -> str:
+    """One sentence about our compiled step beside our own. It is not set against the peers, none of which is compiled."""
+    against, noise = common.ratio(times[COMPILED], times["mae_lib"]), _noise(times)
+    if against.rounds < common.ENOUGH_ROUNDS:
+        return f"fewer than {common.ENOUGH_ROUNDS} rounds cannot tell whether compiling helps ({against})."
+    if not _beyond(against, noise):
+        return f"compiling makes no difference ({against}) beyond the noise (±{noise:.2f})."
+    return f"compiled, mae_lib is {'faster' if against.median < 1 else 'slower'}: it takes {against} of its time, beyond the noise (±{noise:.2f})."
+
+
+def measure(config: PretrainConfig, batch: int, rounds: int, device: torch.device, clock: Callable[[], float], compiled: bool) -> tuple[dict, dict[str, Contender], dict[str, str]]:
+    """One case: what was measured, as its record holds it; who was there; and who was missing, why."""
+    sizes, flops = config.model, training_flops(config.model, config.mask.visible_patches)
+    images = torch.randn(batch, sizes.channels, *sizes.image_size, device=device)
+    present, missing = contenders(config, device, compiled)
+    steps = {name: step_of(contender, config, images) for name, contender in present.items()}
+    for step in steps.values():  # the optimiser's moments are made in its first step
+        step()
+    # What a compiled graph keeps does not pass by the hooks that count.
+    kept = {name: common.kept_bytes(step, present[name].model) / batch for name, step in steps.items() if name != COMPILED}
+    peak = {name: common.peak_bytes(step, device) for name, step in steps.items()}
+    times = common.alternate(steps, rounds, device, clock)
+    record = {
+        "model": asdict(sizes), "ratio": config.ratio, "visible_patches": config.mask.visible_patches, "batch": batch, "flops": flops,
+        "parameters": {name: trainable(contender.model) for name, contender in present.items()}, "seconds": times,
+        "images_a_second": {name: batch / statistics.median(taken) for name, taken in times.items()}, "kept_bytes_an_image": kept, "peak_bytes": peak,
+        "ratios": {name: asdict(common.ratio(times[name], times["mae_lib"])) for name in times if name != "mae_lib"}, "verdict": verdict(times)[0],
+    }
+    return record, present, missing
+
+
+HEAD = ["case", "model", "parameters", "ms a step: median [quartiles]", "images/s", "of the ceiling", "MiB kept an image", "peak GiB a step", "time / ours [95 %]"]
+
+
+def rows_of(label: str, record: dict, ceiling: float) -> list[list[str]]:
+    """A case's rows of the table."""
+    rows = []
+    for name, taken in record["seconds"].items():
+        speed, kept, peak = record["images_a_second"][name], record["kept_bytes_an_image"].get(name), record["peak_bytes"][name]
+        against = "1" if name == "mae_lib" else str(common.Estimate(**record["ratios"][name]))
+        rows.append([
+            label, name, f"{record['parameters'][name]:,}", common.spread(taken), f"{speed:,.{0 if speed >= 100 else 1}f}", f"{speed * record['flops'] / ceiling:.0%}",
+            "not counted" if kept is None else f"{kept / 2**20:.2f}", "not measured" if peak is None else f"{peak / 2**30:.2f}", against,
+        ])
+    return rows
+
+
 def main() -> None:
-    options = common.parser(__doc__, rounds=30)
+    options = common.parser(__doc__, rounds=10)
     options.add_argument("--case", action="append", choices=list(cases()), help="only this case (may be repeated)")
+    options.add_argument("--compile", action="store_true", help="time our compiled step on a CPU too; on a GPU it always is")
     chosen = options.parse_args()
     device = common.prepare(chosen.threads, chosen.device)
+    cuda = device.type == "cuda"
     print(common.machine(device), end="\n\n")
-    # One busy thread's processor time is its wall time, less the moments in which the system ran something else.
-    clock = time.process_time if chosen.threads == 1 else time.perf_counter
-    rows, result, sentences, slower, missing = [], {}, [], [], {}
+    clock = common.processor_clock(chosen.threads)
+    ceiling = common.matmul_ceiling(device, clock)
+    rows, result, sentences, slower, missing, extras = [], {}, [], [], {}, {}
     for label in chosen.case or cases():
         config = cases()[label]
-        sizes: ModelConfig = config.model
-        # On a CPU the larger model is timed at the laptop's batch too: its tier's 512 would only take longer.
-        batch = chosen.batch or (config.batch if device.type == "cuda" else tier("laptop").training["batch"])
-        images = torch.randn(batch, sizes.channels, *sizes.image_size, device=device)
-        present, missing = contenders(config, device)
-        steps = {name: step_of(c, config, images) for name, c in present.items()}
-        times = common.alternate(steps, chosen.rounds, device, clock)
-        for name, contender in present.items():
-            against = "1" if name == "mae_lib" else str(common.ratio(times[name], times["mae_lib"]))
-            speed = f"{batch / statistics.median(times[name]):.0f}"
-            rows.append([label, name, f"{trainable(contender.model):,}", common.spread(times[name]), speed, against])
-        rows += [[label, name, "", "not installed", "", ""] for name in missing]
+        # On a CPU the gpu tier's model is timed at the laptop's batch too: its tier's 512 would only take longer.
+        batch = chosen.batch or (config.batch if cuda else CPU_BATCHES.get(label, tier("laptop").training["batch"]))
+        result[label], present, missing = measure(config, batch, chosen.rounds, device, clock, cuda or chosen.compile)
+        times = result[label]["seconds"]
+        rows += rows_of(label, result[label], ceiling) + [[label, name, "", "not installed", *[""] * (len(HEAD) - 4)] for name in missing]
         sentence, bad = verdict(times)
-        sentences.append(f"{label}: {sentence}")
+        sentences += [f"{label}: {each}" for each in (sentence, *([compiled_verdict(times)] if COMPILED in times else []))]
         slower += [label] * bad
-        result[label] = {
-            "model": asdict(sizes), "ratio": config.ratio, "visible_patches": config.mask.visible_patches, "batch": batch, "seconds": times,
-            "ratios": {name: asdict(common.ratio(times[name], times["mae_lib"])) for name in times if name != "mae_lib"}, "verdict": sentence,
-        }
-    print(common.table(["case", "model", "parameters", "ms a step: median [quartiles]", "images/s", "time / ours [95 %]"], rows))
-    print(f"\nBatch and visible patches are equal within a case; {chosen.rounds} rounds; above 1 in the last column, ours is faster.")
-    for name, contender in present.items():
-        if contender.extra:
-            print(f"{name} has {contender.extra} more parameters at the last size: {contender.reason}. All other counts are equal (asserted).")
+        extras |= {name: f"{contender.extra} more parameters in {label}: {contender.reason}" for name, contender in present.items() if contender.extra}
+        del present  # its weights, before the next case's are made
+    print(common.table(HEAD, rows))
+    print(f"\nBatch and visible patches are equal within a case; {chosen.rounds} round(s); above 1 in the last column, ours is faster.")
+    print(
+        f"The ceiling is the fastest {'bfloat16' if cuda else 'float32'} matrix product of this run, {ceiling / 1e9:,.0f} GFLOP/s. A step is credited with the "
+        "operations of a model that embeds only visible patches and predicts only hidden ones, whatever it computes."
+    )
+    if not cuda:
+        print("GPU (bfloat16, compiled, batches of 128 to 512, peak memory): not measured in this run; --device cuda measures it.")
+    for name, extra in extras.items():
+        print(f"{name} has {extra}. All other counts are equal (asserted).")
     for name, why in missing.items():
         print(f"{name} is not installed ({why}): python -m pip install '.[bench]'")
     print("\n" + "\n".join(sentences))
     if not missing:
         print(f"\nSlower than the fastest peer beyond the noise: {', '.join(slower) or 'in no case'}.")
     versions = {name: metadata.version(name) for name in PEERS if name not in missing}
-    common.save(chosen.json, device, {"benchmark": "training_step", "rounds": chosen.rounds, "peers": versions, "cases": result})
+    common.save(chosen.json, device, {"benchmark": "training_step", "rounds": chosen.rounds, "peers": versions, "ceiling_flops": ceiling, "cases": result})
 
 
 if __name__ == "__main__":
