@@ -1,11 +1,13 @@
 """Sources of images. What lives here: `ImageSource`, the protocol that every source of images meets (the embedded world too);
-`FolderImages`, which decodes a folder of class folders on demand; `Subset`, an even thinning of any source; `Resident`, which holds any
+`EncodedImages`, what sources of image files share, which decode them on demand, whole or cropped at random; `FolderImages`, such a source
+for a folder of class folders (for shards: `mae_lib.shards`); `Subset`, an even thinning of any source; `Resident`, which holds any
 source decoded in memory; and `image_source`, which picks the one a user asked for. Images are uint8 throughout, so that normalisation stays with the model."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +19,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mae_lib.errors import InputError
-from mae_lib.image_files import cores, decode, existing_folder, fingerprint, select
+from mae_lib.image_files import Member, cores, crop_box, decode, existing_folder, file_sizes, fingerprint, select
 from mae_lib.worlds import World
 
-__all__ = ["ImageSource", "FolderImages", "Subset", "Resident", "image_source", "nbytes"]
+__all__ = ["ImageSource", "EncodedImages", "FolderImages", "Subset", "Resident", "image_source", "nbytes"]
 
 
 @runtime_checkable
@@ -54,34 +56,164 @@ class ImageSource(Protocol):
         ...
 
 
-class FolderImages:
+class EncodedImages(ABC):
+    """What sources of encoded image files share. A subclass says which files there are (`encoded`), with which labels, classes and identity.
+
+    Each image is turned upright (EXIF), laid on white where transparent, brought to 8 bits and `channels` channels, and resized (antialiased
+    bicubic): by `images` until it just covers `image_size`, then cropped about its centre; by `crops` from a random part to `image_size`. Of
+    an animation the first frame is taken. 16-bit greys are scaled by 255/65535; floats must lie in [0, 1].
+
+    `images` and `crops` may be called from many threads at once.
+
+    Args:
+        image_size: `(H, W)` in pixels, or one number for both.
+        channels: 3 (RGB) or 1 (grey).
+        min_side: least short side of a file's image, in pixels; callers pass the mask unit.
+        workers: threads that share one call of `images` or `crops`; by default one per available core.
+        border: pixels cut off each side of a file's image before anything else.
+
+    Raises:
+        InputError: a size, a channel count or a border that makes no sense.
+    """
+
+    def __init__(self, image_size: int | tuple[int, int], channels: int, min_side: int, workers: int | None, border: int = 0) -> None:
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if height < 1 or width < 1:
+            raise InputError(f"image size {height}×{width}: give a height and a width of at least 1 pixel")
+        if channels not in (1, 3):
+            raise InputError(f"{channels} channels: an image file is read with 3 (RGB) or 1 (grey)")
+        if border < 0:
+            raise InputError(f"a border of {border} pixels: give 0 or more")
+        self._shape = (channels, int(height), int(width))
+        self._min_side = min_side
+        self._border = border
+        self._workers = workers or cores()
+
+    @abstractmethod
+    def encoded(self, index: int) -> Path | Member:
+        """The file behind one index."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> Tensor:
+        """int64 `[N]`, in `[0, len(classes))`."""
+
+    @property
+    @abstractmethod
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the labels."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Names the data exactly, as `ImageSource` has it."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """`(C, H, W)` in pixels."""
+        return self._shape
+
+    def images(self, indices: Tensor | Sequence[int]) -> Tensor:
+        """Decode the images at `indices`.
+
+        Args:
+            indices: int64 `[B]`, each in `[0, N)`.
+
+        Returns:
+            uint8 `[B, C, H, W]` in 0..255, on the CPU.
+
+        Raises:
+            InputError: a file cannot be used; it is named, the first in the order of `indices`.
+            IndexError: an index out of range.
+        """
+        wanted = _checked(indices, len(self)).tolist()
+        return self._filled(len(wanted), lambda row: decode(self.encoded(wanted[row]), self._shape, self._min_side, self._border))
+
+    def crops(self, indices: Tensor | Sequence[int], draws: Tensor, smallest: float) -> Tensor:
+        """Decode random parts of the images at `indices`, each resized once, out of the file at its full resolution: the random resized crops
+        of MAE's recipe, for sets too large to be held in memory.
+
+        Args:
+            indices: int64 `[B]`, each in `[0, N)`.
+            draws: float64 `[B, 4]`, each in `[0, 1)`: area, aspect, left, top, as `mae_lib.image_files.crop_box` takes them.
+            smallest: least share of the upright image's area, in (0, 1].
+
+        Returns:
+            uint8 `[B, C, H, W]` in 0..255, on the CPU; the same arguments always give the same crops.
+
+        Raises:
+            InputError, IndexError: as `images`.
+            ValueError: draws of another shape or outside `[0, 1)`; a share outside (0, 1].
+        """
+        wanted = _checked(indices, len(self)).tolist()
+        drawn = torch.as_tensor(draws, dtype=torch.float64).cpu()
+        if drawn.shape != (len(wanted), 4) or not ((drawn >= 0) & (drawn < 1)).all():
+            raise ValueError(f"draws must be [{len(wanted)}, 4] numbers in [0, 1), not {list(drawn.shape)} or beyond")
+        if not 0 < smallest <= 1:
+            raise ValueError(f"the smallest share of the area is {smallest}: it must be in (0, 1]")
+        rows = drawn.tolist()
+
+        def crop(row: int) -> np.ndarray:
+            box = lambda width, height: crop_box(width, height, rows[row], smallest)  # noqa: E731
+            return decode(self.encoded(wanted[row]), self._shape, self._min_side, self._border, box)
+
+        return self._filled(len(wanted), crop)
+
+    def _filled(self, count: int, make: Callable[[int], np.ndarray]) -> Tensor:
+        """uint8 `[count, C, H, W]` of what `make` gives for each row, in as many threads as there are workers."""
+        pixels = np.empty((count, *self._shape), dtype=np.uint8)
+
+        def fill(rows: range) -> None:
+            for row in rows:
+                pixels[row] = make(row)
+
+        # A pool for each call costs less than a millisecond, and leaves nothing behind that a fork or a pickle could break.
+        threads = min(self._workers, count)
+        if threads <= 1:
+            fill(range(count))
+        else:
+            bounds = [count * i // threads for i in range(threads + 1)]
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(fill, map(range, bounds[:-1], bounds[1:])))
+        return torch.from_numpy(pixels)
+
+    def _identity(self, kind: str, split: str | None, sha256: str) -> dict[str, Any]:
+        """The identity of files of this `kind` whose paths and sizes have this hash."""
+        channels, height, width = self._shape
+        return {
+            "kind": kind,
+            "split": split,
+            "image_size": [height, width],
+            "channels": channels,
+            "images": len(self),
+            "classes": len(self.classes),
+            "fingerprint": sha256,
+        } | ({"border": self._border} if self._border else {})
+
+
+class FolderImages(EncodedImages):
     """A folder of class folders, decoded on demand.
 
     Layouts: `DIR/{train,val}/<class>/**` as torchvision has it (`validation` and `valid` are found for `val`, any other split by
     its own name), or `DIR/<class>/**`, of which `train` and `val` are a fixed 90/10 cut of each class by the hash of the file
     names. With `split=None`, `DIR` itself holds the class folders and all of it is used. Classes are sorted by name; those of
-    another split are numbered as `train` numbers them. Hidden files and files with other extensions are passed over.
-
-    Each image is turned upright (EXIF), laid on white where transparent, brought to 8 bits and `channels` channels, resized until
-    it just covers `image_size` (antialiased bicubic) and cropped about its centre. Of an animation the first frame is taken.
-    16-bit greys are scaled by 255/65535; floats must lie in [0, 1].
-
-    `images` may be called from many threads at once.
+    another split are numbered as `train` numbers them. Hidden files and files with other extensions are passed over. What is made of each
+    file: `EncodedImages`.
 
     Args:
         directory: the folder.
         split: `'train'`, `'val'`, the name of another subfolder of class folders, or None.
-        image_size: `(H, W)` in pixels, or one number for both.
-        channels: 3 (RGB) or 1 (grey).
-        min_side: least short side of a file's image, in pixels; callers pass the mask unit.
-        workers: threads that share one call of `images`; by default one per available core.
+        image_size, channels, min_side, workers: as `EncodedImages` has them.
         only: the class folders to use; the others are passed over. None for all.
         border: pixels cut off each side of a file's image before anything else (ObjectNet's have a red frame).
 
     Raises:
         InputError: no such folder, or one without images, class folders or a second class; an empty class folder; a split that
             is missing or has a class that `train` lacks; a class of `only` that is not there; a size, a channel count or a border
-            that makes no sense. From `images`: a file that is unreadable, truncated, too large, too small, or holds NaN or infinity.
+            that makes no sense. From `images` and `crops`: a file that is unreadable, truncated, too large, too small, or holds NaN or infinity.
     """
 
     def __init__(
@@ -95,29 +227,11 @@ class FolderImages:
         only: Collection[str] | None = None,
         border: int = 0,
     ) -> None:
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        if height < 1 or width < 1:
-            raise InputError(f"image size {height}×{width}: give a height and a width of at least 1 pixel")
-        if channels not in (1, 3):
-            raise InputError(f"{channels} channels: an image folder is read with 3 (RGB) or 1 (grey)")
-        if border < 0:
-            raise InputError(f"a border of {border} pixels: give 0 or more")
-        self._shape = (channels, int(height), int(width))
+        super().__init__(image_size, channels, min_side, workers, border)
         self._split = split
-        self._min_side = min_side
-        self._border = border
-        self._workers = workers or cores()
         self._root, self._classes, members = select(existing_folder(directory), split, only)
         self._files = [name for names in members for name in names]
         self._labels = torch.repeat_interleave(torch.arange(len(members)), torch.tensor([len(names) for names in members]))
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """`(C, H, W)` in pixels."""
-        return self._shape
 
     @property
     def labels(self) -> Tensor:
@@ -137,50 +251,15 @@ class FolderImages:
         Raises:
             InputError: a file has gone, or is a broken link.
         """
-        channels, height, width = self._shape
-        return {
-            "kind": "folder",
-            "split": self._split,
-            "image_size": [height, width],
-            "channels": channels,
-            "images": len(self),
-            "classes": len(self._classes),
-            "fingerprint": fingerprint(self._root, self._files),
-        } | ({"border": self._border} if self._border else {})
+        return self._identity("folder", self._split, fingerprint(zip(self._files, file_sizes(self._root, self._files))))
 
     def path(self, index: int) -> Path:
         """The file behind one index."""
         return self._root / self._files[index]
 
-    def images(self, indices: Tensor | Sequence[int]) -> Tensor:
-        """Decode the images at `indices`.
-
-        Args:
-            indices: int64 `[B]`, each in `[0, N)`.
-
-        Returns:
-            uint8 `[B, C, H, W]` in 0..255, on the CPU.
-
-        Raises:
-            InputError: a file cannot be used; it is named, the first in the order of `indices`.
-            IndexError: an index out of range.
-        """
-        wanted = _checked(indices, len(self)).tolist()
-        pixels = np.empty((len(wanted), *self._shape), dtype=np.uint8)
-
-        def fill(rows: range) -> None:
-            for row in rows:
-                pixels[row] = decode(self.path(wanted[row]), self._shape, self._min_side, self._border)
-
-        # A pool for each call costs less than a millisecond, and leaves nothing behind that a fork or a pickle could break.
-        threads = min(self._workers, len(wanted))
-        if threads <= 1:
-            fill(range(len(wanted)))
-        else:
-            bounds = [len(wanted) * i // threads for i in range(threads + 1)]
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(fill, map(range, bounds[:-1], bounds[1:])))
-        return torch.from_numpy(pixels)
+    def encoded(self, index: int) -> Path:
+        """The same as `path`."""
+        return self.path(index)
 
 
 class Subset:
@@ -304,17 +383,21 @@ class Resident:
 def image_source(
     data: str | os.PathLike[str] | None, split: str, image_size: tuple[int, int], channels: int = 3, min_side: int = 1
 ) -> ImageSource:
-    """The images a user asked for: a folder's, or the embedded world's when `data` is None or empty.
+    """The images a user asked for: a folder's, whether class folders or shards, or the embedded world's when `data` is None or empty.
 
     Args:
         data: folder of images, or nothing. split: `train` or `validation` (a folder's `val`), or a further set of the world.
         image_size: `(H, W)` in pixels. min_side: least short side of a file's image, in pixels.
 
     Raises:
-        InputError: a size or channel count that the embedded world does not draw, and all that `FolderImages` and `World` refuse.
+        InputError: a size or channel count that the embedded world does not draw, and all that `FolderImages`, `mae_lib.shards.ShardImages`
+            and `World` refuse.
     """
     if data is not None and str(data):
-        return FolderImages(data, "val" if split == "validation" else split, image_size, channels, min_side)
+        from mae_lib.shards import ShardImages, holds_shards  # which stand on this module
+
+        kind = ShardImages if holds_shards(existing_folder(data)) else FolderImages
+        return kind(data, "val" if split == "validation" else split, image_size, channels, min_side)
     if image_size[0] != image_size[1] or channels != 3:
         raise InputError(f"the embedded world draws square RGB images, not {channels}×{image_size[0]}×{image_size[1]}: name a folder of images")
     return World(split, image_size[0])

@@ -1,6 +1,6 @@
 """What an image folder holds. What lives here: `describe`, which opens and decodes every file of a folder and says whether the
-folder can be used; `FolderDescription`, what it says of every layout; and `Description` and `SplitSummary`, what it says of class folders
-(of COCO's layout: `coco_description`)."""
+folder can be used; `FolderDescription`, what it says of every layout; and `Description` and `SplitSummary`, what it says of class folders and of
+shards (of COCO's layout: `coco_description`)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,24 @@ from PIL import Image
 from tqdm import tqdm
 
 from mae_lib.coco import nested, splits_of
-from mae_lib.datasets import FolderImages
+from mae_lib.datasets import EncodedImages, FolderImages
 from mae_lib.errors import InputError
-from mae_lib.image_files import SPLITS, VALIDATION, cores, eight_bit, existing_folder, is_image, opened, orientation, shown, split_folders, subfolders, walk
+from mae_lib.image_files import (
+    SPLITS,
+    VALIDATION,
+    Member,
+    cores,
+    eight_bit,
+    existing_folder,
+    is_image,
+    opened,
+    orientation,
+    shown,
+    split_folders,
+    subfolders,
+    walk,
+)
+from mae_lib.shards import ShardImages, holds_shards
 
 __all__ = ["FolderDescription", "SplitSummary", "Description", "describe"]
 
@@ -117,7 +132,7 @@ def count_text(number: int) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------------
-# Class folders
+# Class folders and shards
 
 
 @dataclass(frozen=True)
@@ -133,7 +148,8 @@ class SplitSummary:
 
 @dataclass(frozen=True)
 class Description(FolderDescription):
-    """What a folder of class folders holds and whether `FolderImages(directory)` can load every file checked; made by `describe`.
+    """What a folder of class folders holds and whether `FolderImages(directory)` can load every file checked, or `ShardImages(directory)` if it
+    holds shards; made by `describe`.
 
     Attributes:
         layout: in words.
@@ -204,26 +220,56 @@ def describe(
         from mae_lib.coco_description import describe_coco  # which stands on this module
 
         return describe_coco(root, limit, threads, progress)
+    if holds_shards(root):
+        return _describe_shards(directory, root, limit, threads, progress)
     files, strays, blocked = _inventory(root)
-    splits, classes, reason, warnings = _loadable(root)
+    sources, reason, warnings = _loadable(lambda: split_folders(root) or ["train", "val"], lambda name: FolderImages(root, name))
     looks = looked_at(lambda name: _look(root / name), files, limit, threads, progress, "file")
-    census = _census(looks)
-    problems = blocked + census.problems
     if strays:
         warnings.append(f"{count_text(strays)} file(s) with other extensions are passed over")
-    warnings += [f"{count_text(count)} {text}" for text, count in sorted(census.oddities.items())]
     if blocked and not reason:
         reason = blocked[0]
     if inner := nested(root):
         reason = f"{shown(root)} holds a data set in COCO's layout one folder further down: point at {shown(inner)}"
+    return _description(directory, _layout_text(root), sources, len(files), looks, warnings, reason, blocked)
+
+
+def _describe_shards(directory: str | os.PathLike[str], root: Path, limit: int, threads: int | None, progress: bool | None) -> Description:
+    names = [name for name in SPLITS if (root / name).is_dir()]
+    sources, reason, warnings = _loadable(lambda: names or ["train"], lambda name: ShardImages(root, name, progress=progress))
+    images = [(source, index) for source in sources.values() for index in range(len(source))]
+    looks = looked_at(lambda image: _look_inside(*image), images, limit, threads, progress, "image")
+    counts = {name: len(source.shards) for name, source in sources.items()}
+    layout = "tar shards" + (f", {', '.join(f'{count_text(count)} of {name}' for name, count in counts.items())}" if counts else "")
+    return _description(directory, layout, sources, len(images), looks, warnings, reason, [])
+
+
+def _description(
+    directory: str | os.PathLike[str],
+    layout: str,
+    sources: dict[str, EncodedImages],
+    files: int,
+    looks: Sequence[_Look],
+    warnings: list[str],
+    reason: str,
+    blocked: list[str],
+) -> Description:
+    """All of it, from the splits that load, what was looked at, why the folder cannot be used ('' if it can), and what kept us from listing all."""
+    census = _census(looks)
+    splits = {}
+    for name, source in sources.items():
+        splits[name], lopsided = _summarise(source)
+        warnings += [f"{name}: {text}" for text in lopsided]
+    warnings += [f"{count_text(count)} {text}" for text, count in sorted(census.oddities.items())]
+    problems = blocked + census.problems
     if problems and not reason:
         reason = f"{count_text(len(problems))} of {count_text(len(looks))} files cannot be used: delete or replace those named"
     return Description(
         directory=shown(directory),
-        layout=_layout_text(root),
+        layout=layout,
         splits=splits,
-        classes=tuple(map(shown, classes)),
-        files=len(files),
+        classes=tuple(map(shown, sources["train"].classes)) if "train" in sources else (),
+        files=files,
         checked=len(looks),
         formats=dict(census.formats.most_common()),
         modes=dict(census.modes.most_common()),
@@ -247,29 +293,25 @@ def _inventory(root: Path) -> tuple[list[str], int, list[str]]:
     return sorted(files), strays, []
 
 
-def _loadable(root: Path) -> tuple[dict[str, SplitSummary], tuple[str, ...], str, list[str]]:
-    """Summaries of the splits that load, the classes, why `train` does not load (else ''), and notes on the rest."""
-    splits: dict[str, SplitSummary] = {}
+def _loadable(found: Callable[[], Sequence[str]], source: Callable[[str], EncodedImages]) -> tuple[dict[str, EncodedImages], str, list[str]]:
+    """The splits that load, why `train` does not (else ''), and notes on the rest."""
     notes: list[str] = []
     try:
-        train = FolderImages(root, "train")
-        names = split_folders(root) or ["train", "val"]
+        sources = {"train": source("train")}
+        names = found()
     except InputError as error:
-        return splits, (), str(error), notes
-    for name in sorted(names, key=SPLITS.index):
+        return {}, str(error), notes
+    for name in sorted(set(names) - {"train"}, key=SPLITS.index):
         try:
-            summary, lopsided = _summarise(FolderImages(root, name))
+            sources[name] = source(name)
         except InputError as error:
             notes.append(f"the split '{name}' cannot be used: {error}")
-            continue
-        splits[name] = summary
-        notes += [f"{name}: {text}" for text in lopsided]
     if not set(VALIDATION) & set(names):
         notes.append("there is no validation split: pretraining runs, what scores on held-out images does not")
-    return splits, train.classes, "", notes
+    return sources, "", notes
 
 
-def _summarise(source: FolderImages) -> tuple[SplitSummary, list[str]]:
+def _summarise(source: EncodedImages) -> tuple[SplitSummary, list[str]]:
     """A split's summary, and a note if its classes are of very unequal size."""
     counts = torch.bincount(source.labels, minlength=len(source.classes)).numpy()
     met = counts[counts > 0]
@@ -295,14 +337,22 @@ def _census(looks: Iterable[_Look]) -> _Census:
     return census
 
 
-def _look(path: Path) -> _Look:
-    """Open one file and decode it as `FolderImages` would, but in full."""
+def _look_inside(source: EncodedImages, index: int) -> _Look:
+    """`_look` at one image of a source."""
     try:
-        with opened(path) as image:
+        return _look(source.encoded(index))
+    except InputError as error:
+        return _Look(problem=str(error))
+
+
+def _look(file: Path | Member) -> _Look:
+    """Open one file and decode it as `EncodedImages` would, but in full."""
+    try:
+        with opened(file) as image:
             oddities = list(_oddities(image))
             mode, size = image.mode, image.size
             image.load()
-            eight_bit(image, "RGB", path)
+            eight_bit(image, "RGB", file)
             if orientation(image) != 1:
                 oddities.append("file(s) with an EXIF orientation are turned upright")
             return _Look(image.format or "", mode, size, tuple(oddities))

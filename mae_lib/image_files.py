@@ -1,13 +1,16 @@
 """The files of an image folder. What lives here: finding image files under a folder; the layouts and splits such a folder may
-have, and the files that belong to one split (`select`); opening a file so that whatever is wrong with it names it (`opened`); and
-decoding it to uint8 of a given size (`decode`)."""
+have, and the files that belong to one split (`select`); opening a file, or a `Member` of an archive, so that whatever is wrong with it
+names it (`opened`); and decoding it to uint8 of a given size (`decode`), the whole of it or a random part (`crop_box`)."""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import math
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +25,19 @@ __all__ = [
     "cores",
     "shown",
     "existing_folder",
+    "entries",
     "subfolders",
     "is_image",
     "walk",
     "split_folders",
+    "spellings",
     "select",
+    "file_sizes",
     "fingerprint",
+    "Member",
     "opened",
     "decode",
+    "crop_box",
     "orientation",
     "eight_bit",
 ]
@@ -49,7 +57,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_REPLACE = "delete or replace this file"
 
 
 def cores() -> int:
@@ -76,7 +83,7 @@ def existing_folder(directory: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def entries(folder: Path) -> list[os.DirEntry[str]]:
     """What lies in a folder, sorted by name, without hidden files and the litter of archives."""
     try:
         with os.scandir(folder) as listing:
@@ -87,7 +94,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def subfolders(folder: Path) -> list[str]:
-    return [entry.name for entry in _entries(folder) if entry.is_dir()]
+    return [entry.name for entry in entries(folder) if entry.is_dir()]
 
 
 def is_image(name: str) -> bool:
@@ -102,7 +109,7 @@ def walk(folder: Path, prefix: str = "", above: frozenset[tuple[int, int]] = fro
     """
     status = folder.stat()
     above = above | {(status.st_dev, status.st_ino)}
-    for entry in _entries(folder):
+    for entry in entries(folder):
         if not entry.is_dir():
             yield prefix + entry.name
             continue
@@ -128,17 +135,22 @@ def split_folders(directory: Path) -> list[str]:
     return []
 
 
+def spellings(split: str) -> tuple[str, ...]:
+    """The names that the folder of a split may have, the likeliest first; InputError for what can be no folder's name."""
+    if not split or Path(split).name != split or split == "..":
+        raise InputError(f"split '{split}': give the name of a subfolder, such as 'train', without a path")
+    return tuple(dict.fromkeys((split, *VALIDATION))) if split in VALIDATION else (split,)
+
+
 def _locate(directory: Path, split: str | None) -> tuple[Path, Path | None, bool]:
     """The folder of class folders for a split; the one whose classes number it, if another; whether the split must be cut out."""
     if split is None:
         return directory, None, False
-    if not split or Path(split).name != split or split == "..":
-        raise InputError(f"split '{split}': give the name of a subfolder, such as 'train', without a path")
+    names = spellings(split)
     present = split_folders(directory)
     if not present and split in ("train", *VALIDATION):
         return directory, None, True
-    spellings = (split, *VALIDATION) if split in VALIDATION else (split,)
-    for name in spellings:
+    for name in names:
         if (directory / name).is_dir():
             train = directory / "train"
             return directory / name, train if "train" in present and name != "train" else None, False
@@ -185,7 +197,7 @@ def _class_folders(root: Path, only: Collection[str] | None) -> tuple[str, ...]:
         names = tuple(sorted(set(only)))
     if names:
         return names
-    if any(is_image(entry.name) for entry in _entries(root)):
+    if any(is_image(entry.name) for entry in entries(root)):
         cure = "this looks like one class of a data set; point at its parent"
         if root.name in SPLITS:
             cure = "sort them into <class>/ folders"
@@ -208,14 +220,22 @@ def _cut(files: list[str], held_out: bool) -> list[str]:
     return sorted(ranked[:count] if held_out else ranked[count:])
 
 
-def fingerprint(root: Path, files: list[str]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(files):
+def file_sizes(root: Path, files: Iterable[str]) -> list[int]:
+    """Bytes of each file; InputError for one that has gone, or is a broken link."""
+    sizes = []
+    for name in files:
         try:
-            size = (root / name).stat().st_size
+            sizes.append((root / name).stat().st_size)
         except OSError as error:
             what = f"{shown(root / name)} cannot be opened ({error.strerror})"
             raise InputError(f"{what}: restore it, or delete the link") from error
+    return sizes
+
+
+def fingerprint(sized: Iterable[tuple[str, int]]) -> str:
+    """SHA-256, in hex, of relative paths and bytes, whatever their order."""
+    digest = hashlib.sha256()
+    for name, size in sorted(sized):
         digest.update(os.fsencode(name) + b"\0" + str(size).encode() + b"\n")
     return digest.hexdigest()
 
@@ -224,12 +244,30 @@ def fingerprint(root: Path, files: list[str]) -> str:
 # Decoding
 
 
+@dataclass(frozen=True)
+class Member:
+    """An image file that lies in an archive.
+
+    Attributes:
+        name: what errors call it, `archive!member`. content: its bytes.
+    """
+
+    name: str
+    content: bytes
+
+
+def _refusal(file: Path | Member, what: str, cure: str = "") -> InputError:
+    """The error that names a file; unless there is another cure, it has to go."""
+    if isinstance(file, Member):
+        return InputError(f"{shown(file.name)} {what}: {cure or 'mend this member where it came from, or leave it out, and pack the shards again'}")
+    return InputError(f"{shown(file)} {what}: {cure or 'delete or replace this file'}")
+
+
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def opened(file: Path | Member) -> Iterator[Image.Image]:
     """A file opened by Pillow; whatever goes wrong until it is closed becomes an InputError that names it."""
-    name = shown(path)
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(file.content) if isinstance(file, Member) else file, formats=_FORMATS) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError
@@ -237,87 +275,114 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except (InputError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{name} has more than {Image.MAX_IMAGE_PIXELS} pixels: shrink it or delete it") from error
+        raise _refusal(file, f"has more than {Image.MAX_IMAGE_PIXELS} pixels", "shrink it or delete it") from error
     except Image.UnidentifiedImageError as error:
-        what = "is empty" if path.stat().st_size == 0 else "is not an image that can be read"
-        raise InputError(f"{name} {what}: {_REPLACE}") from error
+        empty = not file.content if isinstance(file, Member) else file.stat().st_size == 0
+        raise _refusal(file, "is empty" if empty else "is not an image that can be read") from error
     except OSError as error:
         if error.errno is not None:  # the system's fault, not the picture's: nobody should delete a file for it
-            cure = "check the file, its permissions and its disk"
-            raise InputError(f"{name} cannot be opened ({error.strerror}): {cure}") from error
-        raise InputError(f"{name} is damaged or truncated ({error}): {_REPLACE}") from error
+            raise _refusal(file, f"cannot be opened ({error.strerror})", "check the file, its permissions and its disk") from error
+        raise _refusal(file, f"is damaged or truncated ({error})") from error
     except Exception as error:  # on damaged files Pillow raises SyntaxError, ValueError, struct.error and more
-        raise InputError(f"{name} cannot be decoded ({error}): {_REPLACE}") from error
+        raise _refusal(file, f"cannot be decoded ({error})") from error
 
 
-def decode(path: Path, shape: tuple[int, int, int], min_side: int, border: int = 0) -> np.ndarray:
-    """One file as uint8 `[C, H, W]`, without the outermost `border` pixels of the file."""
+Box = tuple[float, float, float, float]
+
+
+def decode(
+    file: Path | Member, shape: tuple[int, int, int], min_side: int, border: int = 0, box: Callable[[int, int], Box] | None = None
+) -> np.ndarray:
+    """One file as uint8 `[C, H, W]`, without the outermost `border` pixels of the file.
+
+    `box` says, from the width and height of the upright picture, which part of it is resized (left, top, right, bottom); by default the
+    largest one of the wanted shape, about the centre.
+    """
     channels, height, width = shape
     mode = "RGB" if channels == 3 else "L"
-    with opened(path) as image:
+    box = box or (lambda across, down: _cover(across, down, width, height))
+    with opened(file) as image:
         short = min(image.size) - 2 * border
         if short < 1:
-            raise InputError(f"{shown(path)} is {image.width}×{image.height} pixels, nothing but its border of {border}: {_REPLACE}")
+            raise _refusal(file, f"is {image.width}×{image.height} pixels, nothing but its border of {border}")
         if short < min_side:
-            raise InputError(
-                f"{shown(path)} is {image.width}×{image.height} pixels, smaller than one mask unit ({min_side}): "
-                "delete it or choose a smaller unit"
-            )
+            what = f"is {image.width}×{image.height} pixels, smaller than one mask unit ({min_side})"
+            raise _refusal(file, what, "delete it or choose a smaller unit")
         if image.format in ("JPEG", "MPO") and not border:
             # The decoder itself may halve the picture while twice the wanted size is left: much faster, not visibly different.
-            scale = 2 * max(height, width) / short
-            image.draft(mode, (int(image.width * scale), int(image.height * scale)))
+            left, top, right, bottom = box(*(image.size[::-1] if orientation(image) >= 5 else image.size))
+            spare = min((right - left) / width, (bottom - top) / height) / 2
+            scale = next((scale for scale in (8, 4, 2) if scale <= spare), 1)
+            image.draft(mode, (image.width // scale, image.height // scale))
         image.load()
-        picture = eight_bit(image, mode, path)
+        picture = eight_bit(image, mode, file)
         if border:  # cut off before resizing, whose filter would draw the border in
             picture = picture.crop((border, border, picture.width - border, picture.height - border))
         turn = _TURNS.get(orientation(image))
         if turn is not None:
             picture = picture.transpose(turn)
-        pixels = np.asarray(_cover(picture, width, height))
+        pixels = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC, box=box(*picture.size)))
     return pixels.transpose(2, 0, 1) if channels == 3 else pixels[None]
 
 
+def crop_box(width: int, height: int, draws: Sequence[float], smallest: float) -> Box:
+    """A random part of a picture of `width` × `height` pixels, `(left, top, right, bottom)`: what `mae_lib.pretrain.augment` and torchvision's
+    RandomResizedCrop draw, but to fractions of a pixel.
+
+    Its area is uniform in [`smallest`, 1] of the picture's, the logarithm of its width over its height, in pixels, uniform in
+    [log 3/4, log 4/3], and its place uniform among those inside the picture. A side that would be longer than the picture's is as long.
+
+    Args:
+        draws: four numbers in [0, 1): area, aspect, left, top. smallest: in (0, 1].
+    """
+    area = (smallest + (1 - smallest) * draws[0]) * width * height
+    aspect = math.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * draws[1])
+    return _placed(width, height, math.sqrt(area * aspect), math.sqrt(area / aspect), draws[2], draws[3])
+
+
+def _cover(width: int, height: int, across: int, down: int) -> Box:
+    """The largest part about the centre whose sides are as `across` to `down`."""
+    scale = max(across / width, down / height)
+    return _placed(width, height, across / scale, down / scale, 0.5, 0.5)
+
+
+def _placed(width: int, height: int, across: float, down: float, left: float, top: float) -> Box:
+    """The box with these sides, clamped to the picture's, that has the share `left` of what is over on its left, `top` of it above."""
+    across, down = min(width, across), min(height, down)
+    left, top = (width - across) * left, (height - down) * top
+    return left, top, min(width, left + across), min(height, top + down)
+
+
 def orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8, of a loaded image. A damaged tag is no reason to refuse sound pixels."""
+    """EXIF orientation, 1 to 8, of a loaded image; of a JPEG also before. A damaged tag is no reason to refuse sound pixels."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:
         return 1
 
 
-def eight_bit(image: Image.Image, mode: str, path: Path) -> Image.Image:
+def eight_bit(image: Image.Image, mode: str, file: Path | Member) -> Image.Image:
     """A loaded image in `mode`, 'RGB' or 'L'."""
     if image.mode[0] in "IF":
-        return _grey_from_wide(np.asarray(image), path).convert(mode)
+        return _grey_from_wide(np.asarray(image), file).convert(mode)
     if image.has_transparency_data:
         ground = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(ground, image.convert("RGBA"))
     return image if image.mode == mode else image.convert(mode)
 
 
-def _grey_from_wide(values: np.ndarray, path: Path) -> Image.Image:
+def _grey_from_wide(values: np.ndarray, file: Path | Member) -> Image.Image:
     """16-bit, 32-bit or float grey `[H, W]` as 8 bits. Pillow's own conversion clips at 255, so that most become white.
 
     The scale is fixed, never fitted to one file: a dark picture stays dark beside the others.
     """
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
-            raise InputError(f"{shown(path)} has NaN or infinite pixels: {_REPLACE}")
+            raise _refusal(file, "has NaN or infinite pixels")
         top, asked = 1.0, "rescale it to [0, 1]"
     else:
         top, asked = 65535.0, "save it with 8 or 16 bits"
     low, high = float(values.min()), float(values.max())
     if low < -1e-3 * top or high > 1.001 * top:
-        raise InputError(f"{shown(path)} has values from {low:g} to {high:g}, outside 0 to {top:g}: {asked}")
+        raise _refusal(file, f"has values from {low:g} to {high:g}, outside 0 to {top:g}", asked)
     return Image.fromarray(np.rint(values.clip(0, top) * (255.0 / top)).astype(np.uint8))
-
-
-def _cover(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """Resize until the picture just covers `width × height` and crop about the centre, in one pass."""
-    if picture.size == (width, height):
-        return picture
-    scale = max(width / picture.width, height / picture.height)
-    across, down = min(picture.width, width / scale), min(picture.height, height / scale)
-    left, top = (picture.width - across) / 2, (picture.height - down) / 2
-    return picture.resize((width, height), Image.Resampling.BICUBIC, box=(left, top, left + across, top + down))

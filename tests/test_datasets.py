@@ -72,6 +72,18 @@ def test_senseless_sizes_are_refused(folder, options):
         FolderImages(folder, "train", **options)
 
 
+@pytest.mark.parametrize(
+    "draws, smallest", [(torch.zeros(2, 4), 0.2), (torch.zeros(1, 3), 0.2), (torch.ones(1, 4), 0.2), (torch.full((1, 4), np.nan), 0.2), (torch.zeros(1, 4), 0), (torch.zeros(1, 4), 1.1)]
+)
+def test_draws_of_crops_are_checked(folder, draws, smallest):
+    source = FolderImages(folder, "train", 16)
+    with pytest.raises(ValueError, match="draws must be|must be in \\(0, 1\\]"):
+        source.crops([0], draws, smallest)
+    with pytest.raises(IndexError):
+        source.crops([6], torch.zeros(1, 4), 0.5)
+    assert source.crops([], torch.zeros(0, 4), 0.5).shape == (0, 3, 16, 16)
+
+
 @pytest.mark.parametrize("count", [1, 2, 5, 6])
 def test_a_subset_is_spread_evenly_over_the_classes(folder, count):
     source = FolderImages(folder, "train", 16)

@@ -1,16 +1,23 @@
 """The files of an image folder: layouts, splits, decoding of unusual and damaged files, as `FolderImages` shows them."""
 
+import math
 import os
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from image_folders import RAMP, empty_class, fill, flat_val, loose, one_class, picture, save, single_images, too_deep
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
+from scipy.stats import ks_2samp
+from torchvision.transforms import RandomResizedCrop
 
 from mae_lib.datasets import FolderImages
 from mae_lib.describe import describe
 from mae_lib.errors import InputError
+from mae_lib.image_files import Member, crop_box, decode
 
 
 @pytest.fixture
@@ -316,3 +323,136 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
         with monkeypatch.context() as patch, pytest.raises(InputError, match=f"a.png has more than {limit} pixels"):
             patch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
             read_one(tmp_path / name, "a.png", lambda path: save(picture(0), path))
+
+
+# -- bytes instead of a file ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "gif"])
+def test_bytes_give_what_the_file_gives(tmp_path, suffix):
+    path = save(picture(4, 90, 70), tmp_path / f"a.{suffix}")
+    member = Member("s.tar!a", path.read_bytes())
+    assert np.array_equal(decode(member, (3, 32, 32), 1), decode(path, (3, 32, 32), 1))
+
+
+@pytest.mark.parametrize(
+    "content, what",
+    [(b"", "is empty"), (b"hello", "is not an image"), (b"\x89PNG\r\n\x1a\n" + b"x" * 100, "is damaged or truncated")],
+)
+def test_bytes_that_are_no_image_are_named_and_nobody_is_told_to_delete_a_file(content, what):
+    with pytest.raises(InputError, match=f"s.tar!a ({what}).*pack the shards again") as caught:
+        decode(Member("s.tar!a", content), (3, 8, 8), 1)
+    assert "delete" not in str(caught.value)
+
+
+# -- random resized crops ------------------------------------------------------------------------------------------------
+
+unit = st.floats(0, 1, exclude_max=True)
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.tuples(unit, unit, unit, unit), st.floats(0.01, 1))
+def test_a_crop_lies_in_the_picture_and_has_the_area_and_aspect_drawn(width, height, draws, smallest):
+    left, top, right, bottom = crop_box(width, height, draws, smallest)
+    assert 0 <= left < right <= width and 0 <= top < bottom <= height
+    across, down, share = right - left, bottom - top, smallest + (1 - smallest) * draws[0]
+    if across < width - 1e-6 and down < height - 1e-6:
+        assert across * down / (width * height) == pytest.approx(share, rel=1e-6)
+        assert math.log(across / down) == pytest.approx(math.log(3 / 4) + math.log(16 / 9) * draws[1], abs=1e-6)
+        assert left == pytest.approx(draws[2] * (width - across), abs=1e-6) and top == pytest.approx(draws[3] * (height - down), abs=1e-6)
+    else:  # a side as long as the picture's; the other as drawn or as long too
+        assert across * down <= share * width * height * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("width, height", [(500, 375), (375, 500), (640, 427)])
+def test_crops_that_fit_have_torchvision_s_law(width, height):
+    """torchvision draws again where a side would be too long; of the rest it draws from the same law, to whole pixels."""
+    count, smallest, scale = 3000, 0.2, 8
+    image = torch.empty(3, height * scale, width * scale)  # so large that a whole pixel is next to nothing
+    torch.manual_seed(0)
+    theirs = np.array([RandomResizedCrop.get_params(image, [smallest, 1.0], [3 / 4, 4 / 3]) for _ in range(count)]) / scale
+    boxes = np.array([crop_box(width, height, draws, smallest) for draws in np.random.default_rng(1).random((4 * count, 4))])
+    ours = np.stack([boxes[:, 1], boxes[:, 0], boxes[:, 3] - boxes[:, 1], boxes[:, 2] - boxes[:, 0]], axis=1)
+    ours = ours[(ours[:, 2] < height - 1e-6) & (ours[:, 3] < width - 1e-6)]
+    assert len(ours) > count
+    for k, name in enumerate(("top", "left", "height", "width")):
+        assert ks_2samp(ours[:, k], theirs[:, k]).pvalue > 1e-3, name
+
+
+def plain_crop(path, draws, smallest: float, size: int) -> np.ndarray:
+    """The crop made the long way: the whole file, upright, in colour; its part; resized."""
+    picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    box = crop_box(*picture.size, draws, smallest)
+    return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=box)).transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_crops_are_the_file_s_part_resized_once(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name in ("ant", "bee"):
+        for i in range(3):
+            save(picture(i, 301, 173), tmp_path / name / f"{i}.{suffix}", exif=exif, **({"quality": 95} if suffix == "jpg" else {}))
+    source = FolderImages(tmp_path, None, 100)  # a JPEG is halved only where twice the size is left: nowhere here
+    draws = torch.rand(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    made = source.crops(range(6), draws, 0.3)
+    assert made.dtype == torch.uint8 and made.shape == (6, 3, 100, 100)
+    for i in range(6):
+        assert np.array_equal(made[i].numpy(), plain_crop(source.path(i), draws[i].tolist(), 0.3, 100)), i
+    # By one thread or many, one by one or together: the same.
+    assert torch.equal(made, FolderImages(tmp_path, None, 100, workers=1).crops(range(6), draws, 0.3))
+    assert torch.equal(made[[4, 1]], source.crops([4, 1], draws[[4, 1]], 0.3))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_crops_of_jpegs_are_halved_while_twice_the_size_is_left_and_near_the_plain_way(tmp_path, orientation, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name in ("ant", "bee"):
+        for i in range(8):
+            save(picture(i, 1003, 749), tmp_path / name / f"{i}.jpg", exif=exif, quality=95)
+    scales, draft = [], JpegImageFile.draft
+
+    def noted(image, mode, size):
+        before = image.size
+        draft(image, mode, size)
+        scales.append(round(before[0] / image.size[0]))
+
+    monkeypatch.setattr(JpegImageFile, "draft", noted)
+    source, size, smallest = FolderImages(tmp_path, None, 60, workers=1), 60, 0.02
+    draws = torch.rand(16, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    draws[0, 0] = 0  # the smallest crop there may be
+    made = source.crops(range(16), draws, smallest)
+    for i, scale in enumerate(scales):
+        left, top, right, bottom = crop_box(*((749, 1003) if orientation == 6 else (1003, 749)), draws[i].tolist(), smallest)
+        spare = min(right - left, bottom - top) / size / 2
+        assert scale == max(s for s in (1, 2, 4, 8) if s == 1 or s <= spare)
+        assert np.abs(made[i].numpy().astype(int) - plain_crop(source.path(i), draws[i].tolist(), smallest, size)).mean() < 1.5, i
+    assert set(scales) >= {1, 2, 4}
+
+
+def test_a_crop_of_everything_is_the_whole_picture_without_its_border(tmp_path):
+    framed = Image.new("RGB", (70, 40), (255, 0, 0))
+    framed.paste(picture(1, 66, 36), (2, 2))
+    for name in ("ant", "bee"):
+        save(framed, tmp_path / name / "0.png")
+    source = FolderImages(tmp_path, None, 33, border=2)
+    left_half = lambda width, height: (0.0, 0.0, width / 2, float(height))  # noqa: E731
+    inside = picture(1, 66, 36)
+    expected = np.asarray(inside.resize((33, 33), Image.Resampling.BICUBIC, box=(0, 0, 33, 36))).transpose(2, 0, 1)
+    assert np.array_equal(decode(source.path(0), source.shape, 1, 2, left_half), expected)
+    drawn = torch.tensor([[0.5, 0.5, 0.999, 0.999]], dtype=torch.float64)
+    box = crop_box(66, 36, drawn[0].tolist(), 0.5)
+    expected = np.asarray(inside.resize((33, 33), Image.Resampling.BICUBIC, box=box)).transpose(2, 0, 1)
+    assert np.array_equal(source.crops([0], drawn, 0.5)[0].numpy(), expected)
+
+
+@pytest.mark.filterwarnings("ignore:Truncated File Read")
+def test_crops_refuse_what_whole_images_refuse(tmp_path):
+    root = fill(tmp_path, splits=("train",))
+    (root / "train" / "ant" / "1.png").write_bytes((root / "train" / "ant" / "0.png").read_bytes()[:400])
+    save(picture(0, 40, 12), root / "train" / "bee" / "0.png")
+    source, draws = FolderImages(root, "train", 16, min_side=16), torch.full((1, 4), 0.5, dtype=torch.float64)
+    for index, message in ((1, "ant/1.png .*delete or replace"), (3, "bee/0.png is 40×12 pixels, smaller than one mask unit")):
+        with pytest.raises(InputError, match=message):
+            source.crops([index], draws, 0.2)
