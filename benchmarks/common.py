@@ -4,6 +4,7 @@ names the machine."""
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import resource
@@ -55,7 +56,7 @@ def parser(description: str, rounds: int) -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=description)
     options.add_argument("--rounds", type=_positive, default=rounds, help=f"timed rounds, each with every row once in random order ({rounds})")
     options.add_argument("--batch", type=_positive, help="images a step; default: the tier's")
-    options.add_argument("--device", default="cpu", help="cpu (float32) or cuda (bfloat16 autocast)")
+    options.add_argument("--device", default="cpu", help="cpu (float32) or cuda (bfloat16 by autocast)")
     options.add_argument("--threads", type=_positive, default=1, help="CPU threads (1)")
     options.add_argument("--json", type=Path, metavar="FILE", help="also write every time measured to FILE")
     return options
@@ -77,11 +78,15 @@ def prepare(threads: int, device: str) -> torch.device:
         sys.exit(f"error: {error}")
 
 
+def precision(device: torch.device) -> str:
+    """Of the steps that are timed: autocast's bfloat16 on a GPU, float32 elsewhere."""
+    return "bfloat16" if device.type == "cuda" else "float32"
+
+
 def machine(device: torch.device) -> str:
     """One line: processor or GPU, threads, precision, versions, and how busy the machine was."""
     facts = hardware(device)
-    precision = "bfloat16 autocast" if device.type == "cuda" else "float32"
-    parts = [facts["gpu"] or facts["cpu"], f"{facts['cores']} cores, {facts['threads']} thread(s) used", precision, f"torch {metadata.version('torch')}"]
+    parts = [facts["gpu"] or facts["cpu"], f"{facts['cores']} cores, {facts['threads']} thread(s) used", precision(device), f"torch {metadata.version('torch')}"]
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     # Our own thread counts as one once it has run a while.
     busy = " (BUSY: other work runs here, so the numbers are provisional)" if load > facts["threads"] + 0.5 else ""
@@ -117,6 +122,10 @@ def seconds(work: Callable[[], object], device: torch.device, repeats: int = 1, 
     return start.elapsed_time(end) / 1e3 / repeats
 
 
+GPU_SECONDS = 0.25
+"""That a measurement on a GPU lasts at least, by as many calls in a row, ten at most."""
+
+
 def alternate(
     works: dict[str, Callable[[], object]], rounds: int, device: torch.device, clock: Callable[[], float] = time.perf_counter, warmup: int = 2
 ) -> dict[str, list[float]]:
@@ -126,14 +135,14 @@ def alternate(
         for each name, one time a round in seconds, after ``warmup`` rounds that are thrown away.
     """
     order, times = np.random.default_rng(0), {name: [] for name in works}
-    # Kernels of a small model on a GPU are shorter than the clock's grain.
-    repeats = 10 if device.type == "cuda" else 1
-    names = list(works)
+    names, repeats = list(works), dict.fromkeys(works, 1)
     for turn in range(-warmup, rounds):
         for i in order.permutation(len(names)):
-            taken = seconds(works[names[i]], device, repeats, clock)
+            taken = seconds(works[names[i]], device, repeats[names[i]], clock)
             if turn >= 0:
                 times[names[i]].append(taken)
+            elif device.type == "cuda":  # a small model's step is over before the next is launched: only several in a row show its speed
+                repeats[names[i]] = min(10, math.ceil(GPU_SECONDS / taken))
         if sys.stderr.isatty():
             print(f"\rround {max(turn + 1, 0)}/{rounds} ", end="\n" if turn + 1 == rounds else "", file=sys.stderr, flush=True)
     return times

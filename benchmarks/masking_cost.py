@@ -73,7 +73,7 @@ def main() -> None:
         batch = chosen.batch or BATCHES.get(name, sizes.training["batch"])
         world = World("train", sizes.model.image_size[0], length=batch)
         images, parts = world.images(range(batch)).to(device), world.patch_parts(sizes.model.patch).to(device, torch.int64)
-        runs = {case: Run(config, device) for case, config in configs.items()}
+        runs = {case: Run(replace(config, precision=common.precision(device)), device) for case, config in configs.items()}
         steps = {case: step_of(run, images, parts) for case, run in runs.items()}
         for step in steps.values():  # the optimiser's moments are made in its first step
             step()

@@ -58,7 +58,7 @@ def measured(folder: Path) -> list[list[str]]:
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--only", action="append", choices=BENCHMARKS, help="only this benchmark (may be repeated)")
-    options.add_argument("--device", default="cpu", help="cpu (float32) or cuda (bfloat16 autocast)")
+    options.add_argument("--device", default="cpu", help="cpu (float32) or cuda (bfloat16 by autocast)")
     options.add_argument("--rounds", type=common._positive, help="rounds of each; default: its own")
     options.add_argument("--results", type=Path, metavar="DIR", help="where the files go (results/benchmarks)")
     options.add_argument("--quick", action="store_true", help="a trial: one round of the smallest cases")

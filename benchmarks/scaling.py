@@ -55,7 +55,7 @@ def configs(factor: str) -> dict[int, PretrainConfig]:
 def stepper(config: PretrainConfig, batch: int, device: torch.device) -> tuple[Run, Callable[[], None]]:
     """A run, and its next training step, always on the same images."""
     images = torch.randint(256, (batch, config.model.channels, *config.model.image_size), dtype=torch.uint8, device=device)
-    run = Run(config, device)
+    run = Run(replace(config, precision=common.precision(device)), device)
     return run, lambda: run.train_step(images)
 
 

@@ -321,7 +321,7 @@ def main() -> None:
     print(common.table(HEAD, rows))
     print(f"\nBatch and visible patches are equal within a case; {chosen.rounds} round(s); above 1 in the last column, ours is faster.")
     print(
-        f"The ceiling is the fastest {'bfloat16' if cuda else 'float32'} matrix product of this run, {ceiling / 1e9:,.0f} GFLOP/s. A step is credited with the "
+        f"The ceiling is the fastest {common.precision(device)} matrix product of this run, {ceiling / 1e9:,.0f} GFLOP/s. A step is credited with the "
         "operations of a model that embeds only visible patches and predicts only hidden ones, whatever it computes."
     )
     if not cuda:

@@ -3,6 +3,7 @@ follows from the times. No test looks at a measured time."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import sys
@@ -58,10 +59,20 @@ def script(monkeypatch, capsys, tmp_path):
 # -- the scripts --------------------------------------------------------------------------------------------------------------
 
 
-def test_training_step_has_a_row_for_ours_twice_and_for_every_peer(script):
-    printed, record = script("training_step", "--rounds", "1", *run.QUICK["training_step"])
+@pytest.fixture
+def traced(monkeypatch):
+    """Compiling without making kernels, which takes a minute: the model is traced as for them. The graphs made so far in the test."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    return lambda: torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def test_training_step_has_a_row_for_ours_twice_compiled_and_for_every_peer(script, traced):
+    printed, record = script("training_step", "--rounds", "1", "--compile", *run.QUICK["training_step"])
     found = {cells[1]: cells for cells in rows(printed)}
-    assert set(found) == {"mae_lib", training_step.CONTROL, *training_step.PEERS}
+    assert set(found) == {"mae_lib", training_step.CONTROL, training_step.COMPILED, *training_step.PEERS}
+    assert found[training_step.COMPILED][6] == "not counted" and "cannot tell whether compiling helps" in printed
     case = record["cases"]["laptop-p8-r75"]
     for name, cells in found.items():
         if cells[3] == "not installed":
@@ -69,7 +80,7 @@ def test_training_step_has_a_row_for_ours_twice_and_for_every_peer(script):
             continue
         assert float(cells[4].replace(",", "")) == pytest.approx(case["images_a_second"][name], rel=0.01)
         assert cells[5] == f"{case['images_a_second'][name] * case['flops'] / record['ceiling_flops']:.0%}"
-        assert cells[7] == "not measured" and case["peak_bytes"][name] is None and case["kept_bytes_an_image"][name] > 0
+        assert cells[7] == "not measured" and case["peak_bytes"][name] is None and case["kept_bytes_an_image"].get(name, 1) > 0
     assert found["mae_lib"][8] == "1" and "timm" in record["peers"]
     assert "not measured in this run; --device cuda" in printed and "fewer than 6 rounds" in printed
 
@@ -245,6 +256,20 @@ def test_the_recipe_of_vit_base_takes_the_known_operations():
     assert executed - training_flops(sizes, 49) == pytest.approx(3 * 2 * 768 * (147 * 768 + 49 * 512), rel=0.02)
 
 
+def test_our_compiled_step_is_our_step(traced):
+    config, losses = training_step.cases()["laptop-p8-r75"], {}
+    images = torch.randn(2, 3, *config.model.image_size)
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        own = training_step.ours(config, CPU, compiled)
+        step = training_step.step_of(own, config, images)
+        for _ in range(3):
+            step()
+        losses[compiled] = own.loss(images).item()
+        assert traced() == (1 if compiled else 0), "three steps and a look, one graph"
+    assert losses[True] == pytest.approx(losses[False], rel=1e-4)
+
+
 def test_unequal_sizes_are_not_compared(monkeypatch):
     wider = lambda config, device: training_step.Contender(nn.Linear(3, 3), lambda images: images.mean())
     monkeypatch.setattr(training_step, "PEERS", {"timm": wider})
@@ -386,3 +411,20 @@ def test_the_ceiling_is_the_best_product_s_operations_a_second():
 def test_a_ratio_of_few_rounds_has_no_interval():
     few, many = (common.ratio([2.0] * n, [1.0] * n) for n in (common.ENOUGH_ROUNDS - 1, common.ENOUGH_ROUNDS))
     assert str(few) == "2.00" and not few.differs(1) and str(many) == "2.00 [2.00, 2.00]" and many.differs(1) and not many.differs(2)
+
+
+def test_on_a_gpu_short_work_is_repeated_and_long_work_is_not(monkeypatch):
+    """No GPU is needed: the clock is replaced."""
+    seen = {"short": [], "middle": [], "long": []}
+
+    def clock(work, device, repeats, clock):
+        seen[work()].append(repeats)
+        return {"short": 1e-3, "middle": 0.1, "long": 2.0}[work()]
+
+    monkeypatch.setattr(common, "seconds", clock)
+    times = common.alternate({name: (lambda name=name: name) for name in seen}, 4, torch.device("cuda"))
+    assert {name: repeats[2:] for name, repeats in seen.items()} == {"short": [10] * 4, "middle": [3] * 4, "long": [1] * 4}
+    assert times == {"short": [1e-3] * 4, "middle": [0.1] * 4, "long": [2.0] * 4}
+    seen["short"].clear()
+    common.alternate({"short": lambda: "short"}, 4, CPU)
+    assert seen["short"] == [1] * 6
