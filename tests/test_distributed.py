@@ -25,6 +25,9 @@ from mae_lib.store import checkpoints
 from mae_lib.tiers import PretrainConfig
 from mae_lib.worlds import World
 
+KILLS = int(os.environ.get("MAE_KILLS", 3))
+"""How many processes one test kills, one after another."""
+
 WORLD = World("train", 32, length=40)
 
 
@@ -155,14 +158,14 @@ def workers(parent: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the worker processes in /proc")
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(600 + 60 * KILLS)
 def test_killing_processes_at_random_steps_loses_no_more_than_the_steps_since_the_last_state(tmp_path):
-    """MAE_KILLS says how many are killed, one after another; after each, `torchrun` starts both again, and both find what the dead have left behind."""
-    kills, draw = int(os.environ.get("MAE_KILLS", 3)), random.Random(0)
-    words = ["--steps", str(40 + 20 * kills), "--save-every", "0.05", "--out"]
+    """After each, `torchrun` starts both again, and both find what the dead have left behind."""
+    draw = random.Random(0)
+    words = ["--steps", str(40 + 20 * KILLS), "--save-every", "0.05", "--out"]
     run = launch(tmp_path, *words, str(tmp_path / "out"))
     state, killed, reached, wanted = tmp_path / "cache" / "states", [], 0, 1
-    while run.poll() is None and len(killed) < kills:
+    while run.poll() is None and len(killed) < KILLS:
         time.sleep(0.02)
         for path in state.glob("r*.safetensors"):
             step = int(read_safetensors(path)[1]["step"])
@@ -173,7 +176,7 @@ def test_killing_processes_at_random_steps_loses_no_more_than_the_steps_since_th
             killed.append(reached)
             wanted = reached + draw.randint(1, 12)
     output = run.communicate(timeout=240)[0]
-    assert run.returncode == 0 and len(killed) == kills == output.count("closing signal SIGTERM"), f"killed at {killed}\n{output}"
+    assert run.returncode == 0 and len(killed) == KILLS == output.count("closing signal SIGTERM"), f"killed at {killed}\n{output}"
     whole = launch(tmp_path / "whole", *words, str(tmp_path / "whole" / "out"))
     output = whole.communicate(timeout=240)[0]
     assert whole.returncode == 0, output

@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from mae_lib.cells import world_cells
@@ -230,15 +231,16 @@ def snakemake(folder: Path, *words: str) -> subprocess.CompletedProcess:
 
 @with_snakemake
 def test_what_is_recorded_is_not_made_again_and_what_is_missing_is(clone):
-    done = snakemake(clone, "--dry-run", "shape_bias", "tree_world")
+    recorded = ["shape_bias_world_r75_u8_p8_s0", "shape_bias_world_r75_u8_p8_s1", "tree_world_random_r50_s0", "tree_world_random_r50_s1"]
+    done = snakemake(clone, "--dry-run", *recorded)
     assert done.returncode == 0 and "Nothing to be done" in done.stdout + done.stderr, done.stderr
     gone = [next((clone / "results" / place).glob(name)) for place, name in (("shape_bias/world", "r75-u8-p8-s1-*"), ("tree_world", "random-r50-s0-*"))]
     for path in gone:
         path.unlink()
-    done = snakemake(clone, "--dry-run", "shape_bias", "tree_world")
+    done = snakemake(clone, "--dry-run", *recorded)
     assert done.returncode == 0
     rules = {line.split()[-1].rstrip(":") for line in (done.stdout + done.stderr).splitlines() if line.startswith(("rule ", "localrule "))}
-    assert rules - {"shape_bias", "tree_world"} == {"shape_bias_world_r75_u8_p8_s1", "tree_world_random_r50_s0"}
+    assert rules == set(recorded[1:3])
 
 
 @with_snakemake
@@ -258,3 +260,49 @@ def test_a_cell_is_made_with_what_it_needs_and_only_once(clone):
     assert {row[0] for row in rows if row[1] == "done"} == {"pretraining/world/r50-u8-p8-s0", "separability/world/r50-u8-p8-s0"}
     again = snakemake(clone, "--dry-run", *words)
     assert "Nothing to be done" in again.stdout + again.stderr
+
+
+@with_snakemake
+@pytest.mark.timeout(900)
+def test_a_workflow_that_was_killed_goes_on_without_making_anything_twice(clone):
+    words = ("--config", "tier=smoke", "seeds=[0]")
+    wanted = [f"separability_world_{run}_s0" for run in ("r10_u8_p8", "r25_u8_p8")]
+    results = clone / "runs/smoke/results"
+    environment = os.environ | {"MAE_CACHE": str(clone / "cache"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", *wanted, *words]
+    killed = subprocess.Popen(command, cwd=clone, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    def made() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for run in ("r10", "r25") for path in results.rglob(f"{run}-*.json")}
+
+    while len(made()) < 2:
+        assert killed.poll() is None
+        time.sleep(0.05)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    before = made()
+    done = snakemake(clone, *wanted, *words)
+    assert done.returncode == 0, done.stderr
+    after = made()
+    assert len(before) < len(after) == 4 and before.items() <= after.items()
+
+
+@with_snakemake
+@pytest.mark.timeout(900)
+def test_a_chapter_that_fails_takes_no_other_with_it(clone):
+    own = clone.with_name("of two chapters")
+    shutil.copytree(clone, own, symlinks=True, ignore=shutil.ignore_patterns("notebooks", "runs", ".snakemake", "cache"))
+    (own / "notebooks").mkdir()
+    cells = nbformat.v4.new_code_cell
+    for name, code in {"98_fails": "raise RuntimeError('no such thing')", "99_works": "print(tier)"}.items():
+        first = cells('tier: str = "laptop"  # size', metadata={"tags": ["parameters"]})
+        check = cells("from mae_lib.chapters import check_parameters\ncheck_parameters(globals(), tier=str)")
+        notebook = nbformat.v4.new_notebook(cells=[first, check, cells(code)])
+        notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+        nbformat.write(notebook, own / "notebooks" / f"{name}.ipynb")
+    done = snakemake(own, "chapters", "--config", "results=runs/none")
+    assert (own / "runs/report.tsv").is_file(), done.stderr
+    rows = {row.split("\t")[0]: row.split("\t") for row in (own / "runs/report.tsv").read_text().splitlines()}
+    assert done.returncode != 0 and rows["chapters/98"][1].startswith("failed") and rows["chapters/99"][1] == "done", (rows, done.stderr)
+    assert "no such thing" in (own / "runs/logs/chapters/98.log").read_text()
+    assert (own / "runs/chapters/99.ipynb").is_file() and not (own / "runs/chapters/98.ipynb").exists() and (own / "runs/chapters/98.unfinished.ipynb").is_file()
