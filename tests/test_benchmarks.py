@@ -97,6 +97,17 @@ def test_data_has_a_row_for_each_of_the_eight_pretrainings(script):
     assert len(names) == 8 and names <= {cells[0] for cells in rows(printed)} and set(record["pretrainings"]) == names
 
 
+def test_data_has_a_row_for_each_way_to_a_crop_and_says_which_holds_up_training(script):
+    printed, record = script("data", "--rounds", "1", "--tier", "smoke", "--batch", "4", "--synthetic", "24")
+    ways = {f"{way}, {place}{threads}" for way in ("decoding", "cropping") for place in ("", "shards, ") for threads in ("1 thread", "its pool")}
+    assert ways < {cells[0] for cells in rows(printed)} and ways < set(record["seconds"])
+    assert record["images"] == record["synthetic"] == 24 and not record["drawn"] and record["image_size"] == 32
+    for name in ("1 thread", "its pool", "shards, 1 thread", "shards, its pool"):
+        least = min((one["ratios"][f"cropping, {name}"]["median"], config) for config, one in record["pretrainings"].items())
+        held = "the training step" if least[0] > 1 else "the data path"
+        assert f"{name}: with nothing in memory the bottleneck would be {held}: crops come at {least[0]:.2f}×" in printed
+
+
 def test_shared_has_a_row_for_every_way_and_size(script):
     printed, record = script("shared", "--rounds", "1", *run.QUICK["shared"])
     assert [cells[0] for cells in rows(printed)] == [*record["quad_tree"], "100", "1,000", "10,000"] and len(record["quad_tree"]) == 4
