@@ -41,8 +41,8 @@ MOST_MASKS = 4_000
 EXAMPLES = 3
 """Masks of a setting that are drawn: the first of its sample."""
 
-MEASURES = {"share": "share of c's members that are at the level", "chance": "chance that a latent of the level is in c"}
-"""What the spectrum shows → its words."""
+MEASURES = {"share": "share of c's members", "chance": "a latent's chance to be in c"}
+"""What the spectrum shows, level by level → its words."""
 
 LAW_WORDS = {"random": "random units, an exact number", "independent": "every patch by itself", "block": "one contiguous block"}
 """Law of masks → its words in the explorer."""
@@ -224,7 +224,7 @@ class LevelExplorer:
             left.barh(level, value.value, height=0.6, color=PALETTE[2])
             left.plot([value.low, value.high], [level, level], color="black", lw=1.4)
             left.annotate(f"{value.value:.4f}" if value.value else "none seen", (max(value.value, value.high), level), (4, 0), textcoords="offset points", va="center", fontsize=8)
-        left.set(yticks=heights, xlim=(0, 1.28), xticks=(0, 0.5, 1), ylabel="level", xlabel=MEASURES[measure].replace(" that", "\nthat"))
+        left.set(yticks=heights, xlim=(0, 1.28), xticks=(0, 0.5, 1), ylabel="level", xlabel=MEASURES[measure])
         left.spines[["top", "right"]].set_visible(False)
         middle.set(xlim=(-0.3, columns + 0.3), ylim=(rows + 0.3, -0.3), aspect="equal", xticks=[], yticks=[])
         middle.spines[:].set_visible(False)
