@@ -68,7 +68,8 @@ def main() -> None:
     total = [whole for whole, _ in builds]
     pages = [whole - sum(executed.values()) for whole, executed in builds]
     shown = [*seconds.items(), ("all chapters", [sum(executed.values()) for _, executed in builds]), ("the pages, by Sphinx", pages), ("the whole build", total)]
-    print(common.table(["chapter", "seconds: median [quartiles]", "of the build"], [[name, _seconds(taken), f"{np.median(taken) / np.median(total):.0%}"] for name, taken in shown]))
+    rows = [[name, _seconds(taken), f"{np.median(taken) / np.median(total):.0%}"] for name, taken in shown]
+    print(common.table(["chapter", "seconds: median [quartiles]", "of the build"], rows))
     common.save(chosen.json, device, {"benchmark": "book_time", "rounds": chosen.rounds, "chapters": seconds, "pages": pages, "build": total})
 
 

@@ -87,10 +87,15 @@ def machine(device: torch.device) -> str:
     """One line: processor or GPU, threads, precision, versions, and how busy the machine was."""
     facts = hardware(device)
     parts = [facts["gpu"] or facts["cpu"], f"{facts['cores']} cores, {facts['threads']} thread(s) used", precision(device), f"torch {metadata.version('torch')}"]
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    load = _load()
     # Our own thread counts as one once it has run a while.
     busy = " (BUSY: other work runs here, so the numbers are provisional)" if load > facts["threads"] + 0.5 else ""
     return ", ".join(parts) + f", load {load:.1f}{busy}"
+
+
+def _load() -> float:
+    """Threads that ran or waited in the last minute; 0 where the system does not say."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def label(device: torch.device) -> str:
@@ -223,7 +228,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def save(path: Path | None, device: torch.device, result: dict) -> None:
-    """Writes the result with its origin, if a file was asked for."""
+    """Writes the result with its origin and the load at the end, in which our own threads count, if a file was asked for."""
     if path is not None:
-        write_json(path, {"provenance": provenance(device), **result})
+        write_json(path, {"provenance": provenance(device), "load": round(_load(), 2), **result})
         print(f"\nwritten: {path}")

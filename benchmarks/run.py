@@ -50,8 +50,10 @@ def measured(folder: Path) -> list[list[str]]:
             origin = json.loads(path.read_text(encoding="utf-8"))["provenance"]
             hardware = origin["hardware"]
             devices.add(hardware["device"])
-            rows.append([name, hardware["gpu"] or f"{hardware['cpu']}, {hardware['threads']} thread(s)", origin["finished"][:10], str(origin["commit"]), f"{name}/{path.name}"])
-        rows += [[name, kind, "not measured", "", ""] for kind in ("cpu", "cuda") if kind not in devices and not (kind == "cuda" and name in CPU_ONLY)]
+            where = hardware["gpu"] or f"{hardware['cpu']}, {hardware['threads']} thread(s)"
+            rows.append([name, where, origin["finished"][:10], str(origin["commit"]), f"{name}/{path.name}"])
+        kinds = ("cpu",) if name in CPU_ONLY else ("cpu", "cuda")
+        rows += [[name, kind, "not measured", "", ""] for kind in kinds if kind not in devices]
     return rows
 
 
@@ -65,7 +67,8 @@ def main() -> int:
     chosen = options.parse_args()
     device = common.prepare(torch.get_num_threads(), chosen.device)
     folder = chosen.results or (None if chosen.quick else results_directory() / "benchmarks")
-    names = [name for name in BENCHMARKS if name in (chosen.only or BENCHMARKS) and not (device.type != "cpu" and name in CPU_ONLY) and not (chosen.quick and name not in QUICK)]
+    left_out = {*(CPU_ONLY if device.type != "cpu" else ()), *(set(BENCHMARKS) - set(QUICK) if chosen.quick else ())}
+    names = [name for name in BENCHMARKS if name in (chosen.only or BENCHMARKS) and name not in left_out]
     rows, failed = [], False
     for name in names:
         print(f"== {name} ==\n", flush=True)

@@ -175,8 +175,9 @@ def side_by_side(rounds: int, batch: int, device: torch.device) -> tuple[list[di
     with processes(counts[-1], tier("laptop").config({"kind": "world"}), batch, device) as connections:
         works = {count: (lambda count=count: advance(connections[:count])) for count in counts}
         times = common.alternate(works, rounds, torch.device("cpu"), time.perf_counter, warmup=1)
+    images = {count: count * RUN_STEPS * batch for count in counts}
     records = [
-        {"size": count, "seconds": times[count], "rate": count * RUN_STEPS * batch / statistics.median(times[count]), "peak_mib_a_process": peak[count]} for count in counts
+        {"size": count, "seconds": times[count], "rate": images[count] / statistics.median(times[count]), "peak_mib_a_process": peak[count]} for count in counts
     ]
     within = counts[:-1] if len(counts) > 2 else counts
     words = growth("time", "runs", exponent(within, [times[count] for count in within]))
@@ -216,7 +217,7 @@ def main() -> None:
             rate = f"{record['rate']:,.0f} {'masks' if 'batch_bytes' in record else 'images'}/s"
             rows.append([factor, f"{record['size']:,}", tokens, common.spread(record["seconds"]), rate, memory_of(record)])
     print(common.table(["factor", "size", "visible patches", "ms: median [quartiles]", "rate", "memory"], rows))
-    print(f"\nBatch {chosen.batch}, {chosen.rounds} round(s). A time is a training step's, of masks that of drawing them all, of runs that of {RUN_STEPS} steps of each, side by side.\n")
+    print(f"\nBatch {chosen.batch}, {chosen.rounds} round(s). A time is a training step's; of masks, of drawing them all; of runs, of {RUN_STEPS} steps of each.\n")
     print("\n".join(f"{factor}: {words}." for factor, (_, words) in measured.items()))
     common.save(chosen.json, device, {
         "benchmark": "scaling", "rounds": chosen.rounds, "batch": chosen.batch, "run_steps": RUN_STEPS,

@@ -258,7 +258,9 @@ def compiled_verdict(times: dict[str, list[float]]) -> str:
     return f"compiled, mae_lib is {'faster' if against.median < 1 else 'slower'}: it takes {against} of its time, beyond the noise (±{noise:.2f})."
 
 
-def measure(config: PretrainConfig, batch: int, rounds: int, device: torch.device, clock: Callable[[], float], compiled: bool) -> tuple[dict, dict[str, Contender], dict[str, str]]:
+def measure(
+    config: PretrainConfig, batch: int, rounds: int, device: torch.device, clock: Callable[[], float], compiled: bool
+) -> tuple[dict, dict[str, Contender], dict[str, str]]:
     """One case: what was measured, as its record holds it; who was there; and who was missing, why."""
     sizes, flops = config.model, training_flops(config.model, config.mask.visible_patches)
     images = torch.randn(batch, sizes.channels, *sizes.image_size, device=device)
@@ -289,7 +291,8 @@ def rows_of(label: str, record: dict, ceiling: float) -> list[list[str]]:
         speed, kept, peak = record["images_a_second"][name], record["kept_bytes_an_image"].get(name), record["peak_bytes"][name]
         against = "1" if name == "mae_lib" else str(common.Estimate(**record["ratios"][name]))
         rows.append([
-            label, name, f"{record['parameters'][name]:,}", common.spread(taken), f"{speed:,.{0 if speed >= 100 else 1}f}", f"{speed * record['flops'] / ceiling:.0%}",
+            label, name, f"{record['parameters'][name]:,}", common.spread(taken), f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}",
+            f"{speed * record['flops'] / ceiling:.0%}",
             "not counted" if kept is None else f"{kept / 2**20:.2f}", "not measured" if peak is None else f"{peak / 2**30:.2f}", against,
         ])
     return rows
@@ -331,7 +334,7 @@ def main() -> None:
     for name, why in missing.items():
         print(f"{name} is not installed ({why}): python -m pip install '.[bench]'")
     print("\n" + "\n".join(sentences))
-    if not missing:
+    if not missing and chosen.rounds >= common.ENOUGH_ROUNDS:
         print(f"\nSlower than the fastest peer beyond the noise: {', '.join(slower) or 'in no case'}.")
     versions = {name: metadata.version(name) for name in PEERS if name not in missing}
     common.save(chosen.json, device, {"benchmark": "training_step", "rounds": chosen.rounds, "peers": versions, "ceiling_flops": ceiling, "cases": result})

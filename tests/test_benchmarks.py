@@ -229,10 +229,14 @@ def copy_weights(source: MaskedAutoencoder, target: training_step.TimmMAE) -> di
 
 
 @settings(max_examples=12, deadline=None)
-@given(grid=st.tuples(st.integers(2, 4), st.integers(2, 4)), patch=st.sampled_from([2, 4]), channels=st.integers(1, 3), ratio=st.sampled_from([0.25, 0.5, 0.75]), seed=st.integers(0, 99))
+@given(
+    grid=st.tuples(st.integers(2, 4), st.integers(2, 4)), patch=st.sampled_from([2, 4]), channels=st.integers(1, 3), ratio=st.sampled_from([0.25, 0.5, 0.75]),
+    seed=st.integers(0, 99),
+)
 def test_the_recipe_in_timm_s_parts_has_our_loss_and_our_gradients(grid, patch, channels, ratio, seed):
     torch.manual_seed(seed)
-    sizes = ModelConfig(image_size=(grid[0] * patch, grid[1] * patch), patch=patch, channels=channels, width=16, depth=2, heads=2, decoder_width=8, decoder_depth=1, decoder_heads=2)
+    size = (grid[0] * patch, grid[1] * patch)
+    sizes = ModelConfig(size, patch, channels, width=16, depth=2, heads=2, decoder_width=8, decoder_depth=1, decoder_heads=2)
     mask = MaskSpec(grid, ratio)
     model, peer = MaskedAutoencoder(sizes).double(), training_step.TimmMAE(sizes, mask.visible_patches).double()
     names = copy_weights(model, peer)
@@ -353,7 +357,10 @@ def test_a_compiled_step_is_set_against_our_own(compiled, said):
 
 
 @settings(deadline=None)
-@given(k=st.floats(-1, 3), constant=st.floats(1e-4, 1e3), x=st.lists(st.integers(1, 5000), min_size=2, max_size=6, unique=True), slow=st.lists(st.floats(0.5, 50), min_size=1, max_size=9))
+@given(
+    k=st.floats(-1, 3), constant=st.floats(1e-4, 1e3), x=st.lists(st.integers(1, 5000), min_size=2, max_size=6, unique=True),
+    slow=st.lists(st.floats(0.5, 50), min_size=1, max_size=9),
+)
 def test_the_exponent_of_a_power_law_is_found_however_slow_single_rounds_are(k, constant, x, slow):
     found = scaling.exponent(x, [[constant * size**k * factor for factor in slow] for size in x])
     assert found.median == pytest.approx(k, abs=1e-6) and found.low == pytest.approx(k, abs=1e-6) and found.high == pytest.approx(k, abs=1e-6)
