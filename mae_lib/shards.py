@@ -76,7 +76,7 @@ def _shards(folder: Path) -> list[str]:
     if packed := [name for name in names if name.endswith(_COMPRESSED)]:
         raise InputError(f"{shown(folder / packed[0])} is compressed, so that no image can be read without all before it: unpack it to a .tar")
     found = sorted(name for name in names if name.endswith(".tar"))
-    if not found:
+    if not found and not (folder / _INDEX).exists():
         raise InputError(f"{shown(folder)} holds no .tar files: point at a folder of shards, or pack one by `mae data shard`")
     series = sorted({_SERIES.fullmatch(name)[1] for name in found})
     if len(series) > 1:
@@ -363,7 +363,7 @@ class Packed:
     splits: dict[str, tuple[int, int, int]]
 
     def __str__(self) -> str:
-        return "\n".join(f"{name}: {samples} images in {shards} shard(s), {size / 1e6:.0f} MB" for name, (shards, samples, size) in self.splits.items())
+        return "\n".join(f"{name}: {samples} images in {shards} shard(s), {size / 1e6:,.1f} MB" for name, (shards, samples, size) in self.splits.items())
 
 
 def pack(

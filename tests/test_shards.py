@@ -424,6 +424,18 @@ def test_the_command_packs_and_says_how_to_go_on(folder, tmp_path, capsys):
     assert all(word in text for word in ("DIR", "OUT", "--split", "--megabytes"))
 
 
+def test_a_model_trained_on_the_folder_is_the_one_of_its_shards(tmp_path, capsys):
+    root = fill(tmp_path / "set")
+    pack(root, tmp_path / "out")
+    words = ["pretrain", "--tier", "smoke", "--steps", 2, "--batch", 4, "--out", tmp_path / "checkpoints"]
+    assert mae(*words, "--data", root) == 0 and "0 already stored" in capsys.readouterr().out
+    assert mae(*words, "--data", tmp_path / "out") == 0 and "1 already stored" in capsys.readouterr().out
+    (tmp_path / "out" / "train" / "train-000000.tar").unlink()
+    assert mae(*words, "--data", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("mae: ") and "train-000000.tar is missing" in error and error.count("\n") == 1
+
+
 def test_shards_are_described_like_their_folder(folder, packed):
     told, plain = describe(packed), describe(folder)
     assert told.usable and told.command == f"mae pretrain --data {packed}" and told.files == told.checked == plain.files
