@@ -52,8 +52,8 @@ def measured(folder: Path) -> list[list[str]]:
             devices.add(hardware["device"])
             where = hardware["gpu"] or f"{hardware['cpu']}, {hardware['threads']} thread(s)"
             rows.append([name, where, origin["finished"][:10], str(origin["commit"]), f"{name}/{path.name}"])
-        kinds = ("cpu",) if name in CPU_ONLY else ("cpu", "cuda")
-        rows += [[name, kind, "not measured", "", ""] for kind in kinds if kind not in devices]
+        kinds = {"cpu": "a CPU"} if name in CPU_ONLY else {"cpu": "a CPU", "cuda": "a GPU"}
+        rows += [[name, words, "not measured", "", ""] for kind, words in kinds.items() if kind not in devices]
     return rows
 
 

@@ -191,7 +191,7 @@ def memory_of(record: dict) -> str:
         return f"{record['kept_bytes_an_image'] / 2**20:.2f} MiB kept an image{peak}"
     if "batch_bytes" in record:
         return f"{record['batch_bytes'] / 2**20:.2f} MiB a batch"
-    return f"{record['peak_mib_a_process']:,.0f} MiB a process"
+    return f"{record['peak_mib_a_process']:,.0f} MiB a process, libraries included"
 
 
 def main() -> None:
