@@ -58,7 +58,7 @@ class Browser:
     def __init__(self, root: str, folder: Path) -> None:
         self._root = root
         options = {"binary": CHROMIUM, "args": [*FLAGS, f"--user-data-dir={folder}"]}
-        wanted = {"alwaysMatch": {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}}
+        wanted = {"alwaysMatch": {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}, "pageLoadStrategy": "none"}}
         self._session = f"/session/{self._call('POST', '/session', {'capabilities': wanted})['sessionId']}"
         # The driver's own command: Chrome's, sent through the driver, is without effect in some versions.
         self.post("/chromium/network_conditions", network_conditions={"offline": True, "latency": 0, "download_throughput": 0, "upload_throughput": 0})
@@ -80,8 +80,19 @@ class Browser:
         return self.post("/goog/cdp/execute", cmd=command, params=parameters)
 
     def open(self, address: str) -> None:
-        self.post("/url", url="about:blank")  # an address that differs in its hash alone would not load the page anew
-        self.post("/url", url=address)
+        """Loads a page, and waits until its scripts have run and its images are there.
+
+        By its own look: on a machine that is busy, chromedriver's own waiting takes a page for loaded that has not begun to, and the next one then never loads.
+        """
+        for wanted in ("about:blank", address):  # an address that differs in its hash alone would not load the page anew
+            self.post("/url", url=wanted)
+            for _ in range(3000):
+                with contextlib.suppress(AssertionError):  # the page that is left cannot answer any more
+                    if self.js("return document.readyState === 'complete' && location.href.startsWith(arguments[0])", wanted.partition("#")[0]):
+                        break
+                time.sleep(0.01)
+            else:
+                raise AssertionError(f"{wanted} is not there after half a minute")
 
     def js(self, script: str, *arguments: Any) -> Any:
         return self.post("/execute/sync", script=script, args=list(arguments))
@@ -114,6 +125,10 @@ class Browser:
     def log(self) -> list[str]:
         """What the console holds since the last call: the page's errors and the requests that failed."""
         return [entry["message"] for entry in self.post("/se/log", type="browser")]
+
+    def errors(self) -> list[str]:
+        """Of the same, the errors alone."""
+        return [entry["message"] for entry in self.post("/se/log", type="browser") if entry["level"] == "SEVERE"]
 
     def picture(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self._call("GET", self._session + "/screenshot")))

@@ -2,7 +2,9 @@
 
 MathJax comes from an installed package instead of a CDN, as the one file that holds every TeX extension and draws SVG, so
 that it has no fonts and no further scripts to ask for. The live widgets' scripts are left out, since a page has no kernel
-to talk to: a cell's HTML face is shown instead of its widget (see `nb_mime_priority_overrides` in _config.yml).
+to talk to: a cell's HTML face is shown instead of its widget (see `nb_mime_priority_overrides` in _config.yml). So is
+sphinx-thebe, which Jupyter Book always loads: it would run cells on a server elsewhere, puts that server's address into
+every page, and declares its constants twice, which is an error in the browser.
 """
 
 from __future__ import annotations
@@ -35,7 +37,17 @@ def use_local_mathjax(app: Sphinx, config: Config) -> None:
     config.mathjax_path = SCRIPT
 
 
+def leave_out_thebe(app: Sphinx, config: Config) -> None:
+    """Undo what sphinx-thebe has set up: its scripts, its style sheet and what it adds to each page."""
+    for listeners in app.events.listeners.values():
+        for listener in list(listeners):
+            if listener.handler.__module__ == "sphinx_thebe":
+                app.disconnect(listener.id)
+    app.registry.css_files[:] = [(name, attributes) for name, attributes in app.registry.css_files if name != "sphinx-thebe.css"]
+
+
 def setup(app: Sphinx) -> dict[str, bool | str]:
     """Register with Sphinx."""
     app.connect("config-inited", use_local_mathjax)
+    app.connect("config-inited", leave_out_thebe)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
