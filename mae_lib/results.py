@@ -10,13 +10,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from mae_lib.chapters import repository
 from mae_lib.errors import InputError
 from mae_lib.files import write_json
 
 
 def results_directory() -> Path:
-    """The project's ``results/`` (in a clone)."""
-    return Path(__file__).resolve().parent.parent / "results"
+    """The project's ``results/``. InputError where the package in use lies in no clone, and so has no results beside it."""
+    return repository() / "results"
 
 
 def _path(folder: Path, name: str, identity: str) -> Path:
