@@ -1,4 +1,5 @@
 # make book       the executed book: makes the environment, runs the chapters, writes _build/html
+# make single     the executed book as one page, to print or to search with the browser's own search: _build/singlehtml/index.html
 # make test       every test: pytest over tests/, nbval over every notebook
 # make notebooks  runs every notebook again and saves its outputs in place, for committing
 # make results    makes every result of the embedded world that is missing, by Snakemake on all cores (book/scaling.md says how long)
@@ -22,7 +23,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export IPYTHONDIR := $(CURDIR)/_build/ipython
 unexport MPLBACKEND PYTHONHOME
 
-.PHONY: help book test notebooks results clean environment
+.PHONY: help book single test notebooks results clean environment
 .DEFAULT_GOAL := help
 
 help:
@@ -38,6 +39,12 @@ book: environment
 	  echo 'The book was NOT built: a cell failed or Sphinx warned, see above.' >&2; \
 	  exit $$status; }
 	@printf '\nThe book is built. Open this page:\n%s\n' '$(CURDIR)/_build/html/index.html'
+
+# Sphinx writes the page's own addresses as if it lay in the top folder, so it is put there.
+single: environment
+	@$(BIN)/jupyter-book build . -n -W --keep-going --builder singlehtml
+	@mv _build/singlehtml/book/preface.html _build/singlehtml/index.html
+	@printf '\nThe whole book is on this page:\n%s\n' '$(CURDIR)/_build/singlehtml/index.html'
 
 # Cells tagged nbval-check-output have to print what the notebook holds; of all others only an exception fails (images and
 # timings differ from machine to machine). Files run side by side, one thread each: two threads on one core are slower than one.

@@ -209,3 +209,22 @@ def test_make_book_passes_a_failure_on_and_shows_the_reports(make) -> None:
     builder.write_text("#!/bin/bash\nexit 0\n")
     status, screen, _ = make("book")
     assert status == 0 and screen.rstrip().endswith(str(make.root / "_build/html/index.html"))
+
+
+def test_make_single_puts_the_whole_book_on_one_page_that_finds_its_files(make) -> None:
+    book = Book(make.root)
+    (book.root / "preface.md").rename(book.root / "book" / "preface.md")
+    (book.root / "_toc.yml").write_text("format: jb-book\nroot: book/preface\nchapters:\n- file: notebooks/chapter\n")
+    book.write_chapter("import matplotlib.pyplot as plt\nfrom mae_lib.number import NUMBER\nprint('the number is', NUMBER)\nplt.plot([NUMBER]);")
+    make("environment")
+    builder = book.root / ".venv" / "bin" / "jupyter-book"
+    builder.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c 'from jupyter_book.cli.main import main; main()' \"$@\"\n")
+    builder.chmod(0o755)
+    status, screen, _ = make("single", PYTHONPATH=str(book.root))
+    page = book.root / "_build" / "singlehtml" / "index.html"
+    assert status == 0 and screen.rstrip().endswith(str(page)), screen
+    text = page.read_text(encoding="utf-8")
+    assert "A formula" in text and "the number is 1111" in text
+    files = {address.split("?")[0] for address in re.findall(r'(?:src|link href)="([^"#:]+)"', text)} - {"searchindex.js"}
+    assert any(name.endswith(".png") for name in files) and any(name.endswith(".css") for name in files)
+    assert not [name for name in files if not (page.parent / name).is_file()]
