@@ -377,7 +377,7 @@ class Resident:
 
     def images(self, indices: Tensor | Sequence[int]) -> Tensor:
         """uint8 `[B, C, H, W]` in 0..255, on the device, for `indices` `[B]`; IndexError for an index out of range."""
-        return self._pixels.index_select(0, _checked(indices, len(self)).to(self._pixels.device))
+        return self._pixels.index_select(0, _checked(indices, len(self)).to(self._pixels.device, non_blocking=True))
 
 
 def image_source(

@@ -81,7 +81,7 @@ def sample_design(
     if design == "random":
         return spec.sample(batch, generator)
     if design == "groups":
-        fixed = torch.tensor(groups, device=generator.device).expand(batch, -1)
+        fixed = torch.tensor(groups).to(generator.device, non_blocking=True).expand(batch, -1)
         priority = group_priority(fixed, generator)
     elif parts is None:
         raise InputError(f"masks of design {design!r} need each image's parts: only the embedded world can tell them")

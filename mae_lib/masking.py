@@ -102,7 +102,7 @@ class MaskSpec:
         """
         device = generator.device if generator is not None else torch.device("cpu")
         order = torch.rand(batch, self.units, generator=generator, device=device).argsort(dim=1)
-        patches = self.unit_patches.to(device)[order].flatten(1)
+        patches = self.unit_patches.to(device, non_blocking=True)[order].flatten(1)
         return patches[:, : self.visible_patches], patches[:, self.visible_patches :]
 
 
@@ -143,8 +143,8 @@ def block_masks(grid: tuple[int, int], ratio: float, batch: int, generator: torc
     sides = torch.tensor([s for s in fitting if max(s) <= 2 * min(s)] or fitting)
     device = generator.device if generator is not None else torch.device("cpu")
     draw = torch.rand(3, batch, generator=generator, device=device)
-    size = sides.to(device)[(draw[0] * len(sides)).long()]
-    corner = (draw[1:].T * (torch.tensor(grid, device=device) - size + 1)).long()
+    size = sides.to(device, non_blocking=True)[(draw[0] * len(sides)).long()]
+    corner = (draw[1:].T * (torch.tensor(grid).to(device, non_blocking=True) - size + 1)).long()
     inside = []
     for axis, length in enumerate(grid):
         place = torch.arange(length, device=device)
