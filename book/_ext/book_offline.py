@@ -46,8 +46,13 @@ def leave_out_thebe(app: Sphinx, config: Config) -> None:
     app.registry.css_files[:] = [(name, attributes) for name, attributes in app.registry.css_files if name != "sphinx-thebe.css"]
 
 
+SUMMARIES = "DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY &&= location.protocol !== 'file:'"
+"""The search fetches every page that it lists, for an excerpt; a browser lets no page fetch a file."""
+
+
 def setup(app: Sphinx) -> dict[str, bool | str]:
     """Register with Sphinx."""
     app.connect("config-inited", use_local_mathjax)
     app.connect("config-inited", leave_out_thebe)
+    app.add_js_file(None, body=SUMMARIES)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
