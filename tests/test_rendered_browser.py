@@ -57,7 +57,7 @@ def afresh(tab: Browser) -> None:
 def settle(tab: Browser, size: tuple[int, int], scheme: str) -> None:
     """The page on another screen, its transitions at their end."""
     tab.screen(*size, scheme)
-    for _ in range(100):
+    for _ in range(40):
         if tab.js("document.getAnimations().forEach(a => a.finish()); return [document.documentElement.dataset.theme, innerWidth]") == [scheme, size[0]]:
             break
         time.sleep(0.02)
