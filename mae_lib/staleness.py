@@ -1,5 +1,5 @@
 """What keeps numbers from outliving the code that makes them. For each kind of result: a fingerprint of the source that decides its numbers, and,
-in ``results/code.json``, the fingerprint under which a result of that kind was last made again, number for number. The two differ as soon as that
+in ``results/code.json``, the fingerprint under which a result of that kind was last made again with the same numbers. The two differ as soon as that
 source changes, and the check fails until a cell is made again: `mae rerun --changed`.
 
 The fingerprint covers the modules of `SOURCES` and all that they import from this package, without comments and docstrings.
@@ -48,6 +48,10 @@ GLUE = {kind: "evaluate" for kind in ("reconstruction", "attention", "separabili
 
 SILENT = frozenset({"claims", "cli", "comparisons", "describe", "distributed", "errors", "files", "ledger", "provenance", "results", "tiers"})
 """Modules that decide no number of a finished run: what reads, writes, names, prints and judges. A config's own values are in the record."""
+
+
+MAGNIFYING = frozenset({"separability"})
+"""Kinds whose numbers hang on the last digit of their input: t-SNE's map of the same features differs on another processor."""
 
 
 @lru_cache(maxsize=None)
@@ -110,7 +114,8 @@ class Agreement:
     """A record beside the same cell made again.
 
     Attributes:
-        numbers: how many were compared. equal: how many are the same to the last digit. outside: names of those whose new value lies outside the
+        numbers: how many were compared. equal: how many are the same to nine digits, all that a sum keeps whose terms another processor adds in
+            another order. outside: names of those whose new value lies outside the
             recorded interval (or, where the record has none, differs at all).
     """
 
@@ -124,9 +129,9 @@ class Agreement:
 
     def __str__(self) -> str:
         if self.exact:
-            return f"{self.numbers} numbers, all the same to the last digit"
+            return f"{self.numbers} numbers, all the same to nine digits"
         within = self.numbers - self.equal - len(self.outside)
-        text = f"{self.numbers} numbers: {self.equal} the same to the last digit, {within} within the recorded intervals, {len(self.outside)} outside"
+        text = f"{self.numbers} numbers: {self.equal} the same to nine digits, {within} within the recorded intervals, {len(self.outside)} outside"
         return text + (f" ({', '.join(self.outside[:5])}{' …' if len(self.outside) > 5 else ''})" if self.outside else "")
 
 
@@ -152,12 +157,23 @@ def compare(record: Mapping, again: Mapping) -> Agreement:
     old, new = numbers(record), numbers(again)
     equal, outside = 0, []
     for name, value in old.items():
-        if name in new and repr(value) == repr(new[name]):  # repr: NaN is equal to NaN
+        if name in new and _same(value, new[name]):
             equal += 1
         elif name not in new or not value.low <= new[name].value <= value.high:
             outside.append(name)
     outside += [name for name in new if name not in old]
     return Agreement(len(old.keys() | new.keys()), equal, tuple(outside))
+
+
+def _same(old: Interval, new: Interval) -> bool:
+    """Whether two values and their ends are the same to nine digits; NaN is the same as NaN."""
+    pairs = ((old.value, new.value), (old.low, new.low), (old.high, new.high))
+    return old.n == new.n and all(math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) or math.isnan(a) and math.isnan(b) for a, b in pairs)
+
+
+def confirms(kind: str, agreement: Agreement) -> bool:
+    """Whether a cell of ``kind`` was made again: all numbers the same; of `MAGNIFYING` kinds, none outside the recorded intervals."""
+    return agreement.exact or (kind in MAGNIFYING and not agreement.outside)
 
 
 def code_file() -> Path:
@@ -171,8 +187,8 @@ def confirmed() -> dict[str, dict]:
 
 
 def confirm(kind: str, cell: str, agreement: Agreement, again: Mapping) -> None:
-    """Notes that the present code makes ``cell`` again. InputError if it does not, to the last digit."""
-    if not agreement.exact:
+    """Notes that the present code makes ``cell`` again. InputError if it does not: see :func:`confirms`."""
+    if not confirms(kind, agreement):
         raise InputError(f"{cell} was not made again: {agreement}; results/{kind} is of older code: make it again (`make results` after deleting it)")
     entry = {"code": fingerprint(kind), "cell": cell, "agreement": str(agreement), "commit": again["commit"], "finished": again["finished"]}
     write_json(code_file(), dict(sorted((confirmed() | {kind: entry}).items())))

@@ -160,7 +160,7 @@ def cell(copy, monkeypatch):
 
 def test_a_cell_that_is_made_again_to_the_last_digit_is_noted(cell, copy, capsys):
     assert mae("rerun", "identify/fold-s0") == 0
-    assert "1 numbers, all the same to the last digit" in capsys.readouterr().out
+    assert "1 numbers, all the same to nine digits" in capsys.readouterr().out
     noted = json.loads((copy / "code.json").read_text())["identify"]
     assert noted["code"] == staleness.fingerprint("identify") and noted["cell"] == "identify/fold-s0"
     assert mae("rerun", "--changed") == 0 and capsys.readouterr().out == "", "nothing has changed since"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mae_lib import evaluate, staleness
 from mae_lib.errors import InputError
 from mae_lib.results import results_directory
-from mae_lib.staleness import GLUE, SOURCES, bare, compare, confirm, fingerprint, imported, modules, stale
+from mae_lib.staleness import GLUE, SOURCES, bare, compare, confirm, confirmed, fingerprint, imported, modules, stale
 
 SOURCE = '''"""What lives here."""
 
@@ -77,8 +77,9 @@ def record(value: float = 0.5, low: float | None = 0.4, high: float | None = 0.6
     return {"name": "r75-s0", "hash": "0" * 16, "measures": measures | more}
 
 
-def test_records_are_compared_to_the_last_digit_and_by_their_intervals():
+def test_records_are_compared_to_nine_digits_and_by_their_intervals():
     assert compare(record(), record()).exact and compare(record(), record()).numbers == 2
+    assert compare(record(), record(0.5 + 1e-13)).exact and not compare(record(), record(0.5 + 1e-8)).exact
     near = compare(record(), record(0.5000001))
     assert not near.exact and near.outside == () and "1 within the recorded intervals" in str(near)
     assert compare(record(), record(0.7)).outside == ("a",)
@@ -110,6 +111,10 @@ def test_only_an_exact_agreement_is_noted(tmp_path, monkeypatch):
     assert not staleness.code_file().exists()
     confirm("identify", "identify/c-z1-s3", compare(record(), record()), record() | origin)
     assert "identify" not in stale()
+    with pytest.raises(InputError, match="was not made again"):
+        confirm("separability", "separability/world/r75-u8-p8-s0", compare(record(), record(0.7)), record() | origin)
+    confirm("separability", "separability/world/r75-u8-p8-s0", compare(record(), record(0.51)), record() | origin)  # t-SNE on another processor
+    assert "1 within the recorded intervals" in confirmed()["separability"]["agreement"]
     monkeypatch.setattr(staleness, "fingerprint", lambda kind: "another")
     assert "identify" in stale()
 
