@@ -54,11 +54,8 @@ test: environment
 notebooks: environment
 	@$(BIN)/python book/_ext/run_notebooks.py notebooks/*.ipynb
 
-# Goes on where it was stopped. Snakemake, the extra `batch`, comes into .venv with the first call; nothing that is there changes its version.
+# Goes on where it was stopped.
 results: environment
-	@$(BIN)/python -c 'import snakemake' 2>/dev/null || { \
-	  echo 'Adding Snakemake to .venv ...'; \
-	  $(BIN)/python -m pip install --quiet --no-build-isolation -c requirements.txt -e '.[batch]'; }
 	@$(BIN)/snakemake --cores all cells
 
 clean:

@@ -72,7 +72,14 @@ def test_json_and_csv_say_the_same(capsys):
 def test_the_readme_counts_as_the_ledger_does():
     verdicts = [row.decision.verdict for row in entries()]
     counted = f"Of {len(verdicts)} claims and variants: {verdicts.count('reproduced')} reproduced, {verdicts.count('not reproduced')} not reproduced, {verdicts.count('undecided')} undecided."
-    assert counted in (repository() / "README.md").read_text(encoding="utf-8")
+    text = (repository() / "README.md").read_text(encoding="utf-8")
+    assert counted in text
+    found = [[cell.split() for cell in line.strip("|").split("|")[1:]] for line in text.splitlines() if line.startswith("| ") and line.count("|") == 5]
+    expected: dict[str, dict[str, list[str]]] = {}
+    for row in entries():
+        expected.setdefault(row.claim.chapter, {}).setdefault(row.decision.verdict, []).append(row.claim.id)
+    said = [[verdicts.get(name, ["–"]) for name in ("reproduced", "not reproduced", "undecided")] for verdicts in expected.values()]
+    assert found[0] == [["reproduced"], ["not", "reproduced"], ["undecided"]] and found[1:] == said
 
 
 @pytest.mark.parametrize("words", [("T9",), ("--as-json", "--as-csv"), ("T1r", "--state")])
