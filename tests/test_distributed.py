@@ -138,11 +138,13 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path):
 
 
 def launch(root: Path, *words: str) -> subprocess.Popen:
-    """`torchrun` on two processes, restarting them when one dies."""
+    """`torchrun` on two processes, restarting them when one dies. What they say goes to ``root/said``: a pipe that nobody empties would stop them."""
+    root.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "30", "--monitor-interval", "0.1",
                "--master-port", str(free_port()), "-m", "mae_lib.pretrain", "--tier", "smoke", "--device", "cpu", *words]  # fmt: skip
     environment = os.environ | {"MAE_CACHE": str(root / "cache"), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with open(root / "said", "w") as said:
+        return subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT)
 
 
 def workers(parent: int) -> list[int]:
@@ -175,11 +177,11 @@ def test_killing_processes_at_random_steps_loses_no_more_than_the_steps_since_th
             os.kill(draw.choice(children), signal.SIGKILL)
             killed.append(reached)
             wanted = reached + draw.randint(1, 12)
-    output = run.communicate(timeout=240)[0]
+    run.wait(240)
+    output = (tmp_path / "said").read_text()
     assert run.returncode == 0 and len(killed) == KILLS == output.count("closing signal SIGTERM"), f"killed at {killed}\n{output}"
     whole = launch(tmp_path / "whole", *words, str(tmp_path / "whole" / "out"))
-    output = whole.communicate(timeout=240)[0]
-    assert whole.returncode == 0, output
+    assert whole.wait(240) == 0, (tmp_path / "whole" / "said").read_text()
     (stored,), (other,) = checkpoints(tmp_path / "out"), checkpoints(tmp_path / "whole" / "out")
     torch.testing.assert_close(torch.tensor(stored.curve[1]), torch.tensor(other.curve[1]), rtol=1e-5, atol=1e-6)
     assert not list(state.glob("r*.safetensors"))
