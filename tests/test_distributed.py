@@ -203,7 +203,7 @@ def _lingering(out: Path) -> None:
 @pytest.mark.parametrize("way", ["asleep", "stopped"])
 def test_a_process_that_hangs_is_named_and_the_others_end(tmp_path, way):
     (tmp_path / way).mkdir()
-    port, patience = free_port(), datetime.timedelta(seconds=8)  # of a busy machine's start, too
+    port, patience = free_port(), datetime.timedelta(seconds=12)  # of a busy machine's start, too
     processes = [tiny.start(_process, rank, 2, port, str(tmp_path / way), _lingering, patience) for rank in range(2)]
     processes[0].join(60)
     assert processes[0].exitcode == 1
@@ -218,12 +218,12 @@ def test_a_process_that_hangs_is_named_and_the_others_end(tmp_path, way):
 
 def _slow(out: Path) -> None:
     """Slower than the patience altogether, never in one step."""
-    pretrain(tiny.config(batch=12, steps=12), tiny.Ramps(), device="cpu", progress=False, on_step=lambda run: time.sleep(0.9))
+    pretrain(tiny.config(batch=12, steps=12), tiny.Ramps(), device="cpu", progress=False, on_step=lambda run: time.sleep(1.2))
 
 
 def test_a_slow_training_is_not_taken_for_a_hung_one(tmp_path):
     port = free_port()
-    for process in [tiny.start(_process, rank, 2, port, str(tmp_path), _slow, datetime.timedelta(seconds=8)) for rank in range(2)]:
+    for process in [tiny.start(_process, rank, 2, port, str(tmp_path), _slow, datetime.timedelta(seconds=12)) for rank in range(2)]:
         tiny.finish(process)
 
 
