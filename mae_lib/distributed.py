@@ -186,13 +186,17 @@ class _Watch:
         return {other: _Pulse(**json.loads(self.store.get(key))) for other, key in keys.items() if self.store.check([key])}
 
 
+_EXCHANGES = ("distributed", "autograd", "nn/parallel")
+"""Where in PyTorch a process waits for others: in collectives, going backwards, which exchanges gradients, and in DistributedDataParallel's own forward."""
+
+
 def _standing(thread: int) -> tuple[str, bool]:
     """Where ``thread`` is: the innermost line of this package, and whether it waits there for other processes, by all that Python can see."""
     frame, inner = sys._current_frames().get(thread), None
     waits, here = False, Path(__file__).parent
     while frame is not None:
         path = Path(frame.f_code.co_filename)
-        waits = waits or path.match("torch/distributed/*.py") or path.match("torch/autograd/*.py")  # gradients are exchanged while going backwards
+        waits = waits or any(path.match(f"torch/{place}/*.py") for place in _EXCHANGES)
         if path.parent == here:
             return f"{path.name}:{frame.f_lineno} in {frame.f_code.co_name}", waits
         inner, frame = inner or f"{path.name}:{frame.f_lineno} in {frame.f_code.co_name}", frame.f_back
