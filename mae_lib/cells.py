@@ -24,6 +24,7 @@ from mae_lib.errors import InputError
 from mae_lib.evaluate import EVALUATIONS, SETTINGS
 from mae_lib.experiments import EXPERIMENTS, Experiment
 from mae_lib.identify import every_mask_case, table_cases
+from mae_lib.ladder import RUNGS, Rung
 from mae_lib.ledger import run_name
 from mae_lib.store import Checkpoint, named
 from mae_lib.structure import estimate_groups
@@ -85,7 +86,8 @@ class Cell:
 
 def world_cells(tier: str = "laptop", seeds: Sequence[int] = SEEDS) -> dict[str, Cell]:
     """id → cell of everything on the embedded world at a tier; at the laptop tier also what has no tier (the quad-tree world, the theory, with the
-    seeds of its own) and the experiments of `mae_lib.experiments`, paired with the same ``seeds`` or on fresh ones. InputError for an unknown tier."""
+    seeds of its own), the experiments of `mae_lib.experiments`, paired with the same ``seeds`` or on fresh ones, and the second sweep (`mae_lib.ladder`),
+    which has its own. InputError for an unknown tier."""
     sizes = tiers.tier(tier)
     world = image_source(None, "train", sizes.model.image_size).identity
     sweep = {seed: _sweep(sizes, world, seed) for seed in seeds}
@@ -94,7 +96,8 @@ def world_cells(tier: str = "laptop", seeds: Sequence[int] = SEEDS) -> dict[str,
         trained = [_Pretraining("world", tier, config) for config in sweep[seed].values()]
         arms = [_Pretraining("designs", tier, config) for config in _designs(sizes, world, seed)]
         cells += [each.cell() for each in (*trained, *arms)]
-        cells += [_evaluation(kind, "world", each, FEWER.get(tier)) for kind in EVALUATIONS for each in trained]
+        kinds = [kind for kind in EVALUATIONS if kind != "few_labels"]  # of the second sweep alone
+        cells += [_evaluation(kind, "world", each, FEWER.get(tier)) for kind in kinds for each in trained]
         cells += [_evaluation("latents", "world", each, FEWER.get(tier)) for each in arms]
         scenes = _scenes(tier)
         cells += [_detector("world", scenes, tier, each) for each in trained]
@@ -104,6 +107,8 @@ def world_cells(tier: str = "laptop", seeds: Sequence[int] = SEEDS) -> dict[str,
         cells += _theory()
         for experiment in EXPERIMENTS.values():
             cells += _experiment(experiment, tier, world, seeds)
+        for rung in RUNGS.values():
+            cells += _rung(rung, tier, world)
     return _by_id(cells)
 
 
@@ -188,6 +193,8 @@ class _Pretraining:
         words += ["--margin", config.margin] if config.margin else []
         words += ["--strict"] if config.strict else []
         words += ["--steps", config.steps] if config.steps != own.steps else []
+        words += ["--batch", config.batch] if config.batch != own.batch else []
+        words += ["--base-lr", config.base_lr] if config.base_lr != own.base_lr else []
         words += ["--decoder-depth", config.model.decoder_depth] if config.model.decoder_depth != own.model.decoder_depth else []
         return tuple(map(str, (*words, "--seed", config.seed)))
 
@@ -310,6 +317,22 @@ def _experiment(experiment: Experiment, tier_name: str, world: dict, seeds: Sequ
             trained = _Pretraining(data, tier_name, config)
             cells.append(trained.cell())
             cells += [_evaluation(kind, experiment.data, trained, experiment.options) for kind in experiment.kinds]
+    return cells
+
+
+def _rung(rung: Rung, tier_name: str, world: dict) -> list[Cell]:
+    """The cells of one length of the second sweep, seed by seed, the ratios before the units."""
+    sizes, scenes, cells = tiers.tier(tier_name), _scenes(tier_name), []
+    for seed in rung.seeds:
+        swept = _sweep(sizes, world, seed)
+        trained = [_Pretraining(rung.data, tier_name, replace(swept[run], **rung.training)) for run in rung.runs]
+        arms = [_Pretraining(rung.data, tier_name, replace(c, **rung.training)) for c in _designs(sizes, world, seed)] if seed in rung.arms else []
+        cells += [each.cell() for each in (*trained, *arms)]
+        cells += [_evaluation(kind, rung.data, each) for kind in EVALUATIONS for each in trained]
+        cells += [_evaluation("latents", rung.data, each) for each in arms]
+        cells += [_detector(rung.data, scenes, tier_name, each) for each in trained]
+        if seed in rung.arms:
+            cells += [_detector(rung.data, scenes, tier_name, patch=patch, seed=seed) for patch in (sizes.model.patch, sizes.small_patch)]
     return cells
 
 

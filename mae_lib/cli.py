@@ -219,11 +219,11 @@ def _obtain(command: Pretrain, config: PretrainConfig) -> Checkpoint:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure what pretrained encoders have learned: reconstruction (§3.1), attention (§3.2), separability and probe (§3.3), shape_bias (§3.4),
-    latents (§3.6). What is already recorded in --results for these weights, data and settings is not measured again."""
+    """Measure what pretrained encoders have learned: reconstruction (§3.1), attention (§3.2), separability, probe and few_labels (§3.3), shape_bias
+    (§3.4), latents (§3.6). What is already recorded in --results for these weights, data and settings is not measured again."""
 
-    what: Annotated[Literal["reconstruction", "attention", "separability", "probe", "shape_bias", "latents"], tyro.conf.Positional, tyro.conf.arg(metavar="WHAT")]
-    """reconstruction, attention, separability, probe, shape_bias or latents (of the embedded world)"""
+    what: Annotated[Literal["reconstruction", "attention", "separability", "probe", "few_labels", "shape_bias", "latents"], tyro.conf.Positional, tyro.conf.arg(metavar="WHAT")]
+    """reconstruction, attention, separability, probe, few_labels (20 a class), shape_bias or latents (of the embedded world)"""
     checkpoint: tuple[Path, ...]
     """checkpoints (their .safetensors or .json), folders of them, or bare names (NAME-HASH) of what is in checkpoints/ or in the cache"""
     data: Path | None = None

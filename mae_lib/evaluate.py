@@ -18,6 +18,7 @@ from torch import Tensor
 from mae_lib.attention import evaluate_attention, untrained
 from mae_lib.datasets import ImageSource, Resident, Subset, image_source
 from mae_lib.errors import InputError
+from mae_lib.few_labels import evaluate_few_labels
 from mae_lib.features import Features, encode, features, pixel_features
 from mae_lib.intervals import Interval
 from mae_lib.latents import evaluate_latents, readout, world_latents
@@ -39,10 +40,14 @@ SETTINGS = {
     "attention": ("images",),
     "separability": ("seed",),
     "probe": ("train_images", "seed"),
+    "few_labels": ("train_images", "seed"),
     "shape_bias": ("train_images", "seed"),
     "latents": ("train_images", "seed"),
 }
 """Which options each evaluation depends on, beside its data."""
+
+PROBES = ("probe", "few_labels")
+"""Evaluations that score a linear probe on shifted sets too."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +102,8 @@ def evaluate(kind: str, checkpoint: Checkpoint, options: Options = Options()) ->
 def _check(kind: str, options: Options) -> None:
     if kind not in EVALUATIONS:
         raise InputError(f"there is no evaluation {kind!r}: choose one of {', '.join(EVALUATIONS)}")
-    if options.shifted and (kind != "probe" or options.data is None):
-        raise InputError("shifted sets are for the probe on a folder of images: the embedded world brings its own, and nothing else uses them")
+    if options.shifted and (kind not in PROBES or options.data is None):
+        raise InputError("shifted sets are for probes on a folder of images: the embedded world brings its own, and nothing else uses them")
     if options.stimuli is not None and (kind != "shape_bias" or options.data is None):
         raise InputError("cue-conflict stimuli are for shape_bias with --data, the images that its probe is trained on")
     if kind == "shape_bias" and options.data is not None and options.stimuli is None:
@@ -117,9 +122,9 @@ def identity(kind: str, checkpoint: Checkpoint, options: Options) -> dict:
         run = config.family
     settings = {name: getattr(options, name) for name in SETTINGS[kind]}
     model, data = config.model, {}
-    for split in ("validation", "train") if kind in ("probe", "shape_bias", "latents") else ("validation",):
+    for split in ("validation", "train") if kind in (*PROBES, "shape_bias", "latents") else ("validation",):
         data[split] = image_source(options.data, split, model.image_size, model.channels).identity
-    if kind == "probe":
+    if kind in PROBES:
         classes = tuple(image_source(options.data, "train", model.image_size, model.channels).classes)
         opened = {name: open_shifted(name, folder, classes, model.image_size, model.channels) for name, folder in options.shifted.items()}
         # What counts as right is not the images' but, for ObjectNet, a file's beside them.
@@ -188,10 +193,19 @@ def _separability(checkpoint: Checkpoint, options: Options) -> Measures:
 
 def _probe(checkpoint: Checkpoint, options: Options) -> Measures:
     model = checkpoint.config.model
+    return evaluate_probe(*_probed(checkpoint, options), options.seed, options.device) | _pixels(options, model.image_size, model.channels)
+
+
+def _few_labels(checkpoint: Checkpoint, options: Options) -> Measures:
+    return evaluate_few_labels(*_probed(checkpoint, options), options.seed, options.device)
+
+
+def _probed(checkpoint: Checkpoint, options: Options) -> tuple[Features, dict[str, tuple[Features, Tensor]]]:
+    """Features that a probe is trained on, and of the sets that it is scored on."""
+    model = checkpoint.config.model
     sources = _probe_sources(options, model.image_size, model.channels)
     train = _features(checkpoint, options, "train", options.train_images)
-    sets = {name: (features(checkpoint, source, device=options.device), accepts) for name, (source, accepts) in sources.items()}
-    return evaluate_probe(train, sets, options.seed, options.device) | _pixels(options, model.image_size, model.channels)
+    return train, {name: (features(checkpoint, source, device=options.device), accepts) for name, (source, accepts) in sources.items()}
 
 
 def _probe_sources(options: Options, size: tuple[int, int], channels: int) -> dict[str, tuple[ImageSource, Tensor]]:
@@ -267,6 +281,7 @@ EVALUATIONS: dict[str, Callable[[Checkpoint, Options], Measures]] = {
     "attention": _attention,
     "separability": _separability,
     "probe": _probe,
+    "few_labels": _few_labels,
     "shape_bias": _shape_bias,
     "latents": _latents,
 }

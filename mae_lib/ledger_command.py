@@ -29,6 +29,8 @@ class Ledger:
     """print JSON: tests, intervals, the paper's numbers and ours"""
     as_csv: bool = False
     """print CSV: one row a test"""
+    steps: int | None = None
+    """of the second sweep, on fresh seeds: the verdicts at this length of training (9600, 28800, 86400), as far as its seeds are there"""
     check: bool = False
     """fail if a result is older than the code that makes it, or if what the book states is no longer what the results say"""
     state: bool = False
@@ -41,6 +43,8 @@ class Ledger:
             raise InputError("--as-json, --as-csv, --check and --state exclude each other: give one")
         if self.state and self.claims:
             raise InputError("--state writes all claims: name none")
+        if self.steps is not None:
+            return self._print_rung()
         rows = ledger.entries(self.claims)
         if self.as_json:
             print(json.dumps([row.to_dict() for row in rows], indent=1))
@@ -61,17 +65,42 @@ class Ledger:
 
     def _print(self, rows: list) -> None:
         from mae_lib.figures import Table
+        from mae_lib.ladder import RUNGS
         from mae_lib.ledger import command, folder
 
         def shown(decision: object) -> str:
             return "–" if decision is None else decision.verdict
 
         print(Table(["claim", "where", "verdict", "photographs", "what is claimed"], [[r.claim.id, r.claim.where, shown(r.decision), shown(r.real), r.claim.statement] for r in rows]))
+        print()
+        for rung in RUNGS.values():
+            print(f"second sweep, {rung}: {rung.recorded()} of {rung.planned} runs are there (mae ledger --steps {rung.steps})")
         for row in rows if self.claims else ():
             for name, decision in (("embedded world", row.decision), ("photographs", row.real)):
                 if decision is not None and decision.rows:
                     print(f"\n{row.claim.id}, {name} ({folder(decision.claim)}; {command(decision.claim)})")
                     print(Table(["test", "found, 95 % interval over seeds", "alone"], [[t.said(), format(f, "+.4f"), outcome] for t, f, outcome in decision.rows]))
+
+    def _print_rung(self) -> int:
+        from mae_lib.figures import Table
+        from mae_lib.ladder import rung, smallest_effect
+
+        if any((self.as_json, self.as_csv, self.check, self.state)):
+            raise InputError("--steps prints a table: leave out --as-json, --as-csv, --check and --state")
+        chosen = rung(self.steps)
+        decisions = chosen.decisions()
+        if unknown := [identity for identity in self.claims if identity not in decisions]:
+            raise InputError(f"{unknown[0]!r} is not tested at this length: choose of {', '.join(decisions)}")
+        wanted = {identity: decisions[identity] for identity in (self.claims or decisions)}
+        print(f"{chosen}: {chosen.recorded()} of {chosen.planned} runs are there")
+        print(Table(["claim", "verdict", "what is claimed"], [[identity, d.verdict, d.claim.statement] for identity, d in wanted.items()]))
+        rows = [
+            [identity, t.said(), str(f.n), format(f, "+.4f"), format(smallest_effect(f), ".4f"), outcome]
+            for identity, d in (wanted.items() if self.claims else ()) for t, f, outcome in d.rows
+        ]
+        if rows:
+            print(Table(["claim", "test", "seeds", "found, 95 % interval", "smallest effect that could be told", "alone"], rows))
+        return 0
 
     def _check(self, rows: list) -> int:
         from mae_lib.staleness import check

@@ -106,8 +106,8 @@ def evaluate_probe(train: Features, sets: Mapping[str, tuple[Features, Tensor]],
     measures: dict[str, Interval] = {}
     for pool in POOLS:
         rows = {name: (features.pooled(pool), features.labels, accepts) for name, (features, accepts) in sets.items()}
-        probe = _trained(train.pooled(pool), train.labels, train.classes, rows, seed, device)
-        measures |= {f"{pool}/{name}": _accuracy(name, probe, *row, seed) for name, row in rows.items()}
+        probe = trained_on(train.pooled(pool), train.labels, train.classes, rows, seed, device)
+        measures |= {f"{pool}/{name}": _accuracy(probe, *row, seed) for name, row in rows.items()}
     return measures
 
 
@@ -129,8 +129,8 @@ def evaluate_pixels(
 
     features, labels = flat(train, train_images)
     rows = {name: (*flat(source, images), accepts) for name, (source, accepts) in sets.items()}
-    probe = _trained(features, labels, train.classes, rows, seed, device)
-    return {f"pixels/{name}": _accuracy(name, probe, *row, seed) for name, row in rows.items()}
+    probe = trained_on(features, labels, train.classes, rows, seed, device)
+    return {f"pixels/{name}": _accuracy(probe, *row, seed) for name, row in rows.items()}
 
 
 def relative_to_validation(records: Sequence[dict], chance: float) -> list[dict]:
@@ -250,7 +250,7 @@ def _held_out_images(labels: Tensor, classes: int, share: float, seed: int) -> T
 # Scoring and checks
 
 
-def _trained(
+def trained_on(
     features: Tensor, labels: Tensor, classes: Sequence[str], sets: Mapping[str, tuple[Tensor, Tensor, Tensor]], seed: int, device: str
 ) -> Probe:
     """A probe, after all of the sets that it is to be scored on have been checked: bad input fails at once."""
@@ -265,11 +265,16 @@ def _trained(
     return train_probe(features, labels, len(classes), seed, device)
 
 
-def _accuracy(name: str, probe: Probe, features: Tensor, labels: Tensor, accepts: Tensor, seed: int) -> Interval:
+def hits(probe: Probe, features: Tensor, labels: Tensor, accepts: Tensor) -> Tensor:
+    """bool [M]: whether each image of which some class is right got a right one; of a set as :func:`evaluate_probe` takes it, by its rule."""
     scored = accepts[labels].any(1)
     answers = accepts.any(0).nonzero().flatten()
     best = answers[probe.probabilities(features[scored])[:, answers].argmax(1)]
-    return bootstrap(accepts[labels[scored], best].double(), seed=seed)
+    return accepts[labels[scored], best]
+
+
+def _accuracy(probe: Probe, features: Tensor, labels: Tensor, accepts: Tensor, seed: int) -> Interval:
+    return bootstrap(hits(probe, features, labels, accepts).double(), seed=seed)
 
 
 def _check_features(features: Tensor) -> None:

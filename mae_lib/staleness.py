@@ -34,6 +34,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "attention": ("attention", *_ENCODER),
     "separability": ("separability", "features", *_ENCODER),
     "probe": ("probe", "features", "shifted", *_ENCODER),
+    "few_labels": ("few_labels", "shifted", *_ENCODER),
     "shape_bias": ("shape_bias", "features", "probe", *_ENCODER),
     "latents": ("latents", "features", *_ENCODER),
     "detection": ("detectors", "finetune", "average_precision", *_ENCODER),
@@ -43,7 +44,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
 }
 """kind of result → the modules that its numbers come from."""
 
-GLUE = {kind: "evaluate" for kind in ("reconstruction", "attention", "separability", "probe", "shape_bias", "latents")}
+GLUE = {kind: "evaluate" for kind in ("reconstruction", "attention", "separability", "probe", "few_labels", "shape_bias", "latents")}
 """kind → a module that opens the images and hands them on; itself without what it imports, since it imports every kind's modules."""
 
 SILENT = frozenset({"claims", "cli", "comparisons", "describe", "distributed", "errors", "files", "ledger", "provenance", "results", "tiers"})

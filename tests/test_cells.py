@@ -16,9 +16,11 @@ from mae_lib.cells import real_cells, world_cells
 from mae_lib.cli import Evaluate, Finetune, Pretrain, main, parse
 from mae_lib.errors import InputError
 from mae_lib.experiments import EXPERIMENTS
+from mae_lib.ladder import ARMS, DECIDING, KINDS, RUNGS
 from mae_lib.results import results_directory
 
-WORLD = ("world", "designs", *(each.data for each in EXPERIMENTS.values()))
+LADDER = {rung.data for rung in RUNGS.values()}
+WORLD = ("world", "designs", *(each.data for each in EXPERIMENTS.values()), *LADDER)
 FOLDERS = {name: f"photographs/{name}" for name in ("in20", "tinyin32", "pacs", "stimuli", "dsb2018")}
 
 
@@ -46,8 +48,7 @@ def photographs(monkeypatch) -> dict:
 
 
 def recorded(of: tuple[str, ...]) -> list[Path]:
-    kinds = ("pretraining", "reconstruction", "attention", "separability", "probe", "shape_bias", "latents", "detection")
-    return [path for kind in kinds for data in of for path in sorted((results_directory() / kind / data).glob("*.json"))]
+    return [path for kind in KINDS for data in of for path in sorted((results_directory() / kind / data).glob("*.json"))]
 
 
 def words(command: tuple[str, ...]):
@@ -161,10 +162,27 @@ def test_experiments_are_what_their_entries_say(world):
     assert long.hash != usual.hash and words(long.commands()[-1]).steps == 3600
 
 
+@pytest.mark.parametrize("rung", RUNGS.values(), ids=str)
+def test_a_rung_of_the_second_sweep_is_its_runs_and_seeds_in_every_kind(world, rung):
+    own = Counter(cell.kind for cell in world.values() if cell.data == rung.data)
+    arms, scratch = len(ARMS) * len(rung.arms), 2 * len(rung.arms)
+    more = {"pretraining": arms, "latents": arms, "detection": scratch}
+    assert own == {kind: rung.planned + more.get(kind, 0) for kind in KINDS}
+    trained = [cell for cell in world.values() if (cell.kind, cell.data) == ("pretraining", rung.data)]
+    for cell in trained[:2] + trained[-1:]:
+        (config,) = words(cell.commands()[-1])._configs()
+        assert (config.steps, config.batch) == (rung.steps, 16) and config.learning_rate == pytest.approx(1.25e-3)
+
+
+def test_the_second_sweep_s_arms_are_those_that_its_cells_train(world):
+    names = {cell.name.rpartition("-s")[0] for cell in world.values() if (cell.kind, cell.data) == ("pretraining", DECIDING.data)}
+    assert set(ARMS) < names and len(names - set(ARMS)) == 8
+
+
 def test_fewer_seeds_are_part_of_the_list_and_other_tiers_have_other_files(world):
     one = world_cells(seeds=(1,))
     assert one.items() <= world.items()
-    assert {cell.data for cell in one.values() if cell.data and cell.name.endswith(("-s3", "-s7"))} == {"world-fresh"}
+    assert {cell.data for cell in one.values() if cell.data and cell.name.endswith(("-s3", "-s7"))} == {"world-fresh", *LADDER}
     smoke = world_cells("smoke", (0,))
     assert {cell.kind for cell in smoke.values()} == {cell.kind for cell in world.values() if cell.data in ("world", "designs")}
     assert not {cell.path(Path()) for cell in smoke.values()} & {cell.path(Path()) for cell in world.values()}
