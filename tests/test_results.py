@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from mae_lib import provenance as origin
 from mae_lib import results
@@ -104,6 +105,7 @@ def test_provenance_is_complete_and_names_no_folder(monkeypatch, tmp_path):
     assert found["command"] == "mae pretrain --data images '--out=out put' --ratio 0.5 'name with space'"
     assert set(found) == {"commit", "hardware", "versions", "command", "finished"}
     assert found["hardware"]["device"] == "cpu" and found["hardware"]["gpu"] is None and found["hardware"]["cores"] >= 1
+    assert found["hardware"]["instructions"] == torch.backends.cpu.get_cpu_capability()
     assert set(found["versions"]) == {"python", "torch", "timm", "numpy", "safetensors"}
     assert found["finished"].endswith("+00:00")
     assert found["commit"] is None or len(found["commit"].split("+")[0]) == 12
