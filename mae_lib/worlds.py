@@ -2,8 +2,9 @@
 
 A hierarchical process in the sense of §2.1 (eq. 1): class → part layout → pose, textures, colours → pixels, every step with its own
 exogenous noise. It needs no download and returns what real data sets lack: object masks, boxes, part labels and the latents that made
-each image. Image i of a split is a pure function of (world version, seed, split, i, size), on any device and in any batch. The
-rationale, written before any sweep was run, is the book's page *The embedded world*; :data:`WORLD_VERSION` names the law, and any
+each image. Image i of a split is a pure function of (world version, seed, split, i, size), on any device and in any batch: classes and
+places to the bit, colours to the last digit of a float, pixels but for one in a million or so, which another processor's sines round to the
+neighbouring level. The rationale, written before any sweep was run, is the book's page *The embedded world*; :data:`WORLD_VERSION` names the law, and any
 change of the law must change it.
 """
 
