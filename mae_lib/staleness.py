@@ -23,8 +23,6 @@ from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
-from scipy import stats
-
 from mae_lib.claims import CLAIMS
 from mae_lib.errors import InputError
 from mae_lib.evaluate import EVALUATIONS, Options, identity
@@ -65,6 +63,9 @@ MAPPED = frozenset({"separability"})
 
 SHARE = 0.25
 """Of given weights, what part of chance a number may move by on another processor: see :func:`allowed`."""
+
+DEVIATIONS = 4
+"""How many standard deviations over seeds a training may move by on another processor. Two seeds differ by more once in two hundred times."""
 
 
 @lru_cache(maxsize=None)
@@ -177,16 +178,15 @@ def allowed(kind: str, record: Mapping, again: Mapping, recorded: Sequence[Mappi
     Elsewhere a number may move by a part of what chance would move it by, and by a unit in the sixth digit in any case:
 
     - Of given weights: a quarter (`SHARE`) of half its recorded interval; where it has none, a quarter of what follows.
-    - Of `TRAINED` and `MAPPED` kinds: as far as two seeds of one run lie apart. With s the standard deviation over seeds, pooled over all runs in
-      ``recorded`` (the records beside this one), that is √2·s·t, Student's t such that chance puts any of the record's numbers outside once in twenty.
-      Half the recorded interval, if that is more.
+    - Of `TRAINED` and `MAPPED` kinds: as far as chance puts two seeds of one run apart, `DEVIATIONS` standard deviations over the seeds of this run or of
+      the median run among ``recorded`` (the records beside this one), whichever varies more. Half the recorded interval, if that is more.
     """
     if same_arithmetic(record, again) and kind not in MAPPED:
         return {}
     found, others = numbers(record), [(_run(other), numbers(other)) for other in recorded]
     widths = {}
     for name, interval in found.items():
-        seeds = _between_seeds([(run, other[name].value) for run, other in others if name in other], len(found))
+        seeds = DEVIATIONS * _deviation(_run(record), [(run, other[name].value) for run, other in others if name in other])
         half = (interval.high - interval.low) / 2  # NaN where it has none
         if kind in TRAINED | MAPPED:
             chance = seeds if math.isnan(half) else max(half, seeds)
@@ -201,15 +201,14 @@ def _run(record: Mapping) -> str:
     return re.sub(r"-s\d+(?=-|$)", "", record["name"])
 
 
-def _between_seeds(values: Sequence[tuple[str, float]], count: int) -> float:
-    """How far two seeds of one run may lie apart, from (run, value) of all runs: one of ``count`` such differences is larger once in twenty times."""
+def _deviation(own: str, values: Sequence[tuple[str, float]]) -> float:
+    """Standard deviation over seeds, from (run, value) of all runs: the ``own`` run's or, if that is more, the median run's; 0 where no run has two."""
     runs: dict[str, list[float]] = {}
     for run, value in values:
         if math.isfinite(value):
             runs.setdefault(run, []).append(value)
-    freedom = sum(len(own) - 1 for own in runs.values())
-    squares = sum(statistics.pvariance(own) * len(own) for own in runs.values())
-    return math.sqrt(2 * squares / freedom) * float(stats.t.ppf(1 - 0.05 / (2 * count), freedom)) if freedom else 0.0
+    found = {run: statistics.stdev(seeds) for run, seeds in runs.items() if len(seeds) > 1}
+    return max(found.get(own, 0.0), statistics.median(found.values())) if found else 0.0
 
 
 def compare(record: Mapping, again: Mapping, widths: Mapping[str, float] = MappingProxyType({})) -> Agreement:
