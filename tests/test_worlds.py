@@ -73,13 +73,13 @@ def test_what_else_is_in_the_batch_does_not_matter(indices):
 
 _DRAWN = """
 import sys, numpy, torch
-from test_worlds import drawn
+from test_worlds import some_of_each
 torch.set_num_threads(2)
-numpy.savez(sys.argv[1], **drawn())
+numpy.savez(sys.argv[1], **some_of_each())
 """
 
 
-def drawn() -> dict[str, np.ndarray]:
+def some_of_each() -> dict[str, np.ndarray]:
     images = {split: World(split).images(range(33 if split == "train" else 6)) for split in SPLITS}
     images["scenes"] = Scenes().sample(range(4)).images
     return {name: pixels.numpy() for name, pixels in images.items()}
@@ -89,7 +89,7 @@ def test_images_are_the_same_in_another_process_and_with_two_threads(tmp_path):
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        here = drawn()
+        here = some_of_each()
     finally:
         torch.set_num_threads(threads)
     file = tmp_path / "drawn.npz"
