@@ -193,8 +193,11 @@ def _obtain_in_child(command: Pretrain, config: PretrainConfig) -> Checkpoint:
 
 
 @lru_cache(maxsize=1)
-def _training_images(data: Path | None, image_size: tuple[int, int], channels: int, min_side: int, device: str, looks: int) -> ImageSource:
-    """Opened once in each process: runs that follow one another share the decoded images. ``looks``: how many images one run will see."""
+def _training_images(
+    data: Path | None, identity: str, image_size: tuple[int, int], channels: int, min_side: int, device: str, looks: int
+) -> ImageSource:
+    """Opened once in each process: runs that follow one another share the decoded images, as long as these are the same (``identity``).
+    ``looks``: how many images one run will see."""
     source = image_source(data, "train", image_size, channels, min_side=min_side)
     return Resident(source, device=device) if looks >= len(source) and nbytes(source) <= RESIDENT_LIMIT else source
 
@@ -205,7 +208,7 @@ def _obtain(command: Pretrain, config: PretrainConfig) -> Checkpoint:
     source = None
     if distributed.first_says(lambda: find(config, None if command.out is None else [command.out]) is None):
         looks = config.steps * config.batch if config.crop_from == "image" else 0
-        source = _training_images(command.data, size, channels, config.unit, device, looks)
+        source = _training_images(command.data, json.dumps(config.data), size, channels, config.unit, device, looks)
     checkpoint = obtain(
         config, source, device=device, folder=command.out, tier=command.tier, save_every=command.save_every, accumulate=command.accumulate,
         compiled=command.compile,

@@ -24,6 +24,13 @@ class DamagedFile(InputError):
     """A file that is not what was written: cut short, altered, or of another kind."""
 
 
+def cache_directory() -> Path:
+    """Where all goes that is kept to save time: ``$MAE_CACHE``, else ``mae_lib`` in the user's cache folder."""
+    if os.environ.get("MAE_CACHE"):
+        return Path(os.environ["MAE_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mae_lib"
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Calls ``write`` with a temporary path beside ``path``, flushes it to disk and renames it; on any failure nothing is left.
 

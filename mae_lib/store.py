@@ -24,7 +24,7 @@ from torch import Tensor
 from mae_lib import distributed
 from mae_lib.datasets import ImageSource
 from mae_lib.errors import InputError
-from mae_lib.files import DamagedFile, read_safetensors, remove_parts, set_aside, write_json, write_safetensors
+from mae_lib.files import DamagedFile, cache_directory, read_safetensors, remove_parts, set_aside, write_json, write_safetensors
 from mae_lib.model import MaskedAutoencoder
 from mae_lib.pretrain import Trained, pretrain, resolve_device
 from mae_lib.provenance import provenance
@@ -32,13 +32,6 @@ from mae_lib.tiers import PretrainConfig
 from mae_lib.worlds import World
 
 CURVE_POINTS = 120
-
-
-def cache_directory() -> Path:
-    """Where checkpoints that are trained here go: ``$MAE_CACHE``, else ``mae_lib`` in the user's cache folder."""
-    if os.environ.get("MAE_CACHE"):
-        return Path(os.environ["MAE_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mae_lib"
 
 
 def search_path() -> list[Path]:

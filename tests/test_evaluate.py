@@ -35,8 +35,8 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setenv("MAE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("mae_lib.worlds.EVALUATION_LENGTH", 300)
     monkeypatch.setattr("mae_lib.worlds.hard_indices", lambda every=torch.arange(300): every)
-    for opened in (evaluation._opened, evaluation._shifted, evaluation._stimuli):
-        opened.cache_clear()
+    for kept in (evaluation._held, evaluation._world_stimuli):
+        kept.cache_clear()
     torch.set_num_threads(1)
 
 
