@@ -405,13 +405,13 @@ def pack(
         sizes[split] = file_sizes(folder, (file for file, _ in ordered[split]))
         _refuse_twins(folder, [file for file, _ in labelled])
     total = sum(map(sum, sizes.values()))
-    made = not target.exists()
+    made, placed = not target.exists(), []
     staging = target / ".part"
     try:
-        try:
-            staging.mkdir(parents=True)
-        except OSError as error:
-            raise InputError(f"cannot write in {shown(target)} ({error.strerror}): choose another folder") from error
+        staging.mkdir(parents=True)  # or another process packs into it
+    except OSError as error:
+        raise InputError(f"cannot write in {shown(target)} ({error.strerror}): choose another folder") from error
+    try:
         if (free := shutil.disk_usage(staging).free) < total:
             raise InputError(f"{shown(target)} needs {total / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB left: free some space")
         packed = {}
@@ -419,15 +419,18 @@ def pack(
             for split, (folder, _, _) in selected.items():
                 packed[split] = _write_split(folder, ordered[split], list(_parts(sizes[split], megabytes * 1e6)), staging / split, bar)
         # The class names first: until the last split has its name, the folder says that something is missing.
-        write_json(target / "classes.json", list(names.pop()))
+        write_json(target / "classes.json", list(names.pop()), replace=False)
+        placed.append(target / "classes.json")
         for split in selected:
             os.replace(staging / split, target / split)
+            placed.append(target / split)
         staging.rmdir()
     except BaseException as error:
-        for folder in (staging, *(target / split for split in selected)):
-            shutil.rmtree(folder, ignore_errors=True)
+        for mine in (staging, *placed[1:]):
+            shutil.rmtree(mine, ignore_errors=True)
         with contextlib.suppress(OSError):
-            (target / "classes.json").unlink(missing_ok=True)
+            for mine in placed[:1]:
+                mine.unlink()
             if made:
                 target.rmdir()
         if isinstance(error, OSError):
