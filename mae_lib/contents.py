@@ -1,9 +1,10 @@
 """What tells image files apart: the SHA-256 of their contents. What lives here: `file_digests`, of files; `piece_digests`, of pieces of files, such
 as the members of a tar; and `fingerprint`, which names a whole set by its paths and contents.
 
-A file is read once, when it is first seen, and again when its size or one of its times has changed; in between its digest is looked up in the cache.
-What that costs for a million files, the first time: one reading of all their bytes, and about 0.1 ms a file on one core; then one look at each
-file's size and times, about 10 s in all (measured: see `book/your_data.md`).
+A file is read once, when it is first seen, and again when its size or one of its times has changed; in between its digest is looked up in the cache
+(48 bytes a file). What that costs for a million files of 110 kB, by what 4,000 of them and 100,000 small ones took on a processor of two cores: the
+first time one reading of all 110 GB, as long as the disk takes (9 minutes at 200 MB/s), and 2 minutes of one core; then, each time that a command
+opens the set, a look at each file's size and times, 10 to 20 s where the disk is local.
 """
 
 from __future__ import annotations

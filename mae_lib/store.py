@@ -2,7 +2,7 @@
 
 A checkpoint is two files named by run and config hash: ``NAME-HASH.safetensors`` with the weights and ``NAME-HASH.json`` with how they
 were made (config, tier, loss curve, command, hardware, minutes, versions). The pair counts only if the weights' digest is the one the
-JSON states; a damaged file is named, renamed to ``….damaged`` and never used. Two processes that want the same checkpoint train it once.
+JSON states; a damaged file is named, renamed to ``….damaged`` and never used. No file is replaced. Two processes that want the same checkpoint train it once.
 """
 
 from __future__ import annotations
