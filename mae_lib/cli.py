@@ -170,9 +170,10 @@ def _require_writable(folder: Path) -> None:
 
 
 def _require_apart(models: Path, results: Path | None) -> None:
-    """InputError if models and results are to go into one folder, where a model's record and the results' would have one name."""
+    """InputError if models and results are to go into one folder."""
     if results is not None and models.resolve() == results.resolve():
-        raise InputError(f"models and results cannot both go to {results}, where their files would have the same names: give --out and --results a folder each")
+        what = f"models and results cannot both go to {results}, where their files would have one name"
+        raise InputError(f"{what}: give --out and --results a folder each")
 
 
 def _side_by_side(tasks: list[tuple[Pretrain, PretrainConfig]], jobs: int) -> list[Checkpoint]:
@@ -240,9 +241,10 @@ def _held_out(command: Pretrain, config: PretrainConfig) -> ImageSource:
 
 
 def _wanted(command: Pretrain, config: PretrainConfig, checkpoint: Checkpoint | None) -> dict:
-    """What the record of a pretraining is of (`mae_lib.results.SUBJECT`); of weights that are still to be trained there can be none."""
-    digest = None if checkpoint is None else checkpoint.record["digest"]
-    return {"name": config.name, "hash": config.hash, "digest": digest, "validation": _held_out(command, config).identity}
+    """What the record of a pretraining is of (`mae_lib.results.SUBJECT`); of weights that are still
+    to be trained there can be none."""
+    named = {"name": config.name, "hash": config.hash, "validation": _held_out(command, config).identity}
+    return named | {"digest": None if checkpoint is None else checkpoint.record["digest"]}
 
 
 @dataclass(frozen=True)
@@ -272,7 +274,7 @@ class Evaluate:
     threads: int = 1
     """CPU threads"""
     results: Path | None = None
-    """folder for one JSON of numbers a checkpoint, for instance results/probe/world: one for each kind, data and settings, since nothing in it is replaced"""
+    """folder for one JSON of numbers a checkpoint, for instance results/probe/world; each kind, data set and setting wants its own"""
     as_json: bool = False
     """print the records as JSON"""
 
@@ -289,9 +291,13 @@ class Evaluate:
         options = Options(self.data, dict(pairs), self.stimuli, self.images, self.train_images, self.device, self.seed)
         chosen, records = _checkpoints(self.checkpoint), []
         wanted = [identity(self.what, checkpoint, options) for checkpoint in chosen]
-        if self.results is not None and (twice := [k for k, each in Counter(c.path.stem for c in chosen).items() if each > 1]):
-            raise InputError(f"two checkpoints with other weights are both called {twice[0]}, as their records would be: evaluate one, or each into its own --results")
-        known = [None if self.results is None else own_record(self.results, each) for each in wanted]  # before anything is measured
+        known = [None] * len(chosen)
+        if self.results is not None:  # before anything is measured
+            [(stem, count)] = Counter(f"{each['name']}-{each['hash']}" for each in wanted).most_common(1)
+            if count > 1:
+                what = f"two checkpoints with other weights are both called {stem}, as their records would be"
+                raise InputError(f"{what}: evaluate one, or each into its own --results")
+            known = [own_record(self.results, each) for each in wanted]
         for checkpoint, record in zip(chosen, known):
             if record is None:
                 record = evaluate(self.what, checkpoint, options)

@@ -42,7 +42,8 @@ def write_atomically(path: Path, write: Callable[[Path], None], replace: bool = 
         replace: whether a file that lies at ``path``, perhaps only since a moment ago, may go for it.
 
     Raises:
-        InputError: the disk is full or the folder cannot be written; ``path`` still holds what it held. TakenName: it holds something that must stay.
+        InputError: the disk is full or the folder cannot be written; ``path`` still holds what it held.
+        TakenName: it holds something that must stay.
     """
     # The name is chosen before the file is made: a signal that comes between the two leaves nothing behind.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
@@ -64,7 +65,8 @@ def write_atomically(path: Path, write: Callable[[Path], None], replace: bool = 
         with contextlib.suppress(OSError):
             temporary.unlink()
         if isinstance(error, FileExistsError):
-            raise TakenName(f"{path} is there already, and is not replaced: choose another folder, or move it away") from error
+            what = f"{path} is there already, and is not replaced"
+            raise TakenName(f"{what}: choose another folder, or move it away") from error
         # safetensors reports the system's error as text only.
         if isinstance(error, (OSError, safetensors.SafetensorError)):
             full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
@@ -74,7 +76,7 @@ def write_atomically(path: Path, write: Callable[[Path], None], replace: bool = 
 
 
 def _move(path: Path, target: Path) -> None:
-    """Renames a file, and replaces none: FileExistsError. A kill leaves it under both names, or under one."""
+    """Renames a file, and replaces none: FileExistsError. A kill leaves it under one name or both."""
     try:
         os.link(path, target)
     except FileExistsError:

@@ -26,8 +26,9 @@ def _path(folder: Path, name: str, identity: str) -> Path:
 
 
 def write_result(folder: Path, record: dict) -> Path:
-    """Writes one run's numbers as ``folder/NAME-HASH.json``; ``record`` must hold ``name`` and ``hash``. No file is ever replaced: what another process
-    has recorded of the same in the meantime stays, and anything else under that name is an InputError, as in :func:`own_record`."""
+    """Writes one run's numbers as ``folder/NAME-HASH.json``; ``record`` must hold ``name`` and
+    ``hash``. No file is ever replaced: what another process has recorded of the same in the meantime
+    stays, and anything else under that name is an InputError, as in :func:`own_record`."""
     path = _path(folder, record["name"], record["hash"])
     try:
         write_json(path, record, replace=False)
@@ -43,15 +44,18 @@ def recorded(folder: Path, name: str, identity: str) -> dict | None:
 
 
 SUBJECT = ("kind", "name", "hash", "key", "digest", "validation")
-"""What a record is of: of an evaluation its kind and key, of a pretraining the weights and the held-out images."""
+"""What a record is of: an evaluation's kind and key, a pretraining's weights and held-out images."""
 
 
 def own_record(folder: Path, wanted: Mapping) -> dict | None:
-    """The record in ``folder`` of just what ``wanted`` names by the fields of `SUBJECT` that it has, or None where its name is free. To be asked before
-    the work, so that no work is lost. InputError where the file of that name is anything else: it says what, for it will not be replaced."""
+    """The record in ``folder`` of just what ``wanted`` names by the fields of `SUBJECT`, or None
+    where its name is free. To be asked before the work, so that no work is lost. InputError where the
+    file of that name is anything else: it says what, for it will not be replaced."""
     there = recorded(folder, wanted["name"], wanted["hash"])
     sought = json.loads(json.dumps({name: wanted.get(name) for name in SUBJECT}))
-    if there is None or isinstance(there, dict) and all(there.get(name) == value for name, value in sought.items()):
+    if there is None:
+        return None
+    if isinstance(there, dict) and all(there.get(name) == value for name, value in sought.items()):
         return there
     raise InputError(refusal(_path(folder, wanted["name"], wanted["hash"]), there))
 
@@ -60,7 +64,8 @@ def refusal(path: Path, contents: object) -> str:
     """One line on a JSON file that lies where another was to be written: what it holds."""
     held = contents if isinstance(contents, dict) else {}
     if "measures" in held:
-        what = f"a record of {held.get('kind', 'another kind')}, of its own weights, data and settings"
+        kind = held.get("kind", "another kind")
+        what = f"a record of {kind}, of its own weights, data and settings"
     elif "held_out" in held:
         what = "a record of pretraining"
     elif "digest" in held and "curve" in held:

@@ -85,8 +85,8 @@ class OtherKind(InputError):
 
 
 def read_stored(kind: type[Kind], path: str | Path) -> Kind:
-    """The model at ``path`` (its .safetensors or .json). InputError if one of the two is missing; OtherKind if the record is of something else;
-    DamagedFile if it is unreadable."""
+    """The model at ``path`` (its .safetensors or .json). InputError if one of the two is missing;
+    OtherKind if the record is of something else; DamagedFile if it is unreadable."""
     record = Path(path).with_suffix(".json")
     weights = record.with_suffix(".safetensors")
     for file in (weights, record):
@@ -95,7 +95,7 @@ def read_stored(kind: type[Kind], path: str | Path) -> Kind:
     try:
         contents = json.loads(record.read_text(encoding="utf-8"))
         if _is_another(kind, contents):
-            raise OtherKind(f"{record} is no {kind.what}'s record: name a file, or a folder, that holds one")
+            raise OtherKind(f"{record} is no {kind.what}'s record: name one that is, or its folder")
         kind.config_of(contents["config"])
         _ = contents["digest"], contents["curve"]["step"]
     except OtherKind:
@@ -111,17 +111,20 @@ def _is_another(kind: type[Stored], contents: dict) -> bool:
 
 
 def stored_in(kind: type[Kind], folder: str | Path) -> list[Kind]:
-    """Every model of a kind in ``folder``, by name; all else there is passed over, and half a pair too. DamagedFile if a record is unreadable."""
+    """Every model of a kind in ``folder``, by name; all else there is passed over, and half a pair
+    too. DamagedFile if the record of a pair is unreadable."""
     found = []
     for path in sorted(Path(folder).glob("*.json")):
-        with suppress(OtherKind):
-            found += [read_stored(kind, path)] if path.with_suffix(".safetensors").is_file() else []
+        if path.with_suffix(".safetensors").is_file():
+            with suppress(OtherKind):
+                found.append(read_stored(kind, path))
     return found
 
 
 def require_free(kind: type[Stored], config, folder: Path) -> None:
-    """InputError if the model of ``config`` cannot be stored in ``folder`` because what lies under its name there is neither this model nor a part
-    of it: nothing that another command wrote is replaced. To be asked before the training, so that none is lost."""
+    """InputError if the model of ``config`` cannot be stored in ``folder`` because what lies under
+    its name there is neither this model nor a part of it: nothing that another command wrote is
+    replaced. To be asked before the training, so that none is lost."""
     path = folder / f"{config.name}-{config.hash}.json"
     if folder.resolve() == (cache_directory() / "states").resolve():
         raise InputError(f"{folder} is where unfinished trainings are kept: give another folder")
@@ -136,18 +139,24 @@ def require_free(kind: type[Stored], config, folder: Path) -> None:
         raise InputError(refusal(path, contents))
 
 
-def store_model(kind: type[Kind], model: torch.nn.Module, config, folder: Path, record: dict) -> Kind:
-    """Stores a model under its config's name: weights first, then the record, each whole or not at all.
+def store_model(
+    kind: type[Kind], model: torch.nn.Module, config, folder: Path, record: dict
+) -> Kind:
+    """Stores a model under its config's name: weights, then the record, each whole or not at all.
 
-    No file is replaced. What a kill between the two left of the same weights is completed; any other half of a pair is set aside, with a warning.
-    InputError as in :func:`require_free`.
+    No file is replaced. What a kill between the two left of the same weights is completed; any other
+    half of a pair is set aside, with a warning. InputError as in :func:`require_free`.
     """
     require_free(kind, config, folder)
-    path, tensors, metadata = folder / f"{config.name}-{config.hash}.safetensors", dict(model.state_dict()), {"config": config.hash}
+    path, tensors = folder / f"{config.name}-{config.hash}.safetensors", dict(model.state_dict())
     for left in (path, path.with_suffix(".json")):
         if left.exists() and not (left == path and _same_weights(path, tensors)):
-            warnings.warn(f"{left} was half of a {kind.what}. Set aside as {set_aside(left).name}; it will not be used.", stacklevel=3)
-    digest = read_safetensors(path)[1]["digest"] if path.exists() else write_safetensors(path, tensors, metadata, replace=False)
+            what = f"{left} was half of a {kind.what}. Set aside as {set_aside(left).name}"
+            warnings.warn(f"{what}; it will not be used.", stacklevel=3)
+    if path.exists():
+        digest = read_safetensors(path)[1]["digest"]
+    else:
+        digest = write_safetensors(path, tensors, {"config": config.hash}, replace=False)
     record = {"name": config.name, "hash": config.hash, "digest": digest} | record
     write_json(path.with_suffix(".json"), record, replace=False)
     return kind(path, record)
@@ -158,7 +167,8 @@ def _same_weights(path: Path, tensors: dict[str, Tensor]) -> bool:
         there, _ = read_safetensors(path)
     except DamagedFile:
         return False
-    return there.keys() == tensors.keys() and all(torch.equal(there[name], tensor.cpu()) for name, tensor in tensors.items())
+    pairs = [(there.get(name), tensor.cpu()) for name, tensor in tensors.items()]
+    return len(there) == len(pairs) and all(a is not None and torch.equal(a, b) for a, b in pairs)
 
 
 def find_stored(kind: type[Kind], config, folders: Iterable[Path]) -> Kind | None:
