@@ -34,7 +34,7 @@ from mae_lib.shape_bias import category_groups
 from mae_lib.store import Checkpoint, checkpoints, find, require_free, stored_in
 
 NUMBER = {"number": Interval(0.5, 0.25, 0.75, 4)}
-EVALUATIONS = ("reconstruction", "separability", "probe", "shape_bias")
+EVALUATIONS = ("reconstruction", "probe", "shape_bias")
 
 
 def _fast(patch: pytest.MonkeyPatch) -> None:
