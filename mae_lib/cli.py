@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -26,15 +27,16 @@ from mae_lib import distributed
 from mae_lib.datasets import ImageSource, Resident, image_source, nbytes
 from mae_lib.describe import describe
 from mae_lib.errors import InputError
+from mae_lib.files import cache_directory
 from mae_lib.finetune_command import Finetune
 from mae_lib.intervals import Interval
 from mae_lib.ledger_command import Ledger, Rerun
 from mae_lib.mask_designs import Design
 from mae_lib.model import training_flops
 from mae_lib.pretrain import RESIDENT_LIMIT, TrainingDiverged, held_out_error, resolve_device
-from mae_lib.results import recorded, write_result
+from mae_lib.results import own_record, write_result
 from mae_lib.shard_command import Shard
-from mae_lib.store import Checkpoint, cache_directory, checkpoints, find, named, obtain, read
+from mae_lib.store import Checkpoint, checkpoints, find, named, obtain, read, require_free
 from mae_lib.tiers import SIZE_RATIO, PretrainConfig, tier
 
 
@@ -112,7 +114,13 @@ class Pretrain:
         for folder in (self.out, self.results, cache_directory()):
             if folder is not None:
                 _require_writable(folder)
-        pending = [c for c in configs if find(c, None if self.out is None else [self.out]) is None]
+        _require_apart(self.out or cache_directory() / "checkpoints", self.results)
+        there = {c.hash: find(c, None if self.out is None else [self.out]) for c in configs}
+        pending = [c for c in configs if there[c.hash] is None]
+        for config in pending:
+            require_free(Checkpoint, config, self.out or cache_directory() / "checkpoints")
+        if self.results is not None:
+            distributed.first_tries(lambda: [own_record(self.results, _wanted(self, c, there[c.hash])) for c in configs])
         if distributed.rank() == 0:
             print(f"{len(configs)} to have, {len(configs) - len(pending)} already stored", flush=True)
         tasks = [(self, config) for config in configs]
@@ -161,6 +169,13 @@ def _require_writable(folder: Path) -> None:
         raise InputError(f"cannot write in {folder}: {there} is no folder that you may write in; choose another")
 
 
+def _require_apart(models: Path, results: Path | None) -> None:
+    """InputError if models and results are to go into one folder."""
+    if results is not None and models.resolve() == results.resolve():
+        what = f"models and results cannot both go to {results}, where their files would have one name"
+        raise InputError(f"{what}: give --out and --results a folder each")
+
+
 def _side_by_side(tasks: list[tuple[Pretrain, PretrainConfig]], jobs: int) -> list[Checkpoint]:
     """``_obtain`` of every task, each in one of ``jobs`` processes. Ctrl-C stops them all, their states saved; an error waits for the others."""
     # "spawn": a forked child cannot use CUDA, nor PyTorch's threads once the parent has.
@@ -193,8 +208,11 @@ def _obtain_in_child(command: Pretrain, config: PretrainConfig) -> Checkpoint:
 
 
 @lru_cache(maxsize=1)
-def _training_images(data: Path | None, image_size: tuple[int, int], channels: int, min_side: int, device: str, looks: int) -> ImageSource:
-    """Opened once in each process: runs that follow one another share the decoded images. ``looks``: how many images one run will see."""
+def _training_images(
+    data: Path | None, identity: str, image_size: tuple[int, int], channels: int, min_side: int, device: str, looks: int
+) -> ImageSource:
+    """Opened once in each process: runs that follow one another share the decoded images, as long as these are the same (``identity``).
+    ``looks``: how many images one run will see."""
     source = image_source(data, "train", image_size, channels, min_side=min_side)
     return Resident(source, device=device) if looks >= len(source) and nbytes(source) <= RESIDENT_LIMIT else source
 
@@ -205,16 +223,28 @@ def _obtain(command: Pretrain, config: PretrainConfig) -> Checkpoint:
     source = None
     if distributed.first_says(lambda: find(config, None if command.out is None else [command.out]) is None):
         looks = config.steps * config.batch if config.crop_from == "image" else 0
-        source = _training_images(command.data, size, channels, config.unit, device, looks)
+        source = _training_images(command.data, json.dumps(config.data), size, channels, config.unit, device, looks)
     checkpoint = obtain(
         config, source, device=device, folder=command.out, tier=command.tier, save_every=command.save_every, accumulate=command.accumulate,
         compiled=command.compile,
     )
     if command.results is not None and distributed.rank() == 0:
-        validation = image_source(command.data, "validation", size, channels, min_side=config.unit)
-        held_out = held_out_error(checkpoint.load(device), config.mask, validation)
-        write_result(command.results, checkpoint.record | {"held_out": held_out, "validation": validation.identity})
+        wanted = _wanted(command, config, checkpoint)
+        if own_record(command.results, wanted) is None:
+            held_out = held_out_error(checkpoint.load(device), config.mask, _held_out(command, config))
+            write_result(command.results, checkpoint.record | {"held_out": held_out, "validation": wanted["validation"]})
     return checkpoint
+
+
+def _held_out(command: Pretrain, config: PretrainConfig) -> ImageSource:
+    return image_source(command.data, "validation", config.model.image_size, config.model.channels, min_side=config.unit)
+
+
+def _wanted(command: Pretrain, config: PretrainConfig, checkpoint: Checkpoint | None) -> dict:
+    """What the record of a pretraining is of (`mae_lib.results.SUBJECT`); of weights that are still
+    to be trained there can be none."""
+    named = {"name": config.name, "hash": config.hash, "validation": _held_out(command, config).identity}
+    return named | {"digest": None if checkpoint is None else checkpoint.record["digest"]}
 
 
 @dataclass(frozen=True)
@@ -244,7 +274,7 @@ class Evaluate:
     threads: int = 1
     """CPU threads"""
     results: Path | None = None
-    """folder for one JSON of numbers a checkpoint, for instance results/probe/world"""
+    """folder for one JSON of numbers a checkpoint, for instance results/probe/world; each kind, data set and setting wants its own"""
     as_json: bool = False
     """print the records as JSON"""
 
@@ -259,11 +289,17 @@ class Evaluate:
             _require_writable(self.results)
         pairs = [_name_and_folder(text) for text in self.shifted]
         options = Options(self.data, dict(pairs), self.stimuli, self.images, self.train_images, self.device, self.seed)
-        records = []
-        for checkpoint in _checkpoints(self.checkpoint):
-            wanted = identity(self.what, checkpoint, options)
-            record = None if self.results is None else recorded(self.results, wanted["name"], wanted["hash"])
-            if record is None or record.get("key") != wanted["key"]:
+        chosen, records = _checkpoints(self.checkpoint), []
+        wanted = [identity(self.what, checkpoint, options) for checkpoint in chosen]
+        known = [None] * len(chosen)
+        if self.results is not None:  # before anything is measured
+            [(stem, count)] = Counter(f"{each['name']}-{each['hash']}" for each in wanted).most_common(1)
+            if count > 1:
+                what = f"two checkpoints with other weights are both called {stem}, as their records would be"
+                raise InputError(f"{what}: evaluate one, or each into its own --results")
+            known = [own_record(self.results, each) for each in wanted]
+        for checkpoint, record in zip(chosen, known):
+            if record is None:
                 record = evaluate(self.what, checkpoint, options)
                 if self.results is not None:
                     write_result(self.results, record)
@@ -309,7 +345,7 @@ class Sweep:
     set: tuple[str, ...] = ()
     """what stays: NAME=VALUE in YAML, for instance tier=smoke"""
     out: Path = Path("runs")
-    """folder for the executed notebooks and the report"""
+    """folder for the executed notebooks and the report; another one for each sweep"""
     jobs: int = 1
     """runs side by side"""
 

@@ -17,6 +17,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from mae_lib.annotations import RLE, SHAPELESS, Annotation, annotation_of, by_id, corners, encode, file_name_of, read, size_of
+from mae_lib.contents import file_digests, fingerprint
 from mae_lib.errors import InputError
 from mae_lib.files import write_text
 from mae_lib.image_files import eight_bit, existing_folder, opened, shown
@@ -66,8 +68,6 @@ class CocoFolder:
         classes: names in ascending category id; category_ids: those ids, with their gaps: label k stands for `category_ids[k - 1]`.
         image_ids: the file's, in its order. names: the images' paths under `images`.
         dropped: how many annotations are left out of `instances`, by reason; COCO's scores count them all the same.
-        identity: what names the data exactly, a small JSON value: by the annotations' hash; the world's scenes, as elsewhere in the project, by
-            their law, seed and sizes, since processors that round differently may draw a pixel of a mask otherwise.
         info: the file's own description of itself.
 
     Raises:
@@ -108,12 +108,26 @@ class CocoFolder:
             raise InputError(f"{where} holds boxes alone, no masks: Mask R-CNN needs each instance's 'segmentation'")
         self._require_files()
         self.info: dict = content.get("info") if isinstance(content.get("info"), dict) else {}
-        self.identity: dict = _identity(content, self.info) or {
-            "kind": "coco", "name": self.annotations.stem, "images": len(self), "instances": len(everything), "sha256": digest,
-        }
+        self._scenes = _identity(content, self.info)
+        self._instances, self._digest = len(everything), digest
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What names the data exactly, a small JSON value: by the hashes of the annotations and of the images (what reading these costs:
+        `mae_lib.contents`); the world's scenes, as elsewhere in the project, by their law, seed and sizes, since processors that round differently
+        may draw a pixel of a mask otherwise."""
+        found = self._contents()
+        if self._scenes is not None and self.info.get("contents", found) == found:
+            return self._scenes
+        named = {"kind": "coco", "name": self.annotations.stem, "images": len(self), "instances": self._instances, "sha256": self._digest}
+        return named | ({"fingerprint": found} if found else {})
+
+    def _contents(self) -> str:
+        """The images' fingerprint; empty for those that were named by their annotations alone before contents were looked at."""
+        return fingerprint(zip(self.names, file_digests(self.folder, self.names)))
 
     def size(self, i: int) -> tuple[int, int]:
         """(H, W) of image `i`, in [0, len), in pixels, as the file says."""
@@ -282,7 +296,9 @@ def _write(scenes: Scenes, images: Path, annotations: Path) -> None:
                     entry = _scene_annotation(masks[k].numpy(), boxes[k].int().tolist())
                     numbered = {"id": len(content["annotations"]) + 1, "image_id": i, "category_id": int(labels[k]) + 1}
                     content["annotations"].append(numbered | entry)
-        info = {"description": "Scenes of the embedded world", "scenes": _scenes_identity(scenes), "sha256": _digest(content)}
+        names = [picture["file_name"] for picture in content["images"]]
+        drawn = fingerprint(zip(names, file_digests(temporary, names)))
+        info = {"description": "Scenes of the embedded world", "scenes": _scenes_identity(scenes), "sha256": _digest(content), "contents": drawn}
         temporary.chmod(0o755)
         write_text(annotations, json.dumps({"info": info} | content) + "\n")
         os.replace(temporary, images)

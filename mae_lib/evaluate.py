@@ -89,10 +89,9 @@ def evaluate(kind: str, checkpoint: Checkpoint, options: Options = Options()) ->
     Raises:
         InputError: an unknown kind, or data that the evaluation cannot be run on.
     """
-    _check(kind, options)
-    began = time.perf_counter()
+    named, began = identity(kind, checkpoint, options), time.perf_counter()
     measures = EVALUATIONS[kind](checkpoint, options)
-    return identity(kind, checkpoint, options) | {
+    return named | {
         "measures": {name: interval.to_dict() for name, interval in measures.items()},
         "seconds": round(time.perf_counter() - began, 1),
         **provenance(resolve_device(options.device)),
@@ -142,10 +141,27 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class _Named:
+    """A source that stands for its identity: equal to any other of the same images."""
+
+    identity: str
+    source: ImageSource = field(compare=False)
+
+
 @lru_cache(maxsize=16)
+def _held(named: _Named) -> ImageSource:
+    return Resident(named.source)
+
+
+def _resident(source: ImageSource) -> ImageSource:
+    """The images of a source, decoded or drawn once in a process, however many models look at them, and anew where they have changed."""
+    return _held(_Named(_digest(source.identity), source))
+
+
 def _opened(data: Path | None, split: str, size: tuple[int, int], channels: int, count: int | None) -> ImageSource:
-    """``count`` images of a split at most, spread evenly over it; decoded or drawn once in a process, however many models look at them."""
-    return Resident(_thinned(image_source(data, split, size, channels), count))
+    """``count`` images of a split at most, spread evenly over it."""
+    return _resident(_thinned(image_source(data, split, size, channels), count))
 
 
 def _thinned(source: ImageSource, count: int | None) -> ImageSource:
@@ -161,16 +177,17 @@ def _features(checkpoint: Checkpoint, options: Options, split: str, count: int |
     return features(checkpoint, _images(checkpoint, options, split, count), device=options.device)
 
 
-@lru_cache(maxsize=16)
 def _shifted(name: str, directory: Path, classes: tuple[str, ...], size: tuple[int, int], channels: int) -> ShiftedSet:
     opened = open_shifted(name, directory, classes, size, channels)
-    return replace(opened, source=Resident(opened.source))
+    return replace(opened, source=_resident(opened.source))
 
 
-@lru_cache(maxsize=4)
 def _stimuli(directory: Path | None, size: tuple[int, int]) -> Stimuli:
-    opened = world_stimuli(size[0]) if directory is None else read_stimuli(directory, size)
-    return replace(opened, source=Resident(opened.source))
+    opened = _world_stimuli(size[0]) if directory is None else read_stimuli(directory, size)
+    return replace(opened, source=_resident(opened.source))
+
+
+_world_stimuli = lru_cache(maxsize=4)(world_stimuli)
 
 
 def _reconstruction(checkpoint: Checkpoint, options: Options) -> Measures:

@@ -11,15 +11,17 @@ import torch
 
 from mae_lib import distributed
 from mae_lib.errors import InputError
+from mae_lib.files import cache_directory
 from mae_lib.intervals import Interval
 from mae_lib.pretrain import resolve_device
-from mae_lib.results import recorded, write_result
-from mae_lib.store import cache_directory
+from mae_lib.results import own_record, write_result
+from mae_lib.store import Checkpoint, require_free
 from mae_lib.tiers import tier
 from mae_lib.worlds import Scenes
 
 if TYPE_CHECKING:
     from mae_lib.coco import CocoFolder
+    from mae_lib.finetune import FinetuneConfig
 
 
 SCORING = timedelta(hours=6)
@@ -77,8 +79,8 @@ class Finetune:
             return self._run(str(device))
 
     def _run(self, device: str) -> int:
-        from mae_lib.cli import _checkpoints, _require_writable
-        from mae_lib.detectors import finetune_config, identity, obtain_detector, record_of, run_of
+        from mae_lib.cli import _checkpoints, _require_apart, _require_writable
+        from mae_lib.detectors import StoredDetector, finetune_config, identity, obtain_detector, record_of, run_of
 
         if self.threads < 1:
             raise InputError(f"--threads {self.threads} must be at least 1")
@@ -89,15 +91,25 @@ class Finetune:
         for folder in (self.out, self.results, cache_directory()):
             if folder is not None:
                 _require_writable(folder)
+        models = self.out or cache_directory() / "detectors"
+        _require_apart(models, self.results)
         train, validation = self._data()
         starts = [(found, None) for found in (_checkpoints(self.checkpoint) if self.checkpoint else [])] + [(None, patch) for patch in self.scratch]
         changes = {"seed": self.seed, "steps": self.steps, "batch": self.batch, "learning_rate": self.lr, "layer_decay": self.layer_decay}
         sizes = {"image_size": self.image_size, "anchors": self.anchors, "proposals": self.proposals}
-        for checkpoint, patch in starts:
-            config = finetune_config(train, checkpoint, self.tier, patch, **sizes, **changes)
+        configs = [finetune_config(train, checkpoint, self.tier, patch, **sizes, **changes) for checkpoint, patch in starts]
+
+        def known(config: FinetuneConfig, checkpoint: Checkpoint | None) -> dict | None:
+            """What is recorded; InputError, before anything is trained, where it or the detector could not be written."""
             wanted = identity(config, run_of(config, checkpoint, self.tier), self.tier, validation, self.images)
-            record = None if self.results is None else recorded(self.results, wanted["name"], wanted["hash"])
-            if distributed.first_says(lambda: record is None or record.get("key") != wanted["key"]):
+            record = None if self.results is None else own_record(self.results, wanted)
+            if record is None:
+                require_free(StoredDetector, config, models)
+            return record
+
+        records = distributed.first_tries(lambda: [known(config, checkpoint) for config, (checkpoint, _) in zip(configs, starts)])
+        for config, (checkpoint, _), record in zip(configs, starts, records):
+            if record is None:
                 stored = obtain_detector(config, checkpoint, train, device=device, out=self.out, tier_name=self.tier, save_every=self.save_every)
                 if not first:
                     continue

@@ -33,7 +33,6 @@ __all__ = [
     "spellings",
     "select",
     "file_sizes",
-    "fingerprint",
     "Member",
     "opened",
     "decode",
@@ -230,14 +229,6 @@ def file_sizes(root: Path, files: Iterable[str]) -> list[int]:
             what = f"{shown(root / name)} cannot be opened ({error.strerror})"
             raise InputError(f"{what}: restore it, or delete the link") from error
     return sizes
-
-
-def fingerprint(sized: Iterable[tuple[str, int]]) -> str:
-    """SHA-256, in hex, of relative paths and bytes, whatever their order."""
-    digest = hashlib.sha256()
-    for name, size in sorted(sized):
-        digest.update(os.fsencode(name) + b"\0" + str(size).encode() + b"\n")
-    return digest.hexdigest()
 
 
 # ---------------------------------------------------------------------------------------------------------------------------

@@ -65,7 +65,8 @@ def run_sweep(notebook: Path, over: Sequence[str], fixed: Sequence[str], out: Pa
     """Runs every combination and writes ``report.json`` in ``out`` after each. Returns 0 if all succeeded, else 1.
 
     Raises:
-        InputError: before anything starts, for an unknown parameter name or type, a missing notebook, or a bad ``jobs``.
+        InputError: before anything starts, for an unknown parameter name or type, a missing notebook, a bad ``jobs``, or an ``out`` that holds the
+            report or a notebook of another sweep, which is not replaced.
     """
     if not notebook.is_file():
         raise InputError(f"no notebook at {notebook}")
@@ -78,6 +79,9 @@ def run_sweep(notebook: Path, over: Sequence[str], fixed: Sequence[str], out: Pa
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {out}: {error.strerror}; choose another with --out") from error
+    if taken := next((path for number, parameters in enumerate(runs) if (path := _target(notebook, parameters, out, number)).exists()), None):
+        raise InputError(f"{taken} is there already, and is not replaced: choose another folder with --out")
+    write_json(out / "report.json", [], replace=False)  # which is this sweep's from here on
     reports: dict[int, RunReport] = {}
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(runs), unit="run", desc=notebook.stem) as bar:
         futures = {pool.submit(_run, notebook, parameters, out, number): number for number, parameters in enumerate(runs)}
@@ -96,9 +100,14 @@ def run_sweep(notebook: Path, over: Sequence[str], fixed: Sequence[str], out: Pa
     return 1 if failed else 0
 
 
-def _run(notebook: Path, parameters: dict, out: Path, number: int) -> RunReport:
+def _target(notebook: Path, parameters: dict, out: Path, number: int) -> Path:
+    """The executed notebook of one run."""
     words = re.sub(r"[^A-Za-z0-9.]+", "-", "_".join(f"{k}-{v}" for k, v in parameters.items())).strip("-")
-    target = out / f"{notebook.stem}_{number:03d}_{words[:80]}.ipynb"
+    return out / f"{notebook.stem}_{number:03d}_{words[:80]}.ipynb"
+
+
+def _run(notebook: Path, parameters: dict, out: Path, number: int) -> RunReport:
+    target = _target(notebook, parameters, out, number)
     # YAML, not -p: papermill turns "-p quick false" into the string "false".
     command = [sys.executable, "-m", "papermill", str(notebook), str(target), "-y", yaml.safe_dump(parameters), "--no-progress-bar"]
     began = time.monotonic()

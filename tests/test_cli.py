@@ -113,6 +113,27 @@ def test_pretraining_on_a_folder_stores_once_and_writes_complete_results(tmp_pat
     assert (tmp_path / "out" / weights).stat().st_mtime_ns == before and written(tmp_path / "numbers") == [record]
 
 
+def test_a_folder_overwritten_by_other_images_of_the_same_size_is_trained_on_anew(tmp_path, capsys):
+    root = tmp_path / "images"
+
+    def fill_with(first: int) -> int:
+        for split in ("train", "val"):
+            for c, name in enumerate(("cat", "dog")):
+                for k in range(3):
+                    colours(root / split / name / f"{k}.bmp", first + 10 * c + k + 50 * (split == "val"))
+        return sum(path.stat().st_size for path in root.rglob("*.bmp"))
+
+    words = ["pretrain", "--tier", "smoke", "--steps", 2, "--batch", 4, "--data", root, "--out", tmp_path / "out"]
+    size = fill_with(0)
+    assert mae(*words) == 0 and "0 already stored" in capsys.readouterr().out
+    assert fill_with(1000) == size
+    assert mae(*words) == 0 and "0 already stored" in capsys.readouterr().out
+    first, second = (read(path) for path in sorted((tmp_path / "out").glob("*.json")))
+    assert first.record["digest"] != second.record["digest"] and first.config.data != second.config.data
+    fill_with(0)
+    assert mae(*words) == 0 and "1 already stored" in capsys.readouterr().out
+
+
 def test_the_sweep_in_two_processes_gives_what_each_run_alone_gives(tmp_path, folder, capsys):
     common = ["--tier", "smoke", "--steps", 2, "--batch", 4, "--data", folder]
     assert mae("pretrain", *common, "--sweep", "--jobs", 2, "--out", tmp_path / "eight", "--results", tmp_path / "numbers") == 0

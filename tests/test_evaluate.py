@@ -35,8 +35,8 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setenv("MAE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("mae_lib.worlds.EVALUATION_LENGTH", 300)
     monkeypatch.setattr("mae_lib.worlds.hard_indices", lambda every=torch.arange(300): every)
-    for opened in (evaluation._opened, evaluation._shifted, evaluation._stimuli):
-        opened.cache_clear()
+    for kept in (evaluation._held, evaluation._world_stimuli):
+        kept.cache_clear()
     torch.set_num_threads(1)
 
 
@@ -199,7 +199,29 @@ def test_what_is_recorded_is_not_measured_again(tmp_path, checkpoint, monkeypatc
     assert mae(*words) == 0 and path.read_text() == first
     monkeypatch.undo()
     monkeypatch.setenv("MAE_CACHE", str(tmp_path / "cache"))
-    assert mae(*words, "--seed", 1) == 0 and json.loads(path.read_text())["settings"]["seed"] == 1
+    assert mae(*words, "--seed", 1) == 2 and path.read_text() == first  # another record wants another folder
+    assert mae(*words[:-1], tmp_path / "others", "--seed", 1) == 0
+    assert json.loads((tmp_path / "others" / path.name).read_text())["settings"]["seed"] == 1
+
+
+def test_images_changed_between_two_commands_of_one_process_are_looked_at_anew(tmp_path):
+    """Same names, same sizes: neither the images held in memory nor the features in the cache are those of before."""
+    folder, seen = tmp_path / "pixels", []
+
+    def pictures(first: int) -> None:
+        for split, count in (("train", 40), ("val", 10)):
+            for c, name in enumerate(("ant", "bee")):
+                for k in range(count):
+                    save(picture(first + 100 * c + k + 1000 * (split == "val"), 32, 32), folder / split / name / f"{k}.bmp")
+
+    pictures(0)
+    real = folder_checkpoint(tmp_path, folder)
+    for turn in (0, 5000, 0):
+        pictures(turn)
+        held = {name: evaluation._images(real, replace(FEW, data=folder), name).images(range(3)) for name in ("train", "validation")}
+        assert all(torch.equal(images, image_source(folder, name, (32, 32)).images(range(3))) for name, images in held.items())
+        seen.append(evaluate("probe", real, replace(FEW, data=folder)))
+    assert seen[0]["key"] == seen[2]["key"] != seen[1]["key"] and seen[0]["measures"] == seen[2]["measures"] != seen[1]["measures"]
 
 
 def test_a_bare_name_is_looked_up_in_the_cache(tmp_path, checkpoint, monkeypatch, capsys):
