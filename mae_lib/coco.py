@@ -131,7 +131,6 @@ class CocoFolder:
             if image.size != (width, height):
                 found = f"{image.width}×{image.height} pixels, where {self.annotations.name} says {width}×{height}"
                 raise InputError(f"{shown(path)} has {found}: restore the original file, or correct image {self.image_ids[i]} there")
-            image.load()
             pixels = np.array(eight_bit(image, "RGB", path))
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
