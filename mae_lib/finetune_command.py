@@ -114,7 +114,8 @@ class Finetune:
         from mae_lib.coco import open_coco, write_scenes
 
         if self.data is not None:
-            return open_coco(self.data, self.train), open_coco(self.data, self.validation)
+            train = open_coco(self.data, self.train)
+            return train, open_coco(self.data, self.validation, train.classes)
         sizes = tier(self.tier).detection["scenes"]
         folder = cache_directory() / "scenes" / f"{self.tier}-{sizes['size']}px"
         return tuple(write_scenes(Scenes(split, sizes["size"], length=sizes[split]), folder, split) for split in ("train", "validation"))
