@@ -88,7 +88,7 @@ def describe_coco(directory: Path, limit: int = 20_000, threads: int | None = No
         except InputError as error:
             problems.append(str(error))
     everything = [(folder, i) for folder in opened.values() for i in range(len(folder))]
-    looks = looked_at(lambda one: list(_faults(*one)), everything, limit, threads, progress, "image")
+    looks = looked_at(lambda one: list(faults_of(*one)), everything, limit, threads, progress, "image")
     problems += [fault for faults in looks for fault in faults]
     train, validation = (next((name for name in opened if name.startswith(kind)), None) for kind in ("train", "val"))
     train = train or next(iter(opened), None)
@@ -119,7 +119,7 @@ def describe_coco(directory: Path, limit: int = 20_000, threads: int | None = No
     )
 
 
-def _faults(folder: CocoFolder, i: int) -> Iterator[str]:
+def faults_of(folder: CocoFolder, i: int) -> Iterator[str]:
     """What is wrong with one image or its masks, a line each."""
     try:
         folder.image(i)

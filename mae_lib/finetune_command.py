@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -11,8 +12,9 @@ import torch
 
 from mae_lib import distributed
 from mae_lib.errors import InputError
+from mae_lib.image_files import cores
 from mae_lib.intervals import Interval
-from mae_lib.pretrain import resolve_device
+from mae_lib.pretrain import check_share, resolve_device
 from mae_lib.results import recorded, write_result
 from mae_lib.store import cache_directory
 from mae_lib.tiers import tier
@@ -20,6 +22,8 @@ from mae_lib.worlds import Scenes
 
 if TYPE_CHECKING:
     from mae_lib.coco import CocoFolder
+    from mae_lib.finetune import FinetuneConfig
+    from mae_lib.store import Checkpoint
 
 
 SCORING = timedelta(hours=6)
@@ -93,11 +97,16 @@ class Finetune:
         starts = [(found, None) for found in (_checkpoints(self.checkpoint) if self.checkpoint else [])] + [(None, patch) for patch in self.scratch]
         changes = {"seed": self.seed, "steps": self.steps, "batch": self.batch, "learning_rate": self.lr, "layer_decay": self.layer_decay}
         sizes = {"image_size": self.image_size, "anchors": self.anchors, "proposals": self.proposals}
-        for checkpoint, patch in starts:
+        tasks = []
+        for checkpoint, patch in starts:  # all is checked before anything is trained
             config = finetune_config(train, checkpoint, self.tier, patch, **sizes, **changes)
             wanted = identity(config, run_of(config, checkpoint, self.tier), self.tier, validation, self.images)
             record = None if self.results is None else recorded(self.results, wanted["name"], wanted["hash"])
-            if distributed.first_says(lambda: record is None or record.get("key") != wanted["key"]):
+            fresh = distributed.first_says(lambda: record is None or record.get("key") != wanted["key"])
+            tasks.append((config, checkpoint, None if fresh else record, fresh))
+        self._prepare([(config, checkpoint) for config, checkpoint, _, fresh in tasks if fresh], len(tasks), train, validation, device)
+        for config, checkpoint, record, fresh in tasks:
+            if fresh:
                 stored = obtain_detector(config, checkpoint, train, device=device, out=self.out, tier_name=self.tier, save_every=self.save_every)
                 if not first:
                     continue
@@ -108,6 +117,31 @@ class Finetune:
                 numbers = (f"  {name:<12} {Interval.from_dict(value):.4f}" for name, value in record["measures"].items())
                 print(f"{record['name']}-{record['hash']}  trained {record['minutes']:.1f} min, scored {record['seconds']:.0f} s", *numbers, sep="\n", flush=True)
         return 0
+
+    def _prepare(
+        self, fresh: list[tuple[FinetuneConfig, Checkpoint | None]], total: int, train: CocoFolder, validation: CocoFolder, device: str
+    ) -> None:
+        """InputError for whatever can be known before the first step; and a line on how many are to be trained, and for about how long."""
+        from mae_lib.finetune import build
+        from mae_lib.forecast import announce_detectors
+
+        for config, checkpoint in fresh:
+            check_share(config.batch, distributed.world())
+            build(config, checkpoint)
+        if fresh:
+            self._check_scored(validation)
+        if distributed.rank() == 0:
+            print(f"{total} to record, {total - len(fresh)} already recorded", flush=True)
+        announce_detectors(fresh, train, device=device, out=self.out)
+
+    def _check_scored(self, validation: CocoFolder) -> None:
+        """InputError for an image that is to be scored and cannot be decoded, or a mask of it that cannot be drawn."""
+        from mae_lib.coco_description import faults_of
+
+        with ThreadPoolExecutor(cores()) as pool:
+            for faults in pool.map(lambda i: list(faults_of(validation, i)), range(min(len(validation), self.images or len(validation)))):
+                if faults:
+                    raise InputError(faults[0])
 
     def _data(self) -> tuple[CocoFolder, CocoFolder]:
         """Training and validation images; scenes are written if they are not there, by whichever process comes first."""
