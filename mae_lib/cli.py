@@ -29,15 +29,20 @@ from mae_lib.describe import describe
 from mae_lib.errors import InputError
 from mae_lib.files import cache_directory
 from mae_lib.finetune_command import Finetune
+from mae_lib.forecast import forecast, spoken
 from mae_lib.intervals import Interval
 from mae_lib.ledger_command import Ledger, Rerun
 from mae_lib.mask_designs import Design
 from mae_lib.model import training_flops
-from mae_lib.pretrain import RESIDENT_LIMIT, TrainingDiverged, held_out_error, resolve_device
+from mae_lib.pretrain import RESIDENT_LIMIT, TrainingDiverged, check_share, held_out_error, resolve_device
 from mae_lib.results import own_record, write_result
 from mae_lib.shard_command import Shard
 from mae_lib.store import Checkpoint, checkpoints, find, named, obtain, read, require_free
 from mae_lib.tiers import SIZE_RATIO, PretrainConfig, tier
+
+
+HELD_OUT = 1000
+"""Validation images that --results measures the error on, at most."""
 
 
 @dataclass(frozen=True)
@@ -110,24 +115,34 @@ class Pretrain:
             raise InputError("under torchrun all processes share one training after another: leave out --jobs")
         if self.threads < 1:
             raise InputError(f"--threads {self.threads} must be at least 1")
-        configs = self._configs()
+        torch.set_num_threads(self.threads)
         for folder in (self.out, self.results, cache_directory()):
             if folder is not None:
                 _require_writable(folder)
         _require_apart(self.out or cache_directory() / "checkpoints", self.results)
+        configs = self._configs()
+        model, unit = configs[0].model, max(config.unit for config in configs)
+        if self.results is not None:
+            validation = image_source(self.data, "validation", model.image_size, model.channels, min_side=unit)
+            for part in torch.arange(min(HELD_OUT, len(validation))).split(250):
+                validation.images(part)  # those that the error will be measured on: a damaged one is named now
         there = {c.hash: find(c, None if self.out is None else [self.out]) for c in configs}
         pending = [c for c in configs if there[c.hash] is None]
         for config in pending:
             require_free(Checkpoint, config, self.out or cache_directory() / "checkpoints")
         if self.results is not None:
-            distributed.first_tries(lambda: [own_record(self.results, _wanted(self, c, there[c.hash])) for c in configs])
+            distributed.first_tries(lambda: [own_record(self.results, _wanted(self, c, unit, there[c.hash])) for c in configs])
+        apart = self.jobs > 1 and len(pending) > 1  # each process then reads the images for itself
+        said = f"{len(configs)} to have, {len(configs) - len(pending)} already stored"
+        if pending:
+            check_share(pending[0].batch, distributed.world(), self.accumulate)
+            source = image_source(self.data, "train", model.image_size, model.channels, unit) if apart else self._images(pending[0], unit)
+            if distributed.rank() == 0:
+                said += f": {forecast(pending, source, self.device, self.jobs, self.accumulate)}"
         if distributed.rank() == 0:
-            print(f"{len(configs)} to have, {len(configs) - len(pending)} already stored", flush=True)
-        tasks = [(self, config) for config in configs]
-        if self.jobs == 1 or len(pending) < 2:
-            results = [_obtain(*task) for task in tasks]
-        else:
-            results = _side_by_side(tasks, self.jobs)
+            print(said, flush=True)
+        tasks = [(self, config, unit) for config in configs]
+        results = _side_by_side(tasks, self.jobs) if apart else [_obtain(*task) for task in tasks]
         for checkpoint in results if distributed.rank() == 0 else ():
             steps, loss = checkpoint.curve
             speed = checkpoint.record["images_per_second"]
@@ -137,6 +152,12 @@ class Pretrain:
                 f"{speed:.0f} images/s, {rate / 1e12:.3g} TFLOP/s of the model"
             )
         return 0
+
+    def _images(self, config: PretrainConfig, min_side: int) -> ImageSource:
+        """What ``config`` is trained on, of no image with a side below ``min_side`` pixels: the sweep's largest unit for all of its runs."""
+        looks = config.steps * config.batch if config.crop_from == "image" else 0
+        device = str(resolve_device(self.device))
+        return _training_images(self.data, json.dumps(config.data), config.model.image_size, config.model.channels, min_side, device, looks)
 
     def _configs(self) -> list[PretrainConfig]:
         sizes = tier(self.tier)
@@ -176,7 +197,7 @@ def _require_apart(models: Path, results: Path | None) -> None:
         raise InputError(f"{what}: give --out and --results a folder each")
 
 
-def _side_by_side(tasks: list[tuple[Pretrain, PretrainConfig]], jobs: int) -> list[Checkpoint]:
+def _side_by_side(tasks: list[tuple[Pretrain, PretrainConfig, int]], jobs: int) -> list[Checkpoint]:
     """``_obtain`` of every task, each in one of ``jobs`` processes. Ctrl-C stops them all, their states saved; an error waits for the others."""
     # "spawn": a forked child cannot use CUDA, nor PyTorch's threads once the parent has.
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_obey_parent) as pool:
@@ -201,10 +222,10 @@ def _stop(number: int, frame: object) -> None:
     raise SystemExit(130)
 
 
-def _obtain_in_child(command: Pretrain, config: PretrainConfig) -> Checkpoint:
+def _obtain_in_child(command: Pretrain, config: PretrainConfig, min_side: int) -> Checkpoint:
     if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:  # stopped, and this task was already in the queue
         raise SystemExit(130)
-    return _obtain(command, config)
+    return _obtain(command, config, min_side)
 
 
 @lru_cache(maxsize=1)
@@ -217,33 +238,32 @@ def _training_images(
     return Resident(source, device=device) if looks >= len(source) and nbytes(source) <= RESIDENT_LIMIT else source
 
 
-def _obtain(command: Pretrain, config: PretrainConfig) -> Checkpoint:
+def _obtain(command: Pretrain, config: PretrainConfig, min_side: int) -> Checkpoint:
     torch.set_num_threads(command.threads)
-    device, size, channels = str(resolve_device(command.device)), config.model.image_size, config.model.channels
+    device = str(resolve_device(command.device))
     source = None
     if distributed.first_says(lambda: find(config, None if command.out is None else [command.out]) is None):
-        looks = config.steps * config.batch if config.crop_from == "image" else 0
-        source = _training_images(command.data, json.dumps(config.data), size, channels, config.unit, device, looks)
+        source = command._images(config, min_side)
     checkpoint = obtain(
         config, source, device=device, folder=command.out, tier=command.tier, save_every=command.save_every, accumulate=command.accumulate,
         compiled=command.compile,
     )
     if command.results is not None and distributed.rank() == 0:
-        wanted = _wanted(command, config, checkpoint)
+        wanted = _wanted(command, config, min_side, checkpoint)
         if own_record(command.results, wanted) is None:
-            held_out = held_out_error(checkpoint.load(device), config.mask, _held_out(command, config))
+            held_out = held_out_error(checkpoint.load(device), config.mask, _held_out(command, config, min_side), HELD_OUT)
             write_result(command.results, checkpoint.record | {"held_out": held_out, "validation": wanted["validation"]})
     return checkpoint
 
 
-def _held_out(command: Pretrain, config: PretrainConfig) -> ImageSource:
-    return image_source(command.data, "validation", config.model.image_size, config.model.channels, min_side=config.unit)
+def _held_out(command: Pretrain, config: PretrainConfig, min_side: int) -> ImageSource:
+    return image_source(command.data, "validation", config.model.image_size, config.model.channels, min_side=min_side)
 
 
-def _wanted(command: Pretrain, config: PretrainConfig, checkpoint: Checkpoint | None) -> dict:
+def _wanted(command: Pretrain, config: PretrainConfig, min_side: int, checkpoint: Checkpoint | None) -> dict:
     """What the record of a pretraining is of (`mae_lib.results.SUBJECT`); of weights that are still
     to be trained there can be none."""
-    named = {"name": config.name, "hash": config.hash, "validation": _held_out(command, config).identity}
+    named = {"name": config.name, "hash": config.hash, "validation": _held_out(command, config, min_side).identity}
     return named | {"digest": None if checkpoint is None else checkpoint.record["digest"]}
 
 
@@ -289,18 +309,26 @@ class Evaluate:
             _require_writable(self.results)
         pairs = [_name_and_folder(text) for text in self.shifted]
         options = Options(self.data, dict(pairs), self.stimuli, self.images, self.train_images, self.device, self.seed)
-        chosen, records = _checkpoints(self.checkpoint), []
-        wanted = [identity(self.what, checkpoint, options) for checkpoint in chosen]
-        known = [None] * len(chosen)
-        if self.results is not None:  # before anything is measured
+        found = _checkpoints(self.checkpoint)
+        wanted = [identity(self.what, checkpoint, options) for checkpoint in found]  # all is checked before anything is measured
+        kept = [None] * len(found)
+        if self.results is not None:
             [(stem, count)] = Counter(f"{each['name']}-{each['hash']}" for each in wanted).most_common(1)
             if count > 1:
                 what = f"two checkpoints with other weights are both called {stem}, as their records would be"
                 raise InputError(f"{what}: evaluate one, or each into its own --results")
-            known = [own_record(self.results, each) for each in wanted]
-        for checkpoint, record in zip(chosen, known):
+            kept = [own_record(self.results, each) for each in wanted]
+        pending = [checkpoint for checkpoint, record in zip(found, kept) if record is None]
+        for checkpoint in pending:
+            checkpoint.load()
+        if len(found) > 1 and not self.as_json:
+            print(f"{len(pending)} to measure, {len(found) - len(pending)} already recorded", flush=True)
+        records, left = [], len(pending)
+        for checkpoint, record in zip(found, kept):
             if record is None:
-                record = evaluate(self.what, checkpoint, options)
+                record, left = evaluate(self.what, checkpoint, options), left - 1
+                if left and left == len(pending) - 1 and not self.as_json:
+                    print(f"{left} more to measure, {spoken(left * record['seconds'])} at the pace of the first", flush=True)
                 if self.results is not None:
                     write_result(self.results, record)
             records.append(record)
@@ -352,6 +380,7 @@ class Sweep:
     def run(self) -> int:
         from mae_lib.sweeps import run_sweep
 
+        _require_writable(self.out)
         return run_sweep(self.notebook, self.over, self.set, self.out, self.jobs)
 
 

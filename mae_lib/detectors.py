@@ -195,7 +195,9 @@ def evaluate_detector(model: MaskRCNN, folder: CocoFolder, images: int | None = 
 
 
 def identity(config: FinetuneConfig, run: str, tier_name: str, validation: CocoFolder, images: int | None = None) -> dict:
-    """The part of a record that is known before anything is trained. ``run``: see :func:`run_of`."""
+    """The part of a record that is known before anything is trained. ``run``: see :func:`run_of`. InputError for classes that are not the config's."""
+    if validation.classes != config.classes:
+        raise InputError(f"{validation.annotations.name} numbers its classes unlike the training images: open it with their classes")
     settings = {"images": min(len(validation), images or len(validation))}
     data = {"train": config.data, "validation": validation.identity}
     key = hashlib.sha256(json.dumps(["detection", config.hash, settings, data], sort_keys=True).encode()).hexdigest()[:16]

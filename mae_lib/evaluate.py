@@ -18,17 +18,17 @@ from torch import Tensor
 from mae_lib.attention import evaluate_attention, untrained
 from mae_lib.datasets import ImageSource, Resident, Subset, image_source
 from mae_lib.errors import InputError
-from mae_lib.few_labels import evaluate_few_labels
+from mae_lib.few_labels import check_enough, evaluate_few_labels
 from mae_lib.features import Features, encode, features, pixel_features
 from mae_lib.intervals import Interval
 from mae_lib.latents import evaluate_latents, readout, world_latents
 from mae_lib.ledger import run_name
 from mae_lib.pretrain import resolve_device
-from mae_lib.probe import evaluate_pixels, evaluate_probe
+from mae_lib.probe import check_labels, evaluate_pixels, evaluate_probe
 from mae_lib.provenance import provenance
 from mae_lib.reconstruction import evaluate_reconstruction
-from mae_lib.separability import evaluate_separability
-from mae_lib.shape_bias import Stimuli, category_groups, evaluate_shape_bias, read_stimuli, world_stimuli
+from mae_lib.separability import check_enough as check_enough_to_separate, evaluate_separability, ten_classes
+from mae_lib.shape_bias import Stimuli, category_groups, category_probabilities, evaluate_shape_bias, read_stimuli, world_stimuli
 from mae_lib.shifted import ShiftedSet, open_shifted
 from mae_lib.store import Checkpoint
 from mae_lib.worlds import EVALUATION_SETS, World
@@ -122,9 +122,11 @@ def identity(kind: str, checkpoint: Checkpoint, options: Options) -> dict:
     settings = {name: getattr(options, name) for name in SETTINGS[kind]}
     model, data = config.model, {}
     for split in ("validation", "train") if kind in (*PROBES, "shape_bias", "latents") else ("validation",):
-        data[split] = image_source(options.data, split, model.image_size, model.channels).identity
+        source = image_source(options.data, split, model.image_size, model.channels)
+        data[split] = source.identity
+        _check_labels(kind, split, source, options)
     if kind in PROBES:
-        classes = tuple(image_source(options.data, "train", model.image_size, model.channels).classes)
+        classes = tuple(source.classes)
         opened = {name: open_shifted(name, folder, classes, model.image_size, model.channels) for name, folder in options.shifted.items()}
         # What counts as right is not the images' but, for ObjectNet, a file's beside them.
         data["shifted"] = {name: each.source.identity | {"accepts": _digest(each.accepts.int().tolist())} for name, each in opened.items()}
@@ -135,6 +137,19 @@ def identity(kind: str, checkpoint: Checkpoint, options: Options) -> dict:
         "kind": kind, "name": config.name, "hash": config.hash, "run": run, "seed": config.seed, "tier": tier_name, "config": config.to_dict(),
         "settings": settings, "data": data, "key": _digest(named),
     }
+
+
+def _check_labels(kind: str, split: str, source: ImageSource, options: Options) -> None:
+    """What an evaluation asks of the labels, before any image is encoded."""
+    if kind == "separability":
+        check_enough_to_separate(source.labels[ten_classes(source.labels, seed=options.seed)])
+    elif split == "train" and kind != "latents":
+        labels, classes = _thinned(source, options.train_images).labels, tuple(source.classes)
+        check_labels(labels, len(labels), len(classes))
+        if kind == "few_labels":
+            check_enough(labels, classes)
+        if kind == "shape_bias" and options.stimuli is not None:
+            category_probabilities(torch.zeros(1, len(classes)), classes, category_groups())  # refuses classes of fewer than two categories
 
 
 def _digest(value: object) -> str:

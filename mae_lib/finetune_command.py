@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -12,8 +13,9 @@ import torch
 from mae_lib import distributed
 from mae_lib.errors import InputError
 from mae_lib.files import cache_directory
+from mae_lib.image_files import cores
 from mae_lib.intervals import Interval
-from mae_lib.pretrain import resolve_device
+from mae_lib.pretrain import check_share, resolve_device
 from mae_lib.results import own_record, write_result
 from mae_lib.store import Checkpoint, require_free
 from mae_lib.tiers import tier
@@ -108,6 +110,8 @@ class Finetune:
             return record
 
         records = distributed.first_tries(lambda: [known(config, checkpoint) for config, (checkpoint, _) in zip(configs, starts)])
+        fresh = [(config, checkpoint) for config, (checkpoint, _), record in zip(configs, starts, records) if record is None]
+        self._prepare(fresh, len(starts), train, validation, device)
         for config, (checkpoint, _), record in zip(configs, starts, records):
             if record is None:
                 stored = obtain_detector(config, checkpoint, train, device=device, out=self.out, tier_name=self.tier, save_every=self.save_every)
@@ -121,12 +125,38 @@ class Finetune:
                 print(f"{record['name']}-{record['hash']}  trained {record['minutes']:.1f} min, scored {record['seconds']:.0f} s", *numbers, sep="\n", flush=True)
         return 0
 
+    def _prepare(
+        self, fresh: list[tuple[FinetuneConfig, Checkpoint | None]], total: int, train: CocoFolder, validation: CocoFolder, device: str
+    ) -> None:
+        """InputError for whatever can be known before the first step; and a line on how many are to be trained, and for about how long."""
+        from mae_lib.finetune import build
+        from mae_lib.forecast import announce_detectors
+
+        for config, checkpoint in fresh:
+            check_share(config.batch, distributed.world())
+            build(config, checkpoint)
+        if fresh:
+            self._check_scored(validation)
+        if distributed.rank() == 0:
+            print(f"{total} to record, {total - len(fresh)} already recorded", flush=True)
+        announce_detectors(fresh, train, device=device, out=self.out)
+
+    def _check_scored(self, validation: CocoFolder) -> None:
+        """InputError for an image that is to be scored and cannot be decoded, or a mask of it that cannot be drawn."""
+        from mae_lib.coco_description import faults_of
+
+        with ThreadPoolExecutor(cores()) as pool:
+            for faults in pool.map(lambda i: list(faults_of(validation, i)), range(min(len(validation), self.images or len(validation)))):
+                if faults:
+                    raise InputError(faults[0])
+
     def _data(self) -> tuple[CocoFolder, CocoFolder]:
         """Training and validation images; scenes are written if they are not there, by whichever process comes first."""
         from mae_lib.coco import open_coco, write_scenes
 
         if self.data is not None:
-            return open_coco(self.data, self.train), open_coco(self.data, self.validation)
+            train = open_coco(self.data, self.train)
+            return train, open_coco(self.data, self.validation, train.classes)
         sizes = tier(self.tier).detection["scenes"]
         folder = cache_directory() / "scenes" / f"{self.tier}-{sizes['size']}px"
         return tuple(write_scenes(Scenes(split, sizes["size"], length=sizes[split]), folder, split) for split in ("train", "validation"))

@@ -21,6 +21,8 @@ from tqdm import tqdm
 from mae_lib.chapters import check_notebook_parameters
 from mae_lib.errors import InputError
 from mae_lib.files import write_json
+from mae_lib.image_files import existing_folder
+from mae_lib.pretrain import resolve_device
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ def run_sweep(notebook: Path, over: Sequence[str], fixed: Sequence[str], out: Pa
     """Runs every combination and writes ``report.json`` in ``out`` after each. Returns 0 if all succeeded, else 1.
 
     Raises:
-        InputError: before anything starts, for an unknown parameter name or type, a missing notebook, a bad ``jobs``, or an ``out`` that holds the
-            report or a notebook of another sweep, which is not replaced.
+        InputError: before anything starts, for an unknown parameter name or type, a missing notebook, ``data_root`` or ``device``, a bad ``jobs``,
+            or an ``out`` that holds the report or a notebook of another sweep, which is not replaced.
     """
     if not notebook.is_file():
         raise InputError(f"no notebook at {notebook}")
@@ -75,6 +77,10 @@ def run_sweep(notebook: Path, over: Sequence[str], fixed: Sequence[str], out: Pa
     runs = grid(parse_assignments(over, lists=True), parse_assignments(fixed, lists=False))
     for parameters in runs:
         check_notebook_parameters(notebook, parameters)
+        if folder := parameters.get("data_root"):  # two names that mean the same in every chapter
+            existing_folder(folder)
+        if device := parameters.get("device"):
+            resolve_device(device)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -82,6 +88,8 @@ def run_sweep(notebook: Path, over: Sequence[str], fixed: Sequence[str], out: Pa
     if taken := next((path for number, parameters in enumerate(runs) if (path := _target(notebook, parameters, out, number)).exists()), None):
         raise InputError(f"{taken} is there already, and is not replaced: choose another folder with --out")
     write_json(out / "report.json", [], replace=False)  # which is this sweep's from here on
+    together = f", {jobs} at a time" if jobs > 1 else ""
+    print(f"{len(runs)} runs of {notebook.name}{together}; the bar shows the time left once the first has ended", flush=True)
     reports: dict[int, RunReport] = {}
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(runs), unit="run", desc=notebook.stem) as bar:
         futures = {pool.submit(_run, notebook, parameters, out, number): number for number, parameters in enumerate(runs)}

@@ -70,7 +70,8 @@ def written(folder: Path) -> list[str]:
 def test_pretraining_on_the_world_in_a_process_of_its_own(tmp_path, cache):
     done = subprocess.run([sys.executable, "-m", "mae_lib.cli", "pretrain", "--tier", "smoke", "--steps", "3"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "1 to have, 0 already stored" in done.stdout and "loss" in done.stdout and "img/s" in done.stderr and "Traceback" not in done.stderr
+    line = "1 to have, 0 already stored: 1 to train, less than a minute here (an estimate from a few timed steps)"
+    assert done.stdout.splitlines()[0] == line and "loss" in done.stdout and "img/s" in done.stderr and "Traceback" not in done.stderr
     (record,) = (cache / "checkpoints").glob("*.json")
     checkpoint = read(record)
     assert (checkpoint.config.steps, checkpoint.config.ratio, checkpoint.config.data["kind"]) == (3, 0.75, "world")
@@ -199,6 +200,15 @@ BAD_RUNS = {
     "images smaller than a unit": (["--data", "{tmp}/tiny", "--unit", "16"], ["16"]),
     "unwritable out": (["--data", "{tmp}/images", "--out", "{tmp}/file/out"], ["file", "write"]),
     "unwritable results": (["--data", "{tmp}/images", "--results", "{tmp}/file"], ["file", "write"]),
+    "accumulate": (["--data", "{tmp}/images", "--sweep", "--accumulate", "99"], ["accumulate 99"]),
+    "accumulate 0": (["--accumulate", "0"], ["accumulate 0"]),
+    "no val to measure on": (["--data", "{tmp}/cut", "--results", "{tmp}/numbers"], ["no split 'val'"]),
+    "no val, in a sweep": (["--data", "{tmp}/cut", "--sweep", "--results", "{tmp}/numbers"], ["no split 'val'"]),
+    "flat val": (["--data", "{tmp}/flat", "--sweep", "--results", "{tmp}/numbers"], ["val", "sort them into <class>/ folders"]),
+    "a class of val alone": (["--data", "{tmp}/strange", "--sweep", "--results", "{tmp}/numbers"], ["'wolf'", "train lacks"]),
+    "damaged image in val": (["--data", "{tmp}/worn", "--sweep", "--results", "{tmp}/numbers"], ["val/dog/0.jpg"]),
+    "val smaller than the sweep's largest unit": (["--data", "{tmp}/low", "--sweep", "--results", "{tmp}/numbers"], ["val", "mask unit (16)"]),
+    "images smaller than the sweep's largest unit": (["--data", "{tmp}/tiny", "--sweep"], ["mask unit (16)"]),
 }
 
 
@@ -214,6 +224,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(case, tmp_path, cache, folder,
         for name in ("cat", "dog"):
             colours(tmp_path / "cut" / "train" / name / f"{k}.jpg", k)
             colours(tmp_path / "tiny" / "train" / name / f"{k}.png", k, side=9)
+            for split in ("train", "val"):
+                for root in ("worn", "strange", "low"):
+                    colours(tmp_path / root / split / name / f"{k}.jpg", k, side=9 if (root, split) == ("low", "val") else 40)
+            colours(tmp_path / "flat" / "train" / name / f"{k}.jpg", k)
+        colours(tmp_path / "flat" / "val" / f"{k}.jpg", k)
+    (tmp_path / "worn" / "val" / "dog" / "0.jpg").write_bytes(b"worn")
+    (tmp_path / "strange" / "val" / "dog").rename(tmp_path / "strange" / "val" / "wolf")
     whole = (tmp_path / "cut" / "train" / "dog" / "2.jpg").read_bytes()
     (tmp_path / "cut" / "train" / "dog" / "2.jpg").write_bytes(whole[: len(whole) // 2])
     before = written(tmp_path)

@@ -209,7 +209,7 @@ def test_every_class_keeps_an_image_to_train_on():
         part = probing._held_out_images(labels, 3, 0.15, seed)
         assert torch.equal(torch.bincount(labels[part], minlength=3), torch.tensor([8, 1, 0]))
     with pytest.raises(InputError, match="no class has two"):
-        probing._held_out_images(torch.arange(3), 3, 0.15, 0)
+        probing.check_labels(torch.arange(3), 3, 3)
 
 
 def test_each_image_comes_once_before_any_comes_again():
