@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
-import torch
 from torchvision.models.detection import MaskRCNN
 
 from mae_lib import distributed

@@ -8,7 +8,6 @@ JSON states; a damaged file is named, renamed to ``….damaged`` and never used.
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
