@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
-from mae_lib.chapters import check_notebook_parameters
+from mae_lib.parameters import check_notebook_parameters
 from mae_lib.errors import InputError
 from mae_lib.files import write_json
 

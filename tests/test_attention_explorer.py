@@ -23,7 +23,8 @@ from looking import Page, drawn  # noqa: F401 (renders and closes every figure)
 from mae_lib import attention_explorer
 from mae_lib.attention import attention_maps, cls_attention, cls_scores, object_scores, patch_attention, patch_coverage
 from mae_lib.attention_explorer import CHAPTER, COLOURS, AttentionExplorer, outline, tabulate
-from mae_lib.chapters import check_notebook_parameters, repository
+from mae_lib.chapters import repository
+from mae_lib.parameters import check_notebook_parameters
 from mae_lib.errors import InputError
 from mae_lib.evaluation_figures import attention_rows
 from mae_lib.model import MaskedAutoencoder, normalise_pixels

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook
 
-from mae_lib.chapters import TIER_MEANINGS, chapter_pages, check_notebook_parameters, check_parameters, declared_parameters, repository, tier_badge
+from mae_lib.chapters import TIER_MEANINGS, chapter_pages, repository, tier_badge
+from mae_lib.parameters import check_notebook_parameters, check_parameters, declared_parameters
 from mae_lib.errors import InputError
 from mae_lib.ledger import every_claim
 from mae_lib.tiers import TIERS
@@ -31,7 +32,7 @@ quick: bool = True                      # fewer images
 """
 CHECK = """\
 from typing import Literal
-from mae_lib.chapters import check_parameters
+from mae_lib.parameters import check_parameters
 check_parameters(globals(), tier=Literal["smoke", "laptop", "gpu", "paper"], mask_ratios=list[float], seed=int, quick=bool)
 """
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 from looking import Page, drawn  # noqa: F401 (renders and closes every figure)
 
-from mae_lib.chapters import check_notebook_parameters, repository
+from mae_lib.chapters import repository
+from mae_lib.parameters import check_notebook_parameters
 from mae_lib.errors import InputError
 from mae_lib.graph import LatentGraph, quad_tree
 from mae_lib.intervals import Interval, bootstrap

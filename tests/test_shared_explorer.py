@@ -14,7 +14,8 @@ import pytest
 import yaml
 from looking import Page
 
-from mae_lib.chapters import check_notebook_parameters, repository
+from mae_lib.chapters import repository
+from mae_lib.parameters import check_notebook_parameters
 from mae_lib.errors import InputError
 from mae_lib.graph import LatentGraph, figure_4, quad_tree, random_dag, tree
 from mae_lib.graph_figures import LOOKS, node_kinds

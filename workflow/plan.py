@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from mae_lib.cells import SEEDS, Cell, real_cells, world_cells
-from mae_lib.chapters import check_notebook_parameters, declared_parameters
+from mae_lib.parameters import check_notebook_parameters, declared_parameters
 from mae_lib.claims import CLAIMS
 from mae_lib.errors import InputError
 from mae_lib.results import results_directory
