@@ -32,7 +32,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mae_lib.datasets import EncodedImages, ImageSource, Resident, image_source, nbytes
+from mae_lib.datasets import EncodedImages, Resident, image_source, nbytes
+from mae_lib.image_source import ImageSource
 from mae_lib.errors import InputError
 from mae_lib.image_files import Member
 from mae_lib.model import normalise_pixels

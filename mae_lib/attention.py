@@ -13,7 +13,7 @@ import torch
 from timm.layers import Attention
 from torch import Tensor
 
-from mae_lib.datasets import ImageSource
+from mae_lib.image_source import ImageSource
 from mae_lib.errors import InputError
 from mae_lib.intervals import Interval, bootstrap
 from mae_lib.model import MaskedAutoencoder, normalise_pixels

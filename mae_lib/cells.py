@@ -25,7 +25,7 @@ from mae_lib.evaluate import EVALUATIONS, SETTINGS
 from mae_lib.experiments import EXPERIMENTS, Experiment
 from mae_lib.identify import every_mask_case, table_cases
 from mae_lib.ladder import RUNGS, Rung
-from mae_lib.ledger import run_name
+from mae_lib.tiers import run_name
 from mae_lib.store import Checkpoint, named
 from mae_lib.structure import estimate_groups
 from mae_lib.tiers import PretrainConfig, Tier

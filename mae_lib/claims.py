@@ -1,7 +1,7 @@
 """The paper's claims, one for each row, and for each the test that decides it here: which runs are compared on which measure, in which
 direction. The tests were written before the runs that decide them (the repository's history shows the order). Where the paper says less than
 a test needs, the test is ours: T1a to T2 and F4a to F4c, which it proves or draws; T3p (the paper keeps its numbers for an appendix), T3b (a
-baseline that it lacks), and S1–S3, which it only suggests. The claims on the quad-tree world are beside their experiment, in `mae_lib.tree_world`.
+baseline that it lacks), and S1–S3, which it only suggests. `TREE_CLAIMS` are on the quad-tree world (`mae_lib.tree_world`).
 
 A run is named by its place in the sweep, so that a test reads the same at every tier: ``r10`` … ``r90`` for the ratio sweep, ``small``,
 ``middle`` and ``large`` for the mask units of the size sweep. ``scratch`` is training without pretraining, with the ratio sweep's ViT patch
@@ -15,10 +15,8 @@ from dataclasses import dataclass, field, replace
 
 from mae_lib.comparisons import Above, Alike, AtLeast, Comparison, NotBelow
 from mae_lib.errors import InputError
+from mae_lib.runs import RATIO_RUNS, SIZE_RUNS
 
-RATIO_RUNS = ("r10", "r25", "r50", "r75", "r90")
-SIZE_RUNS = ("small", "middle", "large")
-RUNS = RATIO_RUNS + SIZE_RUNS
 
 @dataclass(frozen=True)
 class Claim:
@@ -241,6 +239,33 @@ REAL: dict[str, Claim] = {
 its shifted sets) and of Tiny-ImageNet at 32 px on Geirhos's cue-conflict stimuli; T3b on nuclei (Data Science Bowl 2018). F6, F7 and F6p need the
 objects' masks, which these folders lack; T3 and T3p need eight models fine-tuned on COCO; S1 to S3 need the latents, which no photograph tells.
 """
+
+TREE_CLAIMS: dict[str, Claim] = {
+    claim.id: claim
+    for claim in (
+        Claim(
+            "S2-tree", "§3.6, quad-tree", "masks that hide whole subtrees read out the level they point at better than random ones", "tree_world",
+            "chapter-improvements", (Above("mean/level3", "subtrees2-r50", "random-r50"), Above("mean/level2", "subtrees1-r50", "random-r50")), data="",
+        ),
+        Claim(
+            "S2e-tree", "§3.6, quad-tree", "the same with the subtrees estimated from data", "tree_world", "chapter-improvements",
+            (Above("mean/level3", "estimated4-r50", "random-r50"), Above("mean/level2", "estimated16-r50", "random-r50")), data="",
+        ),
+        Claim(
+            "S2c-tree", "ours", "it is the tree and not the size of the blocks: equally large blocks off the tree read out the root worse",
+            "tree_world", "chapter-improvements", (Above("mean/level3", "subtrees2-r50", "shifted2-r50"),), data="",
+        ),
+        Claim(
+            "S1-tree", "§3.6, quad-tree", "a margin on contiguous masks off the tree, which takes c from level 1 to 2, reads out level 2 better",
+            "tree_world", "chapter-improvements", (Above("mean/level2", "shifted2-margin1-r50", "shifted2-r50"),), data="",
+        ),
+        Claim(
+            "S1m-tree", "§3.6, scattered", "the same margin on random patches", "tree_world", "chapter-improvements",
+            (Above("mean/level2", "margin1-r50", "random-r50"),), data="",
+        ),
+    )
+}
+"""The comparisons that decide, as `mae_lib.ledger.decide` takes them with `results/tree_world`."""
 
 
 def claim(identity: str) -> Claim:

@@ -23,7 +23,8 @@ import torch
 import tyro
 
 from mae_lib import distributed
-from mae_lib.datasets import ImageSource, Resident, image_source, nbytes
+from mae_lib.datasets import Resident, image_source, nbytes
+from mae_lib.image_source import ImageSource
 from mae_lib.describe import describe
 from mae_lib.errors import InputError
 from mae_lib.finetune_command import Finetune

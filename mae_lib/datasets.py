@@ -1,5 +1,4 @@
-"""Sources of images. What lives here: `ImageSource`, the protocol that every source of images meets (the embedded world too);
-`EncodedImages`, what sources of image files share, which decode them on demand, whole or cropped at random; `FolderImages`, such a source
+"""Sources of images. What lives here: `EncodedImages`, what sources of image files share, which decode them on demand, whole or cropped at random; `FolderImages`, such a source
 for a folder of class folders (for shards: `mae_lib.shards`); `Subset`, an even thinning of any source; `Resident`, which holds any
 source decoded in memory; and `image_source`, which picks the one a user asked for. Images are uint8 throughout, so that normalisation stays with the model."""
 
@@ -11,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,41 +18,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mae_lib.errors import InputError
+from mae_lib.image_source import ImageSource
 from mae_lib.image_files import Member, cores, crop_box, decode, existing_folder, file_sizes, fingerprint, select
 from mae_lib.worlds import World
 
-__all__ = ["ImageSource", "EncodedImages", "FolderImages", "Subset", "Resident", "image_source", "nbytes"]
-
-
-@runtime_checkable
-class ImageSource(Protocol):
-    """A finite, indexable set of labelled images of one size. The same index always gives the same image.
-
-    Attributes:
-        shape: `(C, H, W)` of every image, in pixels.
-        labels: int64 `[N]` on the CPU, each in `[0, len(classes))`.
-        classes: the class names, in the order of the labels.
-        identity: a dict that JSON can hold and that names the data exactly, free of machine paths; equal identities mean
-            equal images. It is hashed into a checkpoint's address.
-    """
-
-    @property
-    def shape(self) -> tuple[int, int, int]: ...
-
-    @property
-    def labels(self) -> Tensor: ...
-
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-
-    @property
-    def identity(self) -> dict[str, Any]: ...
-
-    def __len__(self) -> int: ...
-
-    def images(self, indices: Tensor | Sequence[int]) -> Tensor:
-        """uint8 `[B, C, H, W]` in 0..255 for int64 `indices` `[B]`, each in `[0, N)`."""
-        ...
+__all__ = ["EncodedImages", "FolderImages", "Subset", "Resident", "image_source", "nbytes"]
 
 
 class EncodedImages(ABC):

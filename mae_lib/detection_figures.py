@@ -19,7 +19,7 @@ from mae_lib.evaluation_figures import LABELS as RUN_LABELS
 from mae_lib.evaluation_figures import sweep_panels
 from mae_lib.figures import PALETTE, Table, _as_picture
 from mae_lib.intervals import over_seeds
-from mae_lib.claims import RATIO_RUNS, RUNS
+from mae_lib.runs import RATIO_RUNS, RUNS
 from mae_lib.ledger import by_run
 
 BASELINES = {"scratch": "from scratch", "scratch-small": "from scratch, small patch"}

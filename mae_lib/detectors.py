@@ -27,7 +27,7 @@ from mae_lib.errors import InputError
 from mae_lib.files import DamagedFile, remove_parts, set_aside, write_json, write_safetensors
 from mae_lib.finetune import FinetuneConfig, Finetuned, finetune
 from mae_lib.intervals import Interval
-from mae_lib.ledger import run_name
+from mae_lib.tiers import run_name
 from mae_lib.model import MaskedAutoencoder
 from mae_lib.pretrain import resolve_device
 from mae_lib.provenance import provenance

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 from scipy import stats
 
-from mae_lib.claims import CLAIMS, RATIO_RUNS, RUNS, SIZE_RUNS
+from mae_lib.claims import CLAIMS
+from mae_lib.runs import RATIO_RUNS, RUNS, SIZE_RUNS
 from mae_lib.comparisons import Above, Comparison, Grows, Verdict
 from mae_lib.errors import InputError
 from mae_lib.experiments import Experiment

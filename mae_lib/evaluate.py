@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from mae_lib.attention import evaluate_attention, untrained
-from mae_lib.datasets import ImageSource, Resident, Subset, image_source
+from mae_lib.datasets import Resident, Subset, image_source
+from mae_lib.image_source import ImageSource
 from mae_lib.errors import InputError
 from mae_lib.few_labels import evaluate_few_labels
 from mae_lib.features import Features, encode, features, pixel_features
 from mae_lib.intervals import Interval
 from mae_lib.latents import evaluate_latents, readout, world_latents
-from mae_lib.ledger import run_name
+from mae_lib.tiers import run_name
 from mae_lib.pretrain import resolve_device
 from mae_lib.probe import evaluate_pixels, evaluate_probe
 from mae_lib.provenance import provenance

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from mae_lib.claims import RATIO_RUNS, RUNS, SIZE_RUNS
+from mae_lib.runs import RATIO_RUNS, RUNS, SIZE_RUNS
 from mae_lib.errors import InputError
 from mae_lib.figures import MARKERS, PALETTE, Table, _as_picture
 from mae_lib.intervals import Interval, over_seeds

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mae_lib.claims import CLAIMS, RATIO_RUNS
+from mae_lib.claims import CLAIMS
+from mae_lib.runs import RATIO_RUNS
 from mae_lib.comparisons import Above, Comparison, Grows
 
 ENDS = ("r10", "r90")

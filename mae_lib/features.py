@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from mae_lib import model as model_module
-from mae_lib.datasets import ImageSource, Subset
+from mae_lib.datasets import Subset
+from mae_lib.image_source import ImageSource
 from mae_lib.errors import InputError
 from mae_lib.files import DamagedFile, read_safetensors, set_aside, write_safetensors
 from mae_lib.model import MaskedAutoencoder, normalise_pixels

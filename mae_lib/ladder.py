@@ -19,7 +19,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from mae_lib.claims import CLAIMS, RATIO_RUNS, RUNS, Claim
+from mae_lib.claims import CLAIMS, Claim
+from mae_lib.runs import RATIO_RUNS, RUNS
 from mae_lib.errors import InputError
 from mae_lib.evaluate import EVALUATIONS
 from mae_lib.intervals import Interval

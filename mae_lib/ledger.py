@@ -17,13 +17,13 @@ from pathlib import Path
 
 from scipy import stats
 
-from mae_lib.claims import CLAIMS, RATIO_RUNS, REAL, RUNS, SIZE_RUNS, Claim, claim  # chapters read these from here
+from mae_lib.claims import CLAIMS, REAL, TREE_CLAIMS, Claim, claim  # chapters read these from here, and the runs
 from mae_lib.comparisons import SEEDS, Comparison, Verdict
 from mae_lib.errors import InputError
 from mae_lib.files import write_json
 from mae_lib.intervals import LEVEL, Interval, over_seeds
 from mae_lib.results import read_results, results_directory
-from mae_lib.tiers import PretrainConfig, tier
+from mae_lib.runs import RATIO_RUNS, RUNS, SIZE_RUNS
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,6 @@ class Decision:
     claim: Claim
     verdict: Verdict
     rows: tuple[tuple[Comparison, Interval, Verdict], ...]
-
-
-def run_name(config: PretrainConfig, tier_name: str) -> str:
-    """A pretraining's place in the sweep of its tier, one of `RUNS`. InputError if it is none of the eight."""
-    sizes = tier(tier_name).at(config.model.image_size[0])
-    if config.design != "random" or config.margin:
-        raise InputError(f"{config.name} is none of the eight pretrainings: its masks are of another design")
-    if config.model.patch == sizes.small_patch and config.unit in sizes.units and config.ratio == 0.75:
-        return SIZE_RUNS[sizes.units.index(config.unit)]
-    name = f"r{round(config.ratio * 100)}"
-    if config.model.patch == config.unit == sizes.model.patch and name in RATIO_RUNS:
-        return name
-    raise InputError(f"{config.name} is none of the eight pretrainings of tier {tier_name}")
 
 
 def by_run(records: Iterable[dict], measure: str) -> dict[str, dict[int, float]]:
@@ -181,9 +168,7 @@ def _said(decision: Decision) -> dict:
 
 def every_claim() -> dict[str, Claim]:
     """All claims: the paper's and ours (`mae_lib.claims`), and those on the quad-tree world."""
-    from mae_lib import tree_world  # which trains models: not needed to read a claim
-
-    return CLAIMS | tree_world.CLAIMS
+    return CLAIMS | TREE_CLAIMS
 
 
 def _records(claim: Claim) -> list[dict]:

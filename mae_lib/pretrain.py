@@ -26,7 +26,8 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from mae_lib import distributed
-from mae_lib.datasets import ImageSource, Resident, nbytes
+from mae_lib.datasets import Resident, nbytes
+from mae_lib.image_source import ImageSource
 from mae_lib.errors import InputError
 from mae_lib.files import DamagedFile, read_safetensors, write_safetensors
 from mae_lib.mask_designs import margin_maps, sample_design

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mae_lib.datasets import ImageSource, Subset
+from mae_lib.datasets import Subset
+from mae_lib.image_source import ImageSource
 from mae_lib.errors import InputError
 from mae_lib.features import POOLS, Features, pixel_features
 from mae_lib.intervals import Interval, bootstrap

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from mae_lib import rendering
-from mae_lib.datasets import ImageSource, Subset
+from mae_lib.datasets import Subset
+from mae_lib.image_source import ImageSource
 from mae_lib.errors import InputError
 from mae_lib.intervals import Interval, bootstrap
 from mae_lib.masking import MaskSpec

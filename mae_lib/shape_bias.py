@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from mae_lib import probe
-from mae_lib.datasets import FolderImages, ImageSource
+from mae_lib.datasets import FolderImages
+from mae_lib.image_source import ImageSource
 from mae_lib.errors import InputError
 from mae_lib.features import POOLS, Features
 from mae_lib.image_files import shown

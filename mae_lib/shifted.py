@@ -16,7 +16,8 @@ import torch
 from timm.data import ImageNetInfo
 from torch import Tensor
 
-from mae_lib.datasets import FolderImages, ImageSource
+from mae_lib.datasets import FolderImages
+from mae_lib.image_source import ImageSource
 from mae_lib.errors import InputError
 from mae_lib.image_files import existing_folder, shown, subfolders
 

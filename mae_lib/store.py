@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from mae_lib import distributed
-from mae_lib.datasets import ImageSource
+from mae_lib.image_source import ImageSource
 from mae_lib.errors import InputError
 from mae_lib.files import DamagedFile, read_safetensors, remove_parts, set_aside, write_json, write_safetensors
 from mae_lib.model import MaskedAutoencoder

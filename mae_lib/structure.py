@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mae_lib.datasets import ImageSource
+from mae_lib.image_source import ImageSource
 from mae_lib.errors import InputError
 from mae_lib.graph import LatentGraph, Name
 

@@ -18,6 +18,7 @@ from mae_lib.errors import InputError
 from mae_lib.mask_designs import Design, check_groups, check_margin
 from mae_lib.masking import MaskSpec
 from mae_lib.model import ModelConfig
+from mae_lib.runs import RATIO_RUNS, SIZE_RUNS
 
 RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9)
 SIZE_RATIO = 0.75
@@ -320,3 +321,16 @@ def tier(name: str) -> Tier:
     if name not in TIERS:
         raise InputError(f"unknown tier {name!r}: choose one of {', '.join(TIERS)}")
     return TIERS[name]
+
+
+def run_name(config: PretrainConfig, tier_name: str) -> str:
+    """A pretraining's place in the sweep of its tier, one of `RUNS`. InputError if it is none of the eight."""
+    sizes = tier(tier_name).at(config.model.image_size[0])
+    if config.design != "random" or config.margin:
+        raise InputError(f"{config.name} is none of the eight pretrainings: its masks are of another design")
+    if config.model.patch == sizes.small_patch and config.unit in sizes.units and config.ratio == 0.75:
+        return SIZE_RUNS[sizes.units.index(config.unit)]
+    name = f"r{round(config.ratio * 100)}"
+    if config.model.patch == config.unit == sizes.model.patch and name in RATIO_RUNS:
+        return name
+    raise InputError(f"{config.name} is none of the eight pretrainings of tier {tier_name}")

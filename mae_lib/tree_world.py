@@ -14,7 +14,7 @@ The test, written before the runs that decide it; pilots saw random masks and se
 and masks alike, the same for all designs (paired), run seed by seed; should time end first, the seeds that are complete count, at least 3.
 `Settings` as below. Measure: R², on 2000 fresh draws, of ridge regressions (`mae_lib.latents.ridge`, fitted on 4000 others) from the mean of the
 trained encoder's tokens of the whole, unmasked image to the noises of a level: ``mean/level3`` … ``mean/level0``, the mean over that level's nodes.
-What is compared is in `CLAIMS`, decided as in `mae_lib.ledger`: *reproduced* if the 95 % t-interval of the paired difference lies above 0 for
+What is compared is in `mae_lib.claims.TREE_CLAIMS`, decided as in `mae_lib.ledger`: *reproduced* if the 95 % t-interval of the paired difference lies above 0 for
 every test of the claim, *not reproduced* if one lies below 0, else *undecided*. Reported beside it, deciding nothing: the same from one pixel's
 token (``token/``), by kernel ridge (``mean-kernel/``), from the untrained encoder (``untrained/``, ``untrained-kernel/``) and from the raw pixels
 (``pixels/``, ``pixels-kernel/``): all that is there, but 256 numbers to regress on from 4000 draws, so no upper bound.
@@ -35,8 +35,6 @@ import torch
 from sklearn.metrics import r2_score
 from torch import Tensor
 
-from mae_lib.claims import Claim
-from mae_lib.comparisons import Above
 from mae_lib.errors import InputError
 from mae_lib.graph import LatentGraph, Name, quad_tree
 from mae_lib.intervals import over_seeds
@@ -110,34 +108,6 @@ DESIGNS: dict[str, Design] = {
     "margin1": Design(None, 1),
     "shifted2-margin1": Design(_true(2, 1), 1),
 }
-
-CLAIMS: dict[str, Claim] = {
-    claim.id: claim
-    for claim in (
-        Claim(
-            "S2-tree", "§3.6, quad-tree", "masks that hide whole subtrees read out the level they point at better than random ones", "tree_world",
-            "chapter-improvements", (Above("mean/level3", "subtrees2-r50", "random-r50"), Above("mean/level2", "subtrees1-r50", "random-r50")), data="",
-        ),
-        Claim(
-            "S2e-tree", "§3.6, quad-tree", "the same with the subtrees estimated from data", "tree_world", "chapter-improvements",
-            (Above("mean/level3", "estimated4-r50", "random-r50"), Above("mean/level2", "estimated16-r50", "random-r50")), data="",
-        ),
-        Claim(
-            "S2c-tree", "ours", "it is the tree and not the size of the blocks: equally large blocks off the tree read out the root worse",
-            "tree_world", "chapter-improvements", (Above("mean/level3", "subtrees2-r50", "shifted2-r50"),), data="",
-        ),
-        Claim(
-            "S1-tree", "§3.6, quad-tree", "a margin on contiguous masks off the tree, which takes c from level 1 to 2, reads out level 2 better",
-            "tree_world", "chapter-improvements", (Above("mean/level2", "shifted2-margin1-r50", "shifted2-r50"),), data="",
-        ),
-        Claim(
-            "S1m-tree", "§3.6, scattered", "the same margin on random patches", "tree_world", "chapter-improvements",
-            (Above("mean/level2", "margin1-r50", "random-r50"),), data="",
-        ),
-    )
-}
-"""The comparisons that decide, as `mae_lib.ledger.decide` takes them with `results/tree_world`."""
-
 
 class TreeWorld:
     """Images from a process on the quad-tree: [B, 4, 8, 8], each channel of each pixel standardised over 4096 draws.

@@ -10,7 +10,8 @@ import torch
 from image_folders import fill, picture, save
 from PIL import Image
 
-from mae_lib.datasets import FolderImages, ImageSource, Resident, Subset, nbytes
+from mae_lib.datasets import FolderImages, Resident, Subset, nbytes
+from mae_lib.image_source import ImageSource
 from mae_lib.errors import InputError
 
 

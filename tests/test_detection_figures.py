@@ -14,7 +14,7 @@ from mae_lib.average_precision import Detections
 from mae_lib.coco import Instances
 from mae_lib.detection_figures import LABELS, TABLE_RUNS, gain_table, instance_rows, precision_table, transfer_panels
 from mae_lib.errors import InputError
-from mae_lib.claims import RATIO_RUNS, RUNS
+from mae_lib.runs import RATIO_RUNS, RUNS
 
 CLASSES = ("ant", "bee", "cat")
 IMAGE = torch.full((3, 20, 30), 0.5)

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from mae_lib import differences, results
-from mae_lib.claims import CLAIMS, RATIO_RUNS, RUNS, SIZE_RUNS
+from mae_lib.claims import CLAIMS
+from mae_lib.runs import RATIO_RUNS, RUNS, SIZE_RUNS
 from mae_lib.comparisons import Grows
 from mae_lib.differences import agreement, claims_under, effects, predictions, verdict
 from mae_lib.errors import InputError

@@ -12,7 +12,8 @@ from image_folders import fill, picture, save
 
 from mae_lib import evaluate as evaluation
 from mae_lib import store
-from mae_lib.claims import CLAIMS, RUNS
+from mae_lib.claims import CLAIMS
+from mae_lib.runs import RUNS
 from mae_lib.cli import main
 from mae_lib.datasets import FolderImages, image_source
 from mae_lib.errors import InputError

@@ -7,7 +7,8 @@ from looking import drawn  # noqa: F401 (renders and closes every figure)
 
 from mae_lib.errors import InputError
 from mae_lib.evaluation_figures import LABELS, TICKS, decision_table, sweep_panels, sweep_table
-from mae_lib.claims import RATIO_RUNS, RUNS, SIZE_RUNS, claim
+from mae_lib.claims import claim
+from mae_lib.runs import RATIO_RUNS, RUNS, SIZE_RUNS
 from mae_lib.ledger import decide
 
 VALUES = {run: {seed: 0.1 * k + 0.01 * seed for seed in range(3)} for k, run in enumerate(RUNS)}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mae_lib import evaluate, store
-from mae_lib.datasets import ImageSource
+from mae_lib.image_source import ImageSource
 from mae_lib.intervals import Interval
 from mae_lib.masking import MaskSpec, hidden_map
 

@@ -24,7 +24,7 @@ from mae_lib.errors import InputError
 from mae_lib.files import DamagedFile, read_safetensors, write_safetensors
 from mae_lib.finetune import Examples, FinetuneConfig, FinetuneRun, build, cropped, finetune, mirrored, scaled
 from mae_lib.intervals import Interval
-from mae_lib.ledger import run_name
+from mae_lib.tiers import run_name
 from mae_lib.pretrain import TrainingDiverged
 from mae_lib.results import write_result
 from mae_lib.store import Checkpoint

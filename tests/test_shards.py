@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from image_folders import fill, picture, save
 
 from mae_lib import cli, shards
-from mae_lib.datasets import FolderImages, ImageSource, Subset, image_source
+from mae_lib.datasets import FolderImages, Subset, image_source
+from mae_lib.image_source import ImageSource
 from mae_lib.describe import describe
 from mae_lib.errors import InputError
 from mae_lib.image_files import EXTENSIONS

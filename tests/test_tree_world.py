@@ -13,7 +13,8 @@ from mae_lib.intervals import Interval
 from mae_lib.ledger import by_run, decide
 from mae_lib.mask_levels import subtree_groups
 from mae_lib.results import read_results
-from mae_lib.tree_world import CLAIMS, DESIGNS, FIT, TEST, Settings, TreeWorld, evaluate_tree_world, first_weights, train
+from mae_lib.tree_world import DESIGNS, FIT, TEST, Settings, TreeWorld, evaluate_tree_world, first_weights, train
+from mae_lib.claims import CLAIMS
 
 
 @pytest.fixture(scope="module")
