@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mae_lib.errors import InputError
-from mae_lib.files import write_json
-from mae_lib.pretrain import resolve_device
-from mae_lib.provenance import hardware, provenance
+from mae_lib.base.errors import InputError
+from mae_lib.base.files import write_json
+from mae_lib.training.pretrain import resolve_device
+from mae_lib.base.provenance import hardware, provenance
 
 
 ENOUGH_ROUNDS = 6

@@ -32,15 +32,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mae_lib.datasets import EncodedImages, Resident, image_source, nbytes
-from mae_lib.image_source import ImageSource
-from mae_lib.errors import InputError
-from mae_lib.image_files import Member
-from mae_lib.model import normalise_pixels
-from mae_lib.pretrain import RESIDENT_LIMIT, DataOrder, Run, augment, step_generator
-from mae_lib.shards import ShardImages, pack
-from mae_lib.tiers import PretrainConfig, tier
-from mae_lib.worlds import World
+from mae_lib.data.datasets import EncodedImages, Resident, image_source, nbytes
+from mae_lib.base.image_source import ImageSource
+from mae_lib.base.errors import InputError
+from mae_lib.data.image_files import Member
+from mae_lib.model.autoencoder import normalise_pixels
+from mae_lib.training.pretrain import RESIDENT_LIMIT, DataOrder, Run, augment, step_generator
+from mae_lib.data.shards import ShardImages, pack
+from mae_lib.training.tiers import PretrainConfig, tier
+from mae_lib.worlds.world import World
 
 WANTED = 2.0  # the resident path's rate over the step's, at least
 FILE = (500, 375)  # pixels, width and height: ImageNet's usual size

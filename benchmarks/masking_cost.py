@@ -15,10 +15,10 @@ import common
 import torch
 from torch import Tensor
 
-from mae_lib.model import training_flops
-from mae_lib.pretrain import Run
-from mae_lib.tiers import RATIOS, SIZE_RATIO, TIERS, PretrainConfig, tier
-from mae_lib.worlds import World
+from mae_lib.model.autoencoder import training_flops
+from mae_lib.training.pretrain import Run
+from mae_lib.training.tiers import RATIOS, SIZE_RATIO, TIERS, PretrainConfig, tier
+from mae_lib.worlds.world import World
 
 BATCHES = {"paper": 256}
 """Images a step where the tier's own batch is meant for many GPUs."""

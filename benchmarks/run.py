@@ -16,7 +16,7 @@ from pathlib import Path
 import common
 import torch
 
-from mae_lib.results import results_directory
+from mae_book.verdicts.results import results_directory
 
 HERE = Path(__file__).resolve().parent
 

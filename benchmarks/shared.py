@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mae_lib.graph import LatentGraph, quad_tree, random_dag
-from mae_lib.shared import locate_shared, locate_shared_batch, membership
+from mae_lib.theory.graph import LatentGraph, quad_tree, random_dag
+from mae_lib.theory.shared import locate_shared, locate_shared_batch, membership
 
 WANTED_RATE, WANTED_RATIO = 1e6, 500.0  # masks/s, and times the one-mask loop
 

@@ -18,8 +18,8 @@ import common
 import torch
 from torch import Tensor, nn
 
-from mae_lib.model import MaskedAutoencoder, ModelConfig, patchify, sincos_positions, training_flops
-from mae_lib.tiers import PretrainConfig, tier
+from mae_lib.model.autoencoder import MaskedAutoencoder, ModelConfig, patchify, sincos_positions, training_flops
+from mae_lib.training.tiers import PretrainConfig, tier
 
 CONTROL, COMPILED = "mae_lib again", "mae_lib compiled"
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from tiny import Ramps
 
-from mae_lib import attention
-from mae_lib.attention import (
+from mae_lib.evaluation import attention
+from mae_lib.evaluation.attention import (
     THRESHOLDS,
     attention_maps,
     cls_attention,
@@ -24,12 +24,12 @@ from mae_lib.attention import (
     spread_scores,
     untrained,
 )
-from mae_lib.errors import InputError
-from mae_lib.model import MaskedAutoencoder, ModelConfig, normalise_pixels
-from mae_lib.pretrain import pretrain
-from mae_lib.store import checkpoints
-from mae_lib.tiers import tier
-from mae_lib.worlds import World, WorldBatch
+from mae_lib.base.errors import InputError
+from mae_lib.model.autoencoder import MaskedAutoencoder, ModelConfig, normalise_pixels
+from mae_lib.training.pretrain import pretrain
+from mae_lib.training.store import checkpoints
+from mae_lib.training.tiers import tier
+from mae_lib.worlds.world import World, WorldBatch
 
 CONFIG = ModelConfig(image_size=(24, 32), patch=8, width=24, depth=3, heads=3, decoder_width=16, decoder_heads=2)
 PATCHES = 12
@@ -427,7 +427,7 @@ def test_bad_input_is_named():
 
 def test_the_shipped_models_maps_are_their_explicit_softmax():
     """The real thing, on every layer of both halves of the sweep."""
-    from mae_lib.chapters import repository
+    from mae_book.chapters.pages import repository
 
     images = normalise_pixels(World("validation", 64).images(range(2)))
     for checkpoint in checkpoints(repository() / "checkpoints" / "world")[2:5]:

@@ -20,18 +20,18 @@ import yaml
 from browser import IN_JUPYTER, Browser, in_browser, tab, tab_to, write  # noqa: F401 (tab is a fixture)
 from looking import Page, drawn  # noqa: F401 (renders and closes every figure)
 
-from mae_lib import attention_explorer
-from mae_lib.attention import attention_maps, cls_attention, cls_scores, object_scores, patch_attention, patch_coverage
-from mae_lib.attention_explorer import CHAPTER, COLOURS, AttentionExplorer, outline, tabulate
-from mae_lib.chapters import repository
-from mae_lib.parameters import check_notebook_parameters
-from mae_lib.errors import InputError
-from mae_lib.evaluation_figures import attention_rows
-from mae_lib.model import MaskedAutoencoder, normalise_pixels
-from mae_lib.pretrain import Trained
-from mae_lib.store import Checkpoint, save
-from mae_lib.tiers import tier
-from mae_lib.worlds import World
+from mae_book.explorers import attention_explorer
+from mae_lib.evaluation.attention import attention_maps, cls_attention, cls_scores, object_scores, patch_attention, patch_coverage
+from mae_book.explorers.attention_explorer import CHAPTER, COLOURS, AttentionExplorer, outline, tabulate
+from mae_book.chapters.pages import repository
+from mae_lib.base.parameters import check_notebook_parameters
+from mae_lib.base.errors import InputError
+from mae_book.chapters.evaluation_figures import attention_rows
+from mae_lib.model.autoencoder import MaskedAutoencoder, normalise_pixels
+from mae_lib.training.pretrain import Trained
+from mae_lib.training.store import Checkpoint, save
+from mae_lib.training.tiers import tier
+from mae_lib.worlds.world import World
 
 SMOKE = tier("smoke")
 DATA = World("train", 32).identity
@@ -222,7 +222,7 @@ def test_a_model_that_chapter_7_does_not_have_has_a_call_instead(explorer, runs,
     command = explorer.command(1, 1, 2, 3, 6)
     assert "papermill" not in command
     monkeypatch.chdir(runs[1].path.parent)
-    from mae_lib.store import read
+    from mae_lib.training.store import read
 
     assert torch.equal(eval(command, {"AttentionExplorer": AttentionExplorer, "read": read, "images": BATCH.images}), explorer.attention(1, 1, 2, 3, 6))
 

@@ -19,10 +19,10 @@ from pycocotools import mask as rle_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mae_lib.average_precision import MEASURES, Detections, average_precision, found_and_named
-from mae_lib.coco import CocoFolder, open_coco, write_scenes
-from mae_lib.errors import InputError
-from mae_lib.worlds import Scenes
+from mae_lib.detection.average_precision import MEASURES, Detections, average_precision, found_and_named
+from mae_lib.data.coco import CocoFolder, open_coco, write_scenes
+from mae_lib.base.errors import InputError
+from mae_lib.worlds.world import Scenes
 
 SIZE = (60, 80)
 

@@ -20,10 +20,10 @@ from tiny import one_thread  # noqa: F401
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mae_lib.masking import MaskSpec
-from mae_lib.model import MaskedAutoencoder, ModelConfig, training_flops
-from mae_lib.results import results_directory
-from mae_lib.tiers import RATIOS, PretrainConfig, tier
+from mae_lib.masks.masking import MaskSpec
+from mae_lib.model.autoencoder import MaskedAutoencoder, ModelConfig, training_flops
+from mae_book.verdicts.results import results_directory
+from mae_lib.training.tiers import RATIOS, PretrainConfig, tier
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))

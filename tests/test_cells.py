@@ -11,13 +11,14 @@ import pytest
 import torch
 from image_folders import fill
 
-from mae_lib import cells, store
-from mae_lib.cells import real_cells, world_cells
-from mae_lib.cli import Evaluate, Finetune, Pretrain, main, parse
-from mae_lib.errors import InputError
-from mae_lib.experiments import EXPERIMENTS
-from mae_lib.ladder import ARMS, DECIDING, KINDS, RUNGS
-from mae_lib.results import results_directory
+from mae_book.sweep import cells
+from mae_lib.training import store
+from mae_book.sweep.cells import real_cells, world_cells
+from mae_lib.commands.cli import Evaluate, Finetune, Pretrain, main, parse
+from mae_lib.base.errors import InputError
+from mae_book.sweep.experiments import EXPERIMENTS
+from mae_book.verdicts.ladder import ARMS, DECIDING, KINDS, RUNGS
+from mae_book.verdicts.results import results_directory
 
 LADDER = {rung.data for rung in RUNGS.values()}
 WORLD = ("world", "designs", *(each.data for each in EXPERIMENTS.values()), *LADDER)

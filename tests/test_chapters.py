@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook
 
-from mae_lib.chapters import TIER_MEANINGS, chapter_pages, repository, tier_badge
-from mae_lib.parameters import check_notebook_parameters, check_parameters, declared_parameters
-from mae_lib.errors import InputError
-from mae_lib.ledger import every_claim
-from mae_lib.tiers import TIERS
+from mae_book.chapters.pages import TIER_MEANINGS, chapter_pages, repository, tier_badge
+from mae_lib.base.parameters import check_notebook_parameters, check_parameters, declared_parameters
+from mae_lib.base.errors import InputError
+from mae_book.verdicts.ledger import every_claim
+from mae_lib.training.tiers import TIERS
 
 Tier = Literal["smoke", "laptop", "gpu", "paper"]
 
@@ -32,7 +32,7 @@ quick: bool = True                      # fewer images
 """
 CHECK = """\
 from typing import Literal
-from mae_lib.parameters import check_parameters
+from mae_lib.base.parameters import check_parameters
 check_parameters(globals(), tier=Literal["smoke", "laptop", "gpu", "paper"], mask_ratios=list[float], seed=int, quick=bool)
 """
 
@@ -252,13 +252,13 @@ def test_the_badge_speaks_plainly_of_time_and_smoke() -> None:
 def test_the_repository_is_found_from_anywhere_and_its_absence_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert (repository() / "_toc.yml").is_file() and (repository() / "mae_lib").is_dir()
-    monkeypatch.setattr("mae_lib.chapters.__file__", str(tmp_path / "site-packages" / "mae_lib" / "chapters.py"))
+    monkeypatch.setattr("mae_book.chapters.pages.__file__", str(tmp_path / "site-packages" / "mae_lib" / "chapters.py"))
     with pytest.raises(InputError, match="pip install -e"):
         repository()
 
 
 def test_importing_chapters_does_not_import_torch() -> None:
-    code = "import sys, mae_lib.chapters; sys.exit('torch' in sys.modules)"
+    code = "import sys, mae_book.chapters.pages; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=repository()).returncode == 0
 
 

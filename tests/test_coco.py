@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mae_lib import coco
-from mae_lib.average_precision import Detections, average_precision
-from mae_lib.coco import CocoFolder, open_coco, splits_of, write_scenes
-from mae_lib.errors import InputError
-from mae_lib.provenance import provenance
-from mae_lib.results import results_directory, write_result
-from mae_lib.worlds import Scenes
+from mae_lib.data import coco
+from mae_lib.detection.average_precision import Detections, average_precision
+from mae_lib.data.coco import CocoFolder, open_coco, splits_of, write_scenes
+from mae_lib.base.errors import InputError
+from mae_lib.base.provenance import provenance
+from mae_book.verdicts.results import results_directory, write_result
+from mae_lib.worlds.world import Scenes
 
 HEIGHT, WIDTH = 40, 50
 MASK = np.zeros((HEIGHT, WIDTH), dtype=bool)
@@ -112,7 +112,7 @@ def test_a_real_data_set_is_read_as_pycocotools_reads_it(capsys):
 @given(seed=st.integers(0, 2**32 - 1), height=st.integers(1, 30), width=st.integers(1, 30))
 @settings(max_examples=60, deadline=None)
 def test_both_run_length_codes_give_the_mask_back(seed, height, width):
-    from mae_lib.annotations import encode, rle_api
+    from mae_lib.data.annotations import encode, rle_api
 
     rng = np.random.default_rng(seed)
     mask = rng.random((height, width)) < rng.random()

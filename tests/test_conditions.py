@@ -8,10 +8,10 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from mae_lib.conditions import COUNTEREXAMPLES, LinearModel, linear_model, meets_conditions, minimal_sets, valid_sets
-from mae_lib.errors import InputError
-from mae_lib.graph import LatentGraph, figure_4, random_dag, tree
-from mae_lib.shared import locate_shared
+from mae_lib.theory.conditions import COUNTEREXAMPLES, LinearModel, linear_model, meets_conditions, minimal_sets, valid_sets
+from mae_lib.base.errors import InputError
+from mae_lib.theory.graph import LatentGraph, figure_4, random_dag, tree
+from mae_lib.theory.shared import locate_shared
 
 FORK = LatentGraph([("z", "x"), ("z", "y")], ["x", "y"], {"z": 2})
 

@@ -10,9 +10,9 @@ import torch
 from image_folders import fill, picture, save
 from PIL import Image
 
-from mae_lib.datasets import FolderImages, Resident, Subset, nbytes
-from mae_lib.image_source import ImageSource
-from mae_lib.errors import InputError
+from mae_lib.data.datasets import FolderImages, Resident, Subset, nbytes
+from mae_lib.base.image_source import ImageSource
+from mae_lib.base.errors import InputError
 
 
 @pytest.fixture

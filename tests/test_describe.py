@@ -9,9 +9,9 @@ from coco_folders import random_content, save_coco
 from image_folders import RAMP, empty_class, fill, flat_val, loose, one_class, picture, save, too_deep
 from PIL import Image
 
-from mae_lib.datasets import FolderImages
-from mae_lib.describe import Description, describe, looked_at, of_sizes
-from mae_lib.errors import InputError
+from mae_lib.data.datasets import FolderImages
+from mae_lib.data.describe import Description, describe, looked_at, of_sizes
+from mae_lib.base.errors import InputError
 
 
 @pytest.fixture

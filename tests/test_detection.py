@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tiny import one_thread  # noqa: F401 (every test on one thread)
 from torch import Tensor, nn
 
-from mae_lib.detection import DetectorConfig, PyramidBackbone, SeededSampler, detect, detector, in_windows, parameter_groups, resample_positions, to_float
-from mae_lib.errors import InputError
-from mae_lib.model import MaskedAutoencoder, ModelConfig, normalise_pixels, sincos_positions
-from mae_lib.worlds import Scenes
+from mae_lib.detection.mask_rcnn import DetectorConfig, PyramidBackbone, SeededSampler, detect, detector, in_windows, parameter_groups, resample_positions, to_float
+from mae_lib.base.errors import InputError
+from mae_lib.model.autoencoder import MaskedAutoencoder, ModelConfig, normalise_pixels, sincos_positions
+from mae_lib.worlds.world import Scenes
 
 SMALL = dict(
     image_size=64, strides=(4, 8, 16, 32), width=16, anchors=(12, 20, 32, 48), canonical=64.0, pre_nms=40, post_nms=40, rpn_samples=32, roi_samples=16,

@@ -10,11 +10,11 @@ import torch
 from looking import drawn  # noqa: F401 (renders and closes every figure)
 from matplotlib.patches import Rectangle
 
-from mae_lib.average_precision import Detections
-from mae_lib.coco import Instances
-from mae_lib.detection_figures import LABELS, TABLE_RUNS, gain_table, instance_rows, precision_table, transfer_panels
-from mae_lib.errors import InputError
-from mae_lib.runs import RATIO_RUNS, RUNS
+from mae_lib.detection.average_precision import Detections
+from mae_lib.data.coco import Instances
+from mae_book.chapters.detection_figures import LABELS, TABLE_RUNS, gain_table, instance_rows, precision_table, transfer_panels
+from mae_lib.base.errors import InputError
+from mae_lib.base.runs import RATIO_RUNS, RUNS
 
 CLASSES = ("ant", "bee", "cat")
 IMAGE = torch.full((3, 20, 30), 0.5)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pytest
 
-from mae_lib.claims import Claim
-from mae_lib.comparisons import Above, Grows
-from mae_lib.difference_figures import agreement_table, beside, effect_panels, effect_table, paper_table
-from mae_lib.differences import Effect
-from mae_lib.errors import InputError
-from mae_lib.intervals import Interval
-from mae_lib.ledger import Decision, Entry
+from mae_book.verdicts.claims import Claim
+from mae_book.verdicts.comparisons import Above, Grows
+from mae_book.chapters.difference_figures import agreement_table, beside, effect_panels, effect_table, paper_table
+from mae_book.chapters.differences import Effect
+from mae_lib.base.errors import InputError
+from mae_lib.base.intervals import Interval
+from mae_book.verdicts.ledger import Decision, Entry
 
 
 @pytest.fixture(autouse=True)

@@ -6,16 +6,17 @@ import json
 
 import pytest
 
-from mae_lib import differences, results
-from mae_lib.claims import CLAIMS
-from mae_lib.runs import RATIO_RUNS, RUNS, SIZE_RUNS
-from mae_lib.comparisons import Grows
-from mae_lib.differences import agreement, claims_under, effects, predictions, verdict
-from mae_lib.errors import InputError
-from mae_lib.evaluate import SETTINGS
-from mae_lib.experiments import EFFECTS, EXPERIMENTS, RUNS as ENDS_AND_MIDDLE, Experiment
-from mae_lib.model import ModelConfig
-from mae_lib.tiers import PretrainConfig
+from mae_book.chapters import differences
+from mae_book.verdicts import results
+from mae_book.verdicts.claims import CLAIMS
+from mae_lib.base.runs import RATIO_RUNS, RUNS, SIZE_RUNS
+from mae_book.verdicts.comparisons import Grows
+from mae_book.chapters.differences import agreement, claims_under, effects, predictions, verdict
+from mae_lib.base.errors import InputError
+from mae_lib.evaluation.evaluate import SETTINGS
+from mae_book.sweep.experiments import EFFECTS, EXPERIMENTS, RUNS as ENDS_AND_MIDDLE, Experiment
+from mae_lib.model.autoencoder import ModelConfig
+from mae_lib.training.tiers import PretrainConfig
 
 MADE_UP = Experiment("long", "", "", "long", training={"steps": 9}, kinds=("probe",))
 EFFECT = {"r10": 0.4, "r75": 0.5, "r90": 0.45}

@@ -16,14 +16,14 @@ import tiny
 import torch
 import torch.distributed as dist
 
-from mae_lib import distributed
-from mae_lib.errors import InputError
-from mae_lib.files import read_safetensors, write_safetensors
-from mae_lib.mask_designs import sample_design
-from mae_lib.pretrain import DataOrder, Run, pretrain, step_generator
-from mae_lib.store import checkpoints
-from mae_lib.tiers import PretrainConfig
-from mae_lib.worlds import World
+from mae_lib.training import distributed
+from mae_lib.base.errors import InputError
+from mae_lib.base.files import read_safetensors, write_safetensors
+from mae_lib.masks.designs import sample_design
+from mae_lib.training.pretrain import DataOrder, Run, pretrain, step_generator
+from mae_lib.training.store import checkpoints
+from mae_lib.training.tiers import PretrainConfig
+from mae_lib.worlds.world import World
 
 KILLS = int(os.environ.get("MAE_KILLS", 3))
 """How many processes one test kills, one after another."""
@@ -141,7 +141,7 @@ def launch(root: Path, *words: str) -> subprocess.Popen:
     """`torchrun` on two processes, restarting them when one dies. What they say goes to ``root/said``: a pipe that nobody empties would stop them."""
     root.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "30", "--monitor-interval", "0.1",
-               "--master-port", str(free_port()), "-m", "mae_lib.pretrain", "--tier", "smoke", "--device", "cpu", *words]  # fmt: skip
+               "--master-port", str(free_port()), "-m", "mae_lib.training.pretrain", "--tier", "smoke", "--device", "cpu", *words]  # fmt: skip
     environment = os.environ | {"MAE_CACHE": str(root / "cache"), "OMP_NUM_THREADS": "1"}
     with open(root / "said", "w") as said:
         return subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT)

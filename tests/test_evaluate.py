@@ -10,21 +10,21 @@ import pytest
 import torch
 from image_folders import fill, picture, save
 
-from mae_lib import evaluate as evaluation
-from mae_lib import store
-from mae_lib.claims import CLAIMS
-from mae_lib.runs import RUNS
-from mae_lib.cli import main
-from mae_lib.datasets import FolderImages, image_source
-from mae_lib.errors import InputError
-from mae_lib.evaluate import EVALUATIONS, SETTINGS, Options, evaluate, identity
-from mae_lib.intervals import Interval
-from mae_lib.model import MaskedAutoencoder
-from mae_lib.pretrain import Trained
-from mae_lib.shape_bias import category_groups
-from mae_lib.shifted import ShiftedSet
-from mae_lib.tiers import tier
-from mae_lib.worlds import EVALUATION_SETS, World
+from mae_lib.evaluation import evaluate as evaluation
+from mae_lib.training import store
+from mae_book.verdicts.claims import CLAIMS
+from mae_lib.base.runs import RUNS
+from mae_lib.commands.cli import main
+from mae_lib.data.datasets import FolderImages, image_source
+from mae_lib.base.errors import InputError
+from mae_lib.evaluation.evaluate import EVALUATIONS, SETTINGS, Options, evaluate, identity
+from mae_lib.base.intervals import Interval
+from mae_lib.model.autoencoder import MaskedAutoencoder
+from mae_lib.training.pretrain import Trained
+from mae_lib.evaluation.shape_bias import category_groups
+from mae_lib.data.shifted import ShiftedSet
+from mae_lib.training.tiers import tier
+from mae_lib.worlds.world import EVALUATION_SETS, World
 
 SMOKE = tier("smoke")
 FEW = Options(images=12, train_images=240, device="cpu")
@@ -34,8 +34,8 @@ FEW = Options(images=12, train_images=240, device="cpu")
 def small(tmp_path, monkeypatch):
     """A cache of this test's own, evaluation sets of 300 images, and nothing kept open from another test."""
     monkeypatch.setenv("MAE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("mae_lib.worlds.EVALUATION_LENGTH", 300)
-    monkeypatch.setattr("mae_lib.worlds.hard_indices", lambda every=torch.arange(300): every)
+    monkeypatch.setattr("mae_lib.worlds.world.EVALUATION_LENGTH", 300)
+    monkeypatch.setattr("mae_lib.worlds.world.hard_indices", lambda every=torch.arange(300): every)
     for opened in (evaluation._opened, evaluation._shifted, evaluation._stimuli):
         opened.cache_clear()
     torch.set_num_threads(1)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from looking import drawn  # noqa: F401 (renders and closes every figure)
 
-from mae_lib.errors import InputError
-from mae_lib.evaluation_figures import LABELS, TICKS, decision_table, sweep_panels, sweep_table
-from mae_lib.claims import claim
-from mae_lib.runs import RATIO_RUNS, RUNS, SIZE_RUNS
-from mae_lib.ledger import decide
+from mae_lib.base.errors import InputError
+from mae_book.chapters.evaluation_figures import LABELS, TICKS, decision_table, sweep_panels, sweep_table
+from mae_book.verdicts.claims import claim
+from mae_lib.base.runs import RATIO_RUNS, RUNS, SIZE_RUNS
+from mae_book.verdicts.ledger import decide
 
 VALUES = {run: {seed: 0.1 * k + 0.01 * seed for seed in range(3)} for k, run in enumerate(RUNS)}
 

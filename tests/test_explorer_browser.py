@@ -8,10 +8,10 @@ import time
 import pytest
 from browser import IN_JUPYTER, Browser, in_browser, tab, tab_to, write  # noqa: F401 (tab is a fixture)
 
-from mae_lib.graph import LatentGraph, random_dag
-from mae_lib.graph_figures import node_kinds, outline
-from mae_lib.shared import locate_shared
-from mae_lib.shared_explorer import EXPLORER_GRIDS, SharedExplorer, explorer_graphs, first_mask, mask_units, reading
+from mae_lib.theory.graph import LatentGraph, random_dag
+from mae_lib.drawing.graph_figures import node_kinds, outline
+from mae_lib.theory.shared import locate_shared
+from mae_book.explorers.shared_explorer import EXPLORER_GRIDS, SharedExplorer, explorer_graphs, first_mask, mask_units, reading
 
 pytestmark = in_browser
 

@@ -16,14 +16,14 @@ import torch
 from looking import Page
 from PIL import Image
 
-from mae_lib.cli import parse
-from mae_lib.errors import InputError
-from mae_lib.explorers import MaskingExplorer, data_url
-from mae_lib.model import MaskedAutoencoder, normalise_pixels
-from mae_lib.pretrain import Trained
-from mae_lib.store import Checkpoint, save
-from mae_lib.tiers import PretrainConfig, tier
-from mae_lib.worlds import World
+from mae_lib.commands.cli import parse
+from mae_lib.base.errors import InputError
+from mae_book.explorers.explorer import MaskingExplorer, data_url
+from mae_lib.model.autoencoder import MaskedAutoencoder, normalise_pixels
+from mae_lib.training.pretrain import Trained
+from mae_lib.training.store import Checkpoint, save
+from mae_lib.training.tiers import PretrainConfig, tier
+from mae_lib.worlds.world import World
 
 SMOKE = tier("smoke")
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mae_lib import evaluate, store
-from mae_lib.image_source import ImageSource
-from mae_lib.intervals import Interval
-from mae_lib.masking import MaskSpec, hidden_map
+from mae_lib.evaluation import evaluate
+from mae_lib.training import store
+from mae_lib.base.image_source import ImageSource
+from mae_lib.base.intervals import Interval
+from mae_lib.masks.masking import MaskSpec, hidden_map
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "book" / "extending.md").read_text(encoding="utf-8")

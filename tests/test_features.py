@@ -8,14 +8,14 @@ import warnings
 import pytest
 import torch
 
-from mae_lib import features as module
-from mae_lib import store
-from mae_lib.datasets import Resident, Subset
-from mae_lib.errors import InputError
-from mae_lib.features import POOLS, Features, encode, features, pixel_features
-from mae_lib.model import MaskedAutoencoder, ModelConfig, normalise_pixels
-from mae_lib.store import Checkpoint
-from mae_lib.worlds import World
+from mae_lib.evaluation import features as module
+from mae_lib.training import store
+from mae_lib.data.datasets import Resident, Subset
+from mae_lib.base.errors import InputError
+from mae_lib.evaluation.features import POOLS, Features, encode, features, pixel_features
+from mae_lib.model.autoencoder import MaskedAutoencoder, ModelConfig, normalise_pixels
+from mae_lib.training.store import Checkpoint
+from mae_lib.worlds.world import World
 
 SIZES = ModelConfig(image_size=(32, 32), patch=8, width=32, depth=1, heads=2, decoder_width=32, decoder_depth=1, decoder_heads=2)
 

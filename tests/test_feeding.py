@@ -12,10 +12,10 @@ import pytest
 import tiny
 import torch
 
-from mae_lib import pretrain as loop
-from mae_lib.datasets import FolderImages
-from mae_lib.errors import InputError
-from mae_lib.pretrain import DataOrder, ahead, pretrain, step_generator
+from mae_lib.training import pretrain as loop
+from mae_lib.data.datasets import FolderImages
+from mae_lib.base.errors import InputError
+from mae_lib.training.pretrain import DataOrder, ahead, pretrain, step_generator
 
 
 def test_what_is_read_ahead_comes_in_order_and_no_further_ahead_than_asked() -> None:

@@ -7,10 +7,10 @@ import torch
 from test_probe import planted
 from tiny import one_thread  # noqa: F401 (every test on one thread)
 
-from mae_lib.errors import InputError
-from mae_lib.features import Features
-from mae_lib.few_labels import evaluate_few_labels
-from mae_lib.probe import train_probe
+from mae_lib.base.errors import InputError
+from mae_lib.evaluation.features import Features
+from mae_lib.evaluation.few_labels import evaluate_few_labels
+from mae_lib.evaluation.probe import train_probe
 
 CLASSES = ("a", "b", "c", "d")
 EYE = torch.eye(4, dtype=torch.bool)

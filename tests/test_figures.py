@@ -12,10 +12,10 @@ from looking import drawn  # noqa: F401 (renders and closes every figure)
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from mae_lib import figures
-from mae_lib.errors import InputError
-from mae_lib.figures import HIDDEN_GREY, MARKERS, PALETTE, Table
-from mae_lib.worlds import World
+from mae_lib.drawing import figures
+from mae_lib.base.errors import InputError
+from mae_lib.drawing.figures import HIDDEN_GREY, MARKERS, PALETTE, Table
+from mae_lib.worlds.world import World
 
 # ---------------------------------------------------------------------------------------------------------------------------
 # Tables

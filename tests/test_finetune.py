@@ -16,20 +16,21 @@ import torch.distributed as dist
 from tiny import one_thread  # noqa: F401 (every test on one thread)
 from torch import Tensor
 
-from mae_lib import cli, detectors, finetune as tuning
-from mae_lib.coco import CocoFolder, Instances, write_scenes
-from mae_lib.detection import DetectorConfig
-from mae_lib.detectors import evaluate_detector, find_detector, finetune_config, identity, obtain_detector, record_of, run_of
-from mae_lib.errors import InputError
-from mae_lib.files import DamagedFile, read_safetensors, write_safetensors
-from mae_lib.finetune import Examples, FinetuneConfig, FinetuneRun, build, cropped, finetune, mirrored, scaled
-from mae_lib.intervals import Interval
-from mae_lib.tiers import run_name
-from mae_lib.pretrain import TrainingDiverged
-from mae_lib.results import write_result
-from mae_lib.store import Checkpoint
-from mae_lib.tiers import TIERS
-from mae_lib.worlds import Scenes, boxes_of
+from mae_lib.commands import cli
+from mae_lib.detection import detectors, finetune as tuning
+from mae_lib.data.coco import CocoFolder, Instances, write_scenes
+from mae_lib.detection.mask_rcnn import DetectorConfig
+from mae_lib.detection.detectors import evaluate_detector, find_detector, finetune_config, identity, obtain_detector, record_of, run_of
+from mae_lib.base.errors import InputError
+from mae_lib.base.files import DamagedFile, read_safetensors, write_safetensors
+from mae_lib.detection.finetune import Examples, FinetuneConfig, FinetuneRun, build, cropped, finetune, mirrored, scaled
+from mae_lib.base.intervals import Interval
+from mae_lib.training.tiers import run_name
+from mae_lib.training.pretrain import TrainingDiverged
+from mae_book.verdicts.results import write_result
+from mae_lib.training.store import Checkpoint
+from mae_lib.training.tiers import TIERS
+from mae_lib.worlds.world import Scenes, boxes_of
 
 DETECTOR = DetectorConfig(
     image_size=64, strides=(8, 16), width=8, anchors=(16, 32), canonical=64, pre_nms=20, post_nms=20, rpn_samples=16, roi_samples=8,

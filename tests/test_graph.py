@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mae_lib.errors import InputError
-from mae_lib.graph import LatentGraph, figure_4, quad_tree, random_dag, tree
+from mae_lib.base.errors import InputError
+from mae_lib.theory.graph import LatentGraph, figure_4, quad_tree, random_dag, tree
 
 DIAMOND = LatentGraph([("a", "b"), ("a", "c"), ("b", "d"), ("c", "d"), ("d", "x"), ("a", "y")], ["y", "x"], {"a": 2, "x": 0})
 

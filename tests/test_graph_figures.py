@@ -14,12 +14,12 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
-from mae_lib import graph_figures
-from mae_lib.errors import InputError
-from mae_lib.graph import LatentGraph, figure_4, quad_tree, random_dag, tree
-from mae_lib.graph_figures import LOOKS, RADIUS, geometry, latent_graph, latent_graphs, layout, node_kinds, svg
-from mae_lib.shared import locate_shared
-from mae_lib.shared_explorer import explorer_graphs
+from mae_lib.drawing import graph_figures
+from mae_lib.base.errors import InputError
+from mae_lib.theory.graph import LatentGraph, figure_4, quad_tree, random_dag, tree
+from mae_lib.drawing.graph_figures import LOOKS, RADIUS, geometry, latent_graph, latent_graphs, layout, node_kinds, svg
+from mae_lib.theory.shared import locate_shared
+from mae_book.explorers.shared_explorer import explorer_graphs
 
 GRAPH, MASKS = figure_4()
 

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mae_lib import identify
-from mae_lib.errors import InputError
-from mae_lib.graph import LatentGraph
-from mae_lib.identify import (
+from mae_lib.theory import identify
+from mae_lib.base.errors import InputError
+from mae_lib.theory.graph import LatentGraph
+from mae_lib.theory.identify import (
     FIGURES,
     Case,
     CaseResult,
@@ -27,8 +27,8 @@ from mae_lib.identify import (
     table,
     table_cases,
 )
-from mae_lib.process import CorrelatedNormal, Process
-from mae_lib.scores import DRAWS, FIT, energy_score, kernel_ridge_r2
+from mae_lib.theory.process import CorrelatedNormal, Process
+from mae_lib.theory.scores import DRAWS, FIT, energy_score, kernel_ridge_r2
 
 PAIR = LatentGraph([("z", "x"), ("z", "y")], ["x", "y"])
 TINY = Case("tiny", PAIR, ("x.",), 1, width=16)

@@ -14,10 +14,10 @@ from PIL.JpegImagePlugin import JpegImageFile
 from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 
-from mae_lib.datasets import FolderImages
-from mae_lib.describe import describe
-from mae_lib.errors import InputError
-from mae_lib.image_files import Member, crop_box, decode
+from mae_lib.data.datasets import FolderImages
+from mae_lib.data.describe import describe
+from mae_lib.base.errors import InputError
+from mae_lib.data.image_files import Member, crop_box, decode
 
 
 @pytest.fixture

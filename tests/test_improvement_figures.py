@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from looking import drawn  # noqa: F401 (renders and closes every figure)
 
-from mae_lib.claims import Claim, claim
-from mae_lib.comparisons import Above, AtLeast, Grows, NotBelow
-from mae_lib.errors import InputError
-from mae_lib.improvement_figures import (
+from mae_book.verdicts.claims import Claim, claim
+from mae_book.verdicts.comparisons import Above, AtLeast, Grows, NotBelow
+from mae_lib.base.errors import InputError
+from mae_book.chapters.improvement_figures import (
     KINDS,
     arms_table,
     cost_table,
@@ -32,11 +32,11 @@ from mae_lib.improvement_figures import (
     readouts,
     tree_table,
 )
-from mae_lib.intervals import Interval, over_seeds
-from mae_lib.ledger import decide
-from mae_lib.mask_designs import margin_maps
-from mae_lib.mask_levels import MaskLevels
-from mae_lib.masking import hidden_map
+from mae_lib.base.intervals import Interval, over_seeds
+from mae_book.verdicts.ledger import decide
+from mae_lib.masks.designs import margin_maps
+from mae_lib.theory.levels import MaskLevels
+from mae_lib.masks.masking import hidden_map
 
 S = "\N{NO-BREAK SPACE}"
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy import stats
 
-from mae_lib.errors import InputError
-from mae_lib.intervals import Interval, bootstrap, over_seeds
+from mae_lib.base.errors import InputError
+from mae_lib.base.intervals import Interval, bootstrap, over_seeds
 
 
 def test_over_seeds_is_scipys_t_interval():

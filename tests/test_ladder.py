@@ -9,12 +9,12 @@ from datetime import datetime
 
 import pytest
 
-from mae_lib import ladder, results
-from mae_lib.claims import CLAIMS, SHIFTED
-from mae_lib.errors import InputError
-from mae_lib.intervals import Interval, over_seeds
-from mae_lib.ladder import DECIDING, RUNGS, rung, smallest_effect
-from mae_lib.results import results_directory
+from mae_book.verdicts import ladder, results
+from mae_book.verdicts.claims import CLAIMS, SHIFTED
+from mae_lib.base.errors import InputError
+from mae_lib.base.intervals import Interval, over_seeds
+from mae_book.verdicts.ladder import DECIDING, RUNGS, rung, smallest_effect
+from mae_book.verdicts.results import results_directory
 
 
 def test_the_registration_is_older_than_every_run():

@@ -14,12 +14,12 @@ from sklearn.preprocessing import StandardScaler
 from tiny import one_thread  # noqa: F401 (every test on one thread)
 from torch import Tensor
 
-from mae_lib.errors import InputError
-from mae_lib.features import Features
-from mae_lib.intervals import Interval
-from mae_lib.latents import LATENTS, LOW, PENALTIES, balanced, evaluate_latents, r_squared, readout, ridge, world_latents
-from mae_lib.probe import HELD_OUT, train_probe
-from mae_lib.worlds import World
+from mae_lib.base.errors import InputError
+from mae_lib.evaluation.features import Features
+from mae_lib.base.intervals import Interval
+from mae_lib.evaluation.latents import LATENTS, LOW, PENALTIES, balanced, evaluate_latents, r_squared, readout, ridge, world_latents
+from mae_lib.evaluation.probe import HELD_OUT, train_probe
+from mae_lib.worlds.world import World
 
 CONTINUOUS = tuple(name for name, latent in LATENTS.items() if not latent.classes)
 

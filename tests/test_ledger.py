@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mae_lib.claims import CLAIMS, REAL, Claim, claim
-from mae_lib.runs import RATIO_RUNS, RUNS, SIZE_RUNS
-from mae_lib.comparisons import SEEDS, Above, Alike, AtLeast, Grows, NotBelow
-from mae_lib.errors import InputError
-from mae_lib.intervals import Interval, over_seeds
-from mae_lib.ledger import by_run, decide, seeds_needed, spreads, under
-from mae_lib.tiers import run_name
-from mae_lib.tiers import TIERS, tier
+from mae_book.verdicts.claims import CLAIMS, REAL, Claim, claim
+from mae_lib.base.runs import RATIO_RUNS, RUNS, SIZE_RUNS
+from mae_book.verdicts.comparisons import SEEDS, Above, Alike, AtLeast, Grows, NotBelow
+from mae_lib.base.errors import InputError
+from mae_lib.base.intervals import Interval, over_seeds
+from mae_book.verdicts.ledger import by_run, decide, seeds_needed, spreads, under
+from mae_lib.training.tiers import run_name
+from mae_lib.training.tiers import TIERS, tier
 
 PEAK = Claim("T1r", "", "", "probe", "", tuple(Above("accuracy", "r75", other) for other in ("r10", "r90")))
 

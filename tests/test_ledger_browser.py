@@ -7,8 +7,8 @@ import re
 import pytest
 from browser import IN_JUPYTER, in_browser, tab, tab_to, write  # noqa: F401 (tab is a fixture)
 
-from mae_lib.ledger import entries
-from mae_lib.ledger_explorer import SIGNS, LedgerExplorer
+from mae_book.verdicts.ledger import entries
+from mae_book.explorers.ledger_explorer import SIGNS, LedgerExplorer
 
 pytestmark = in_browser
 

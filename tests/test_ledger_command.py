@@ -11,12 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from mae_lib import cells, ledger, results, staleness
-from mae_lib.chapters import repository
-from mae_lib.claims import CLAIMS
-from mae_lib.cli import main
-from mae_lib.ledger import drift, entries, every_claim, state
-from mae_lib.results import results_directory
+from mae_book.sweep import cells
+from mae_book.verdicts import ledger, results, staleness
+from mae_book.chapters.pages import repository
+from mae_book.verdicts.claims import CLAIMS
+from mae_lib.commands.cli import main
+from mae_book.verdicts.ledger import drift, entries, every_claim, state
+from mae_book.verdicts.results import results_directory
 
 
 def mae(*words: object) -> int:

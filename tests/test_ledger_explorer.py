@@ -9,12 +9,12 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import pytest
 
-from mae_lib.claims import CLAIMS
-from mae_lib.comparisons import Above, Alike, AtLeast, NotBelow
-from mae_lib.errors import InputError
-from mae_lib.intervals import Interval
-from mae_lib.ledger import Decision, Entry
-from mae_lib.ledger_explorer import SIGNS, LedgerExplorer, score
+from mae_book.verdicts.claims import CLAIMS
+from mae_book.verdicts.comparisons import Above, Alike, AtLeast, NotBelow
+from mae_lib.base.errors import InputError
+from mae_lib.base.intervals import Interval
+from mae_book.verdicts.ledger import Decision, Entry
+from mae_book.explorers.ledger_explorer import SIGNS, LedgerExplorer, score
 
 
 def entry(identity: str, value: float | None = None, **changes) -> Entry:

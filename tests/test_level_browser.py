@@ -9,9 +9,9 @@ import time
 import pytest
 from browser import IN_JUPYTER, Browser, in_browser, tab, tab_to, write  # noqa: F401 (tab is a fixture)
 
-from mae_lib.graph import quad_tree
-from mae_lib.level_explorer import EXAMPLES, LAW_WORDS, MEASURES, LevelExplorer
-from mae_lib.shared import locate_shared
+from mae_lib.theory.graph import quad_tree
+from mae_book.explorers.level_explorer import EXAMPLES, LAW_WORDS, MEASURES, LevelExplorer
+from mae_lib.theory.shared import locate_shared
 
 pytestmark = in_browser
 

@@ -13,16 +13,16 @@ import pytest
 import torch
 from looking import Page, drawn  # noqa: F401 (renders and closes every figure)
 
-from mae_lib.chapters import repository
-from mae_lib.parameters import check_notebook_parameters
-from mae_lib.errors import InputError
-from mae_lib.graph import LatentGraph, quad_tree
-from mae_lib.intervals import Interval, bootstrap
-from mae_lib.level_explorer import EXAMPLES, MEASURES, MOST_MASKS, RATIOS, LevelExplorer, Levels, level_graphs, sampled_levels
-from mae_lib.mask_levels import mask_levels
-from mae_lib.masking import mask_batches
-from mae_lib.shared import expected_spectrum, locate_shared, tree_membership
-from mae_lib.shared_explorer import CHAPTER
+from mae_book.chapters.pages import repository
+from mae_lib.base.parameters import check_notebook_parameters
+from mae_lib.base.errors import InputError
+from mae_lib.theory.graph import LatentGraph, quad_tree
+from mae_lib.base.intervals import Interval, bootstrap
+from mae_book.explorers.level_explorer import EXAMPLES, MEASURES, MOST_MASKS, RATIOS, LevelExplorer, Levels, level_graphs, sampled_levels
+from mae_lib.theory.levels import mask_levels
+from mae_lib.masks.masking import mask_batches
+from mae_lib.theory.shared import expected_spectrum, locate_shared, tree_membership
+from mae_book.explorers.shared_explorer import CHAPTER
 
 SMALL = {"quad": (quad_tree((4, 4)), (4, 4)), "pairs": (quad_tree((4, 8), 2), (4, 8))}
 SETTINGS = [("quad", "random", 1, 0.25), ("quad", "random", 2, 0.75), ("pairs", "random", 2, 0.5), ("pairs", "independent", 1, 0.1), ("pairs", "block", 1, 0.5)]

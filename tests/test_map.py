@@ -73,9 +73,9 @@ def test_known_places(drawn: dict) -> None:
     def entries(identity: str) -> set[str]:
         return {code.entry for code in drawn[identity].code}
 
-    assert {"mae_lib.shared.locate_shared", "mae_lib.shared.locate_shared_batch"} <= entries("Algorithm 1")
-    assert "mae_lib.shared.locate_shared" in entries("Algorithm 2")
-    assert "mae_lib.model.MaskedAutoencoder.forward" in entries("Equation 2")
+    assert {"mae_lib.theory.shared.locate_shared", "mae_lib.theory.shared.locate_shared_batch"} <= entries("Algorithm 1")
+    assert "mae_lib.theory.shared.locate_shared" in entries("Algorithm 2")
+    assert "mae_lib.model.autoencoder.MaskedAutoencoder.forward" in entries("Equation 2")
     assert "test_every_small_graph_mask_and_candidate" in drawn["Algorithm 1"].tests["test_shared.py"]
     assert [page.label for page in drawn["Table 2"].pages][0] == "chapter-shape-bias"
     assert [figure.label for figure in drawn["Figure 4"].figures] == ["fig-figure-4"]
@@ -263,7 +263,7 @@ def test_entries_that_share_a_line_are_told_apart_and_sentences_are_not() -> Non
         """
 
     lines = inspect.getdoc(draw).splitlines()
-    book_api.prepare(None, "function", "mae_lib.masking.draw", draw, None, lines)
+    book_api.prepare(None, "function", "mae_lib.masks.masking.draw", draw, None, lines)
     text = "\n".join(lines)
     assert "**masked** -- bool [B, N]; wrapped over two lines." in text
     assert "**ignored, visible** -- the same. note: no parameter." in text
@@ -273,15 +273,15 @@ def test_entries_that_share_a_line_are_told_apart_and_sentences_are_not() -> Non
 @pytest.mark.parametrize(
     ("line", "shielded"),
     [
-        ("see `locate_shared` and `nothing`", "see :py:obj:`locate_shared <mae_lib.shared.locate_shared>` and ``nothing``"),
-        (":class:`mae_lib.masking.MaskSpec` and ``a_``", ":py:obj:`mae_lib.masking.MaskSpec <mae_lib.masking.MaskSpec>` and ``a_``"),
+        ("see `locate_shared` and `nothing`", "see :py:obj:`locate_shared <mae_lib.theory.shared.locate_shared>` and ``nothing``"),
+        (":class:`mae_lib.masks.masking.MaskSpec` and ``a_``", ":py:obj:`mae_lib.masks.masking.MaskSpec <mae_lib.masks.masking.MaskSpec>` and ``a_``"),
         ("max(|u|, |v|) of s_", r"max(\|u\|, \|v\|) of s\_"),
         ("or --sweep, s_m", "or ``--sweep``, s_m"),
         ("the *mask unit*", "the *mask unit*"),
     ],
 )
 def test_mathematics_and_options_are_no_markup(line: str, shielded: str) -> None:
-    assert book_api.shield(line, "mae_lib.shared") == shielded
+    assert book_api.shield(line, "mae_lib.theory.shared") == shielded
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_cdt
 
-from mae_lib.errors import InputError
-from mae_lib.mask_designs import Design, hide_first, margin_maps, parts_priority, sample_design
-from mae_lib.masking import MaskSpec, hidden_map
-from mae_lib.model import MaskedAutoencoder, gather, patchify
-from mae_lib.pretrain import Run, pretrain
-from mae_lib.tiers import PretrainConfig, tier
-from mae_lib.worlds import CLASSES, World
+from mae_lib.base.errors import InputError
+from mae_lib.masks.designs import Design, hide_first, margin_maps, parts_priority, sample_design
+from mae_lib.masks.masking import MaskSpec, hidden_map
+from mae_lib.model.autoencoder import MaskedAutoencoder, gather, patchify
+from mae_lib.training.pretrain import Run, pretrain
+from mae_lib.training.tiers import PretrainConfig, tier
+from mae_lib.worlds.world import CLASSES, World
 
 WORLD = World("train", 32, length=40)
 BLOCKS = tuple(2 * (k // 8) + (k % 4) // 2 for k in range(16))  # the 4×4 grid in its four quadrants

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from mae_lib.errors import InputError
-from mae_lib.graph import LatentGraph, quad_tree, random_dag
-from mae_lib.mask_levels import group_batches, margin_table, mask_levels, shifted_groups, subtree_groups
-from mae_lib.shared import expected_spectrum, locate_shared, mean_level, tree_membership
+from mae_lib.base.errors import InputError
+from mae_lib.theory.graph import LatentGraph, quad_tree, random_dag
+from mae_lib.theory.levels import group_batches, margin_table, mask_levels, shifted_groups, subtree_groups
+from mae_lib.theory.shared import expected_spectrum, locate_shared, mean_level, tree_membership
 
 GRAPH, GRID = quad_tree((8, 8)), (8, 8)
 

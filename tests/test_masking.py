@@ -10,8 +10,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mae_lib.errors import InputError
-from mae_lib.masking import MaskSpec, block_masks, boundary, complement, hidden_map, mask_batches
+from mae_lib.base.errors import InputError
+from mae_lib.masks.masking import MaskSpec, block_masks, boundary, complement, hidden_map, mask_batches
 
 
 @st.composite

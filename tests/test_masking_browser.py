@@ -8,7 +8,7 @@ import pytest
 from browser import IN_JUPYTER, Browser, in_browser, tab, tab_to, write  # noqa: F401 (tab is a fixture)
 from test_explorers import explorer, images, runs  # noqa: F401 (fixtures)
 
-from mae_lib.explorers import MaskingExplorer, data_url
+from mae_book.explorers.explorer import MaskingExplorer, data_url
 
 pytestmark = in_browser
 

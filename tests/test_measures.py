@@ -7,11 +7,11 @@ import dataclasses
 import pytest
 import torch
 
-from mae_lib.masking import MaskSpec
-from mae_lib.model import MaskedAutoencoder, ModelConfig, normalise_pixels, training_flops
-from mae_lib.pretrain import held_out_error, step_generator
-from mae_lib.store import Checkpoint
-from mae_lib.worlds import World
+from mae_lib.masks.masking import MaskSpec
+from mae_lib.model.autoencoder import MaskedAutoencoder, ModelConfig, normalise_pixels, training_flops
+from mae_lib.training.pretrain import held_out_error, step_generator
+from mae_lib.training.store import Checkpoint
+from mae_lib.worlds.world import World
 
 SIZES = ModelConfig(image_size=(32, 32), patch=8, width=16, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2)
 

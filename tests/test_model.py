@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mae_lib.errors import InputError
-from mae_lib.masking import MaskSpec, complement
-from mae_lib.model import (
+from mae_lib.base.errors import InputError
+from mae_lib.masks.masking import MaskSpec, complement
+from mae_lib.model.autoencoder import (
     MaskedAutoencoder,
     ModelConfig,
     gather,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mae_lib.errors import InputError
-from mae_lib.graph import quad_tree
-from mae_lib.mask_designs import margin_maps
-from mae_lib.masking import boundary, hidden_map, mask_batches
-from mae_lib.predictions import cell_masks, object_graph, shared_by_design
-from mae_lib.shared import expected_spectrum, locate_shared, mean_level, membership
-from mae_lib.tiers import tier
-from mae_lib.worlds import World
+from mae_lib.base.errors import InputError
+from mae_lib.theory.graph import quad_tree
+from mae_lib.masks.designs import margin_maps
+from mae_lib.masks.masking import boundary, hidden_map, mask_batches
+from mae_book.chapters.predictions import cell_masks, object_graph, shared_by_design
+from mae_lib.theory.shared import expected_spectrum, locate_shared, mean_level, membership
+from mae_lib.training.tiers import tier
+from mae_lib.worlds.world import World
 
 LAPTOP = tier("laptop")
 DATA = World("train", 64).identity

@@ -22,10 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mae_lib import files, pretrain as loop
-from mae_lib.errors import InputError
-from mae_lib.files import DamagedFile, read_safetensors, write_json, write_safetensors
-from mae_lib.pretrain import DataOrder, Run, TrainingDiverged, augment, learning_rate, pretrain, resolve_device, step_generator
+from mae_lib.base import files
+from mae_lib.training import pretrain as loop
+from mae_lib.base.errors import InputError
+from mae_lib.base.files import DamagedFile, read_safetensors, write_json, write_safetensors
+from mae_lib.training.pretrain import DataOrder, Run, TrainingDiverged, augment, learning_rate, pretrain, resolve_device, step_generator
 
 
 @pytest.fixture(autouse=True)

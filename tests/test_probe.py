@@ -16,13 +16,13 @@ from sklearn.preprocessing import StandardScaler
 from tiny import one_thread  # noqa: F401 (every test on one thread)
 from torch import Tensor
 
-from mae_lib import probe as probing
-from mae_lib import store
-from mae_lib.datasets import Resident
-from mae_lib.errors import InputError
-from mae_lib.features import Features, encode
-from mae_lib.probe import RATES, evaluate_pixels, evaluate_probe, relative_to_validation, train_probe
-from mae_lib.worlds import World
+from mae_lib.evaluation import probe as probing
+from mae_lib.training import store
+from mae_lib.data.datasets import Resident
+from mae_lib.base.errors import InputError
+from mae_lib.evaluation.features import Features, encode
+from mae_lib.evaluation.probe import RATES, evaluate_pixels, evaluate_probe, relative_to_validation, train_probe
+from mae_lib.worlds.world import World
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints" / "world"
 

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from mae_lib.errors import InputError
-from mae_lib.graph import LatentGraph, quad_tree, random_dag, tree
-from mae_lib.process import DRAWS, KEPT, CorrelatedNormal, LeakyMap, PolarMap, Process, draw_matrix, standard_normal
+from mae_lib.base.errors import InputError
+from mae_lib.theory.graph import LatentGraph, quad_tree, random_dag, tree
+from mae_lib.theory.process import DRAWS, KEPT, CorrelatedNormal, LeakyMap, PolarMap, Process, draw_matrix, standard_normal
 
 
 def generator(seed: int = 0) -> torch.Generator:

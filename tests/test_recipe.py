@@ -6,8 +6,8 @@ import math
 import re
 from pathlib import Path
 
-from mae_lib.pretrain import learning_rate
-from mae_lib.tiers import RATIOS, SIZE_RATIO, tier
+from mae_lib.training.pretrain import learning_rate
+from mae_lib.training.tiers import RATIOS, SIZE_RATIO, tier
 
 PAGE = Path(__file__).resolve().parent.parent / "book" / "scaling.md"
 DATA = {"kind": "folder", "image_size": [224, 224], "images": 1281167}

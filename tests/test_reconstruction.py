@@ -12,11 +12,11 @@ import torch
 from skimage import metrics
 from torch import Tensor
 
-from mae_lib import rendering
-from mae_lib.errors import InputError
-from mae_lib.masking import MaskSpec, hidden_map
-from mae_lib.model import MaskedAutoencoder, ModelConfig, normalise_pixels, patchify, to_unit_range
-from mae_lib.reconstruction import (
+from mae_lib.worlds import rendering
+from mae_lib.base.errors import InputError
+from mae_lib.masks.masking import MaskSpec, hidden_map
+from mae_lib.model.autoencoder import MaskedAutoencoder, ModelConfig, normalise_pixels, patchify, to_unit_range
+from mae_lib.evaluation.reconstruction import (
     CONTROLS,
     METRICS,
     PROTOCOLS,
@@ -28,7 +28,7 @@ from mae_lib.reconstruction import (
     lend_statistics,
     scores,
 )
-from mae_lib.worlds import World
+from mae_lib.worlds.world import World
 
 CONFIG = ModelConfig(image_size=(16, 16), patch=4, width=16, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2)
 MASK = MaskSpec((4, 4), 0.5)

@@ -9,8 +9,8 @@ import nbformat
 import pytest
 from book_pages import CHECKS, FEWEST_LETTERS, MOST_BYTES, ROOT, Page, book, chapter_names, page_names, read_page, remote_style, skeleton  # noqa: F401 (book is a fixture)
 
-from mae_lib.chapters import chapter_pages
-from mae_lib.ledger import every_claim
+from mae_book.chapters.pages import chapter_pages
+from mae_book.verdicts.ledger import every_claim
 
 pytestmark = pytest.mark.timeout(900)  # the build is in the first test's time, on a machine that may be busy with others
 
@@ -130,8 +130,8 @@ MORE = "<!-- more -->"
         ("raw_output", '<pre>3.0</pre>', "<pre>VBox(children=(Dropdown(),))</pre>"),
         ("raw_output", '<pre>3.0</pre>', "<pre>Figure(640x480)</pre>"),
         ("raw_output", '<pre>3.0</pre>', "<pre>&lt;Figure size 640x480 with 1 Axes&gt;</pre>"),
-        ("raw_output", '<pre>3.0</pre>', "<pre>&lt;mae_lib.model.Masks object at 0x7f00&gt;</pre>"),
-        ("raw_output", MORE, "<p>&lt;mae_lib.model.Masks object at 0x7f00&gt;</p>"),
+        ("raw_output", '<pre>3.0</pre>', "<pre>&lt;mae_lib.model.autoencoder.Masks object at 0x7f00&gt;</pre>"),
+        ("raw_output", MORE, "<p>&lt;mae_lib.model.autoencoder.Masks object at 0x7f00&gt;</p>"),
         ("raw_output", MORE, '<div class="output stderr">UserWarning: x</div>'),
         ("tracebacks", '<pre>3.0</pre>', "<pre>Traceback (most recent call last)</pre>"),
         ("tracebacks", MORE, '<div class="output traceback">ZeroDivisionError</div>'),

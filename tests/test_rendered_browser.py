@@ -14,8 +14,8 @@ import pytest
 from book_pages import ROOT, book, chapter_names, page_names  # noqa: F401 (book is a fixture)
 from browser import ELEMENT, HEAD, KEYS, Browser, in_browser, tab  # noqa: F401 (tab is a fixture)
 
-from mae_lib.chapters import chapter_pages
-from mae_lib.claims import CLAIMS
+from mae_book.chapters.pages import chapter_pages
+from mae_book.verdicts.claims import CLAIMS
 
 pytestmark = [in_browser, pytest.mark.timeout(1200)]  # the build is in the first test's time, on a machine that may be busy with others
 

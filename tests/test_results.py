@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from mae_lib import provenance as origin
-from mae_lib import results
-from mae_lib.errors import InputError
-from mae_lib.files import write_atomically, write_text
-from mae_lib.results import origins, read_results, results_directory, write_result
+from mae_lib.base import provenance as origin
+from mae_book.verdicts import results
+from mae_lib.base.errors import InputError
+from mae_lib.base.files import write_atomically, write_text
+from mae_book.verdicts.results import origins, read_results, results_directory, write_result
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import torch
 from looking import drawn  # noqa: F401 (renders and closes every figure)
 from torch import Tensor
 
-from mae_lib import separability
-from mae_lib.errors import InputError
-from mae_lib.evaluation_figures import embeddings
-from mae_lib.features import Features
-from mae_lib.separability import evaluate_separability, neighbours, purity, purity_chance, shared_by_neighbours, silhouette, ten_classes, tsne
+from mae_lib.evaluation import separability
+from mae_lib.base.errors import InputError
+from mae_book.chapters.evaluation_figures import embeddings
+from mae_lib.evaluation.features import Features
+from mae_lib.evaluation.separability import evaluate_separability, neighbours, purity, purity_chance, shared_by_neighbours, silhouette, ten_classes, tsne
 
 
 def clusters(each: int = 30, classes: int = 4, width: int = 16, shift: float = 5.0, seed: int = 0) -> tuple[Tensor, Tensor]:

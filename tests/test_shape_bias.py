@@ -14,13 +14,13 @@ from image_folders import picture, save
 from looking import drawn  # noqa: F401 (renders and closes every figure)
 from timm.data import ImageNetInfo
 
-from mae_lib.errors import InputError
-from mae_lib.evaluation_figures import category_dots
-from mae_lib.features import POOLS, Features
-from mae_lib.shape_bias import (
+from mae_lib.base.errors import InputError
+from mae_book.chapters.evaluation_figures import category_dots
+from mae_lib.evaluation.features import POOLS, Features
+from mae_lib.evaluation.shape_bias import (
     Stimuli, category_groups, category_probabilities, cue_named, evaluate_shape_bias, pull, read_stimuli, references, shape_bias, world_stimuli,
 )
-from mae_lib.worlds import CLASSES, World
+from mae_lib.worlds.world import CLASSES, World
 
 
 def answers(labels, categories: int, sure: float = 0.6) -> torch.Tensor:

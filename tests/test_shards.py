@@ -19,13 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_folders import fill, picture, save
 
-from mae_lib import cli, shards
-from mae_lib.datasets import FolderImages, Subset, image_source
-from mae_lib.image_source import ImageSource
-from mae_lib.describe import describe
-from mae_lib.errors import InputError
-from mae_lib.image_files import EXTENSIONS
-from mae_lib.shards import ShardImages, holds_shards, pack
+from mae_lib.commands import cli
+from mae_lib.data import shards
+from mae_lib.data.datasets import FolderImages, Subset, image_source
+from mae_lib.base.image_source import ImageSource
+from mae_lib.data.describe import describe
+from mae_lib.base.errors import InputError
+from mae_lib.data.image_files import EXTENSIONS
+from mae_lib.data.shards import ShardImages, holds_shards, pack
 
 
 @pytest.fixture

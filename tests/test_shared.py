@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from mae_lib import shared
-from mae_lib.conditions import linear_model, minimal_sets, valid_sets
-from mae_lib.errors import InputError
-from mae_lib.graph import LatentGraph, figure_4, quad_tree, random_dag, tree
-from mae_lib.masking import MaskSpec, mask_batches
-from mae_lib.shared import (
+from mae_lib.theory import shared
+from mae_lib.theory.conditions import linear_model, minimal_sets, valid_sets
+from mae_lib.base.errors import InputError
+from mae_lib.theory.graph import LatentGraph, figure_4, quad_tree, random_dag, tree
+from mae_lib.masks.masking import MaskSpec, mask_batches
+from mae_lib.theory.shared import (
     common_ancestors_batch,
     expected_spectrum,
     level_map,

@@ -14,13 +14,13 @@ import pytest
 import yaml
 from looking import Page
 
-from mae_lib.chapters import repository
-from mae_lib.parameters import check_notebook_parameters
-from mae_lib.errors import InputError
-from mae_lib.graph import LatentGraph, figure_4, quad_tree, random_dag, tree
-from mae_lib.graph_figures import LOOKS, node_kinds
-from mae_lib.shared import locate_shared
-from mae_lib.shared_explorer import CHAPTER, SharedExplorer, explorer_graphs, first_mask, mask_units, reading, tabulate
+from mae_book.chapters.pages import repository
+from mae_lib.base.parameters import check_notebook_parameters
+from mae_lib.base.errors import InputError
+from mae_lib.theory.graph import LatentGraph, figure_4, quad_tree, random_dag, tree
+from mae_lib.drawing.graph_figures import LOOKS, node_kinds
+from mae_lib.theory.shared import locate_shared
+from mae_book.explorers.shared_explorer import CHAPTER, SharedExplorer, explorer_graphs, first_mask, mask_units, reading, tabulate
 
 GRAPHS = explorer_graphs()
 ODD = {

@@ -13,10 +13,10 @@ from image_folders import fill, framed, index_folders, number_of, numbered, obje
 from PIL import Image
 from timm.data import ImageNetInfo
 
-from mae_lib.datasets import FolderImages
-from mae_lib.image_source import ImageSource
-from mae_lib.errors import InputError
-from mae_lib.shifted import PUBLISHED, ShiftedSet, open_shifted
+from mae_lib.data.datasets import FolderImages
+from mae_lib.base.image_source import ImageSource
+from mae_lib.base.errors import InputError
+from mae_lib.data.shifted import PUBLISHED, ShiftedSet, open_shifted
 
 IMAGENET = ImageNetInfo("imagenet-1k")
 WNIDS = IMAGENET.label_names()

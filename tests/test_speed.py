@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mae_lib import speed
-from mae_lib.results import results_directory
+from mae_book.chapters import speed
+from mae_book.verdicts.results import results_directory
 
 
 def record(device: str = "cpu", finished: str = "2026-01-01", own: float = 0.5) -> dict:

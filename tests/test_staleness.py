@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mae_lib import evaluate, staleness
-from mae_lib.errors import InputError
-from mae_lib.results import results_directory
-from mae_lib.staleness import GLUE, SOURCES, bare, compare, confirm, confirmed, fingerprint, imported, modules, stale
+from mae_lib.evaluation import evaluate
+from mae_book.verdicts import staleness
+from mae_lib.base.errors import InputError
+from mae_book.verdicts.results import results_directory
+from mae_book.verdicts.staleness import GLUE, SOURCES, bare, compare, confirm, confirmed, fingerprint, imported, modules, stale
 
 SOURCE = '''"""What lives here."""
 

@@ -18,15 +18,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mae_lib import files, store
-from mae_lib.errors import InputError
-from mae_lib.files import DamagedFile, read_safetensors, write_safetensors
-from mae_lib.masking import MaskSpec
-from mae_lib.model import ModelConfig, normalise_pixels
-from mae_lib.pretrain import Run, Trained, pretrain
-from mae_lib.store import Checkpoint, checkpoints, find, load_or_pretrain, obtain, read, thin_curve
-from mae_lib.tiers import TIERS, PretrainConfig, tier
-from mae_lib.worlds import World
+from mae_lib.base import files
+from mae_lib.training import store
+from mae_lib.base.errors import InputError
+from mae_lib.base.files import DamagedFile, read_safetensors, write_safetensors
+from mae_lib.masks.masking import MaskSpec
+from mae_lib.model.autoencoder import ModelConfig, normalise_pixels
+from mae_lib.training.pretrain import Run, Trained, pretrain
+from mae_lib.training.store import Checkpoint, checkpoints, find, load_or_pretrain, obtain, read, thin_curve
+from mae_lib.training.tiers import TIERS, PretrainConfig, tier
+from mae_lib.worlds.world import World
 
 
 @pytest.fixture(autouse=True)
@@ -445,7 +446,7 @@ def test_equal_configs_have_equal_hashes() -> None:
 
 
 def test_the_hash_is_the_same_in_another_process() -> None:
-    code = "import json, sys; from mae_lib.tiers import PretrainConfig; print(PretrainConfig.from_dict(json.loads(sys.argv[1])).hash)"
+    code = "import json, sys; from mae_lib.training.tiers import PretrainConfig; print(PretrainConfig.from_dict(json.loads(sys.argv[1])).hash)"
     shuffled = dict(reversed(list(SHORT.to_dict().items())))
     root = Path(store.__file__).resolve().parent.parent
     environment = os.environ | {"PYTHONHASHSEED": "4711", "PYTHONPATH": str(root)}

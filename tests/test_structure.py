@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
-from mae_lib.conditions import linear_model
-from mae_lib.errors import InputError
-from mae_lib.graph import LatentGraph, quad_tree
-from mae_lib.process import Process
-from mae_lib.structure import (
+from mae_lib.theory.conditions import linear_model
+from mae_lib.base.errors import InputError
+from mae_lib.theory.graph import LatentGraph, quad_tree
+from mae_lib.theory.process import Process
+from mae_lib.theory.structure import (
     LatentTree, bipartitions, covariance_distances, estimate_groups, estimate_tree, information_distances, neighbour_joining, partition,
     patch_features, robinson_foulds,
 )
-from mae_lib.worlds import World
+from mae_lib.worlds.world import World
 
 
 def random_tree(seed: int, leaves: int) -> LatentGraph:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mae_lib.cli import main
-from mae_lib.errors import InputError
-from mae_lib.sweeps import grid, parse_assignments, run_sweep
+from mae_lib.commands.cli import main
+from mae_lib.base.errors import InputError
+from mae_lib.commands.sweeps import grid, parse_assignments, run_sweep
 
 NAMES = st.from_regex(r"[a-z][a-z_0-9]{0,6}", fullmatch=True)
 SCALARS = st.none() | st.booleans() | st.integers(-1000, 1000) | st.text("abc xyz", max_size=5) | st.sampled_from([0.5, -1.25, 1e-3])
@@ -63,7 +63,7 @@ def test_a_name_cannot_vary_and_stay():
 def notebook(tmp_path):
     cells = [
         nbformat.v4.new_code_cell("seed = 0\nname = 'a'\nquick = False", metadata={"tags": ["parameters"]}),
-        nbformat.v4.new_code_cell("from mae_lib.chapters import check_parameters\ncheck_parameters(globals(), seed=int, name=str, quick=bool)"),
+        nbformat.v4.new_code_cell("from mae_book.chapters.pages import check_parameters\ncheck_parameters(globals(), seed=int, name=str, quick=bool)"),
         nbformat.v4.new_code_cell(
             "import os\nif seed == 1:\n    raise ValueError('seed one fails')\nif seed == 2:\n    os._exit(7)\nprint(f'{seed} {name} {quick!r}')"
         ),
@@ -102,7 +102,7 @@ def test_each_run_reports_its_true_status(notebook, tmp_path, capsys):
     ],
 )
 def test_a_wrong_parameter_is_refused_before_anything_runs(notebook, tmp_path, monkeypatch, capsys, over, fixed, named):
-    monkeypatch.setattr("mae_lib.sweeps.subprocess.run", lambda *_, **__: pytest.fail("a run was started"))
+    monkeypatch.setattr("mae_lib.commands.sweeps.subprocess.run", lambda *_, **__: pytest.fail("a run was started"))
     words = ["sweep", str(notebook), "--out", str(tmp_path / "runs"), "--over", *over, *(["--set", *fixed] if fixed else [])]
     with pytest.raises(SystemExit) as caught:
         main(words)
@@ -127,7 +127,7 @@ def test_an_interrupt_starts_nothing_more(notebook, tmp_path, monkeypatch):
         started.append(number)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mae_lib.sweeps._run", run)
+    monkeypatch.setattr("mae_lib.commands.sweeps._run", run)
     with pytest.raises(KeyboardInterrupt):
         run_sweep(notebook, [f"seed={list(range(200))}"], [], tmp_path / "runs")
     assert len(started) < 200

@@ -11,14 +11,14 @@ from functools import partial
 import numpy as np
 import pytest
 
-from mae_lib import theory
-from mae_lib.claims import CLAIMS, IDENTIFIED
-from mae_lib.conditions import linear_model
-from mae_lib.errors import InputError
-from mae_lib.graph import LatentGraph, figure_4
-from mae_lib.identify import FIGURES, Case, CaseResult, table_cases
-from mae_lib.shared import locate_shared
-from mae_lib.theory import (
+from mae_book.sweep import theorems as theory
+from mae_book.verdicts.claims import CLAIMS, IDENTIFIED
+from mae_lib.theory.conditions import linear_model
+from mae_lib.base.errors import InputError
+from mae_lib.theory.graph import LatentGraph, figure_4
+from mae_lib.theory.identify import FIGURES, Case, CaseResult, table_cases
+from mae_lib.theory.shared import locate_shared
+from mae_book.sweep.theorems import (
     FAMILIES,
     FIGURE_4,
     SEEDS,

@@ -6,15 +6,15 @@ from collections import Counter
 import pytest
 import torch
 
-from mae_lib import tree_world
-from mae_lib.errors import InputError
-from mae_lib.graph import quad_tree
-from mae_lib.intervals import Interval
-from mae_lib.ledger import by_run, decide
-from mae_lib.mask_levels import subtree_groups
-from mae_lib.results import read_results
-from mae_lib.tree_world import DESIGNS, FIT, TEST, Settings, TreeWorld, evaluate_tree_world, first_weights, train
-from mae_lib.claims import CLAIMS
+from mae_book.sweep import tree_world
+from mae_lib.base.errors import InputError
+from mae_lib.theory.graph import quad_tree
+from mae_lib.base.intervals import Interval
+from mae_book.verdicts.ledger import by_run, decide
+from mae_lib.theory.levels import subtree_groups
+from mae_book.verdicts.results import read_results
+from mae_book.sweep.tree_world import DESIGNS, FIT, TEST, Settings, TreeWorld, evaluate_tree_world, first_weights, train
+from mae_book.verdicts.claims import CLAIMS
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mae_lib import rendering
-from mae_lib.errors import InputError
-from mae_lib.rendering import TEXTURES, Drawing, hashed_bits, hashed_normal, hashed_uniform
-from mae_lib.worlds import CLASSES, EVALUATION_SETS, LAWS, WORLD_VERSION, Scenes, World, boxes_of, draw_latents
+from mae_lib.worlds import rendering
+from mae_lib.base.errors import InputError
+from mae_lib.worlds.rendering import TEXTURES, Drawing, hashed_bits, hashed_normal, hashed_uniform
+from mae_lib.worlds.world import CLASSES, EVALUATION_SETS, LAWS, WORLD_VERSION, Scenes, World, boxes_of, draw_latents
 
 SPLITS = ("train", "validation", "v2", "viewpoint", "rendition", "sketch", "conflict", "candidates", "reference")
 EVERY = (*SPLITS, "hard")
@@ -678,13 +678,13 @@ def _record() -> dict:
 
 @lru_cache(maxsize=1)
 def _reference():
-    from mae_lib.reference import load_reference
+    from mae_lib.training.reference import load_reference
 
     return load_reference()
 
 
 def test_hard_images_are_the_candidates_that_the_shipped_classifier_gets_wrong():
-    from mae_lib.reference import choose_hard, predictions
+    from mae_lib.training.reference import choose_hard, predictions
 
     record, world = _record(), World("hard")
     indices = record["indices"]
@@ -698,8 +698,8 @@ def test_hard_images_are_the_candidates_that_the_shipped_classifier_gets_wrong()
 
 
 def test_the_shipped_classifier_is_the_recorded_one():
-    from mae_lib.files import read_safetensors
-    from mae_lib.reference import predictions
+    from mae_lib.base.files import read_safetensors
+    from mae_lib.training.reference import predictions
 
     record, world = _record(), World("validation")
     with resources.as_file(resources.files("mae_lib").joinpath("data/reference.safetensors")) as path:

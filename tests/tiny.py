@@ -18,13 +18,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from mae_lib import store
-from mae_lib.model import MaskedAutoencoder, ModelConfig
-from mae_lib.pretrain import Trained
-from mae_lib.tiers import PretrainConfig
+from mae_lib.training import store
+from mae_lib.model.autoencoder import MaskedAutoencoder, ModelConfig
+from mae_lib.training.pretrain import Trained
+from mae_lib.training.tiers import PretrainConfig
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["mae_lib.store"])
+PROCESSES.set_forkserver_preload(["mae_lib.training.store"])
 PATIENCE = 240.0  # seconds that a process may take on a busy machine
 
 
@@ -64,7 +64,7 @@ def model(sizes: ModelConfig, seed: int = 0) -> MaskedAutoencoder:
 
 
 def checkpoint(folder: Path, own: PretrainConfig) -> store.Checkpoint:
-    """A model after no step, its weights of the config's seed, stored in ``folder`` as `mae_lib.store` stores a trained one of tier smoke."""
+    """A model after no step, its weights of the config's seed, stored in ``folder`` as `mae_lib.training.store` stores a trained one of tier smoke."""
     return store.save(Trained(model(own.model, own.seed), torch.linspace(1, 0.5, 5), 1.0), own, folder, "smoke")
 
 

@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from mae_lib.cells import SEEDS, Cell, real_cells, world_cells
-from mae_lib.parameters import check_notebook_parameters, declared_parameters
-from mae_lib.claims import CLAIMS
-from mae_lib.errors import InputError
-from mae_lib.results import results_directory
+from mae_book.sweep.cells import SEEDS, Cell, real_cells, world_cells
+from mae_lib.base.parameters import check_notebook_parameters, declared_parameters
+from mae_book.verdicts.claims import CLAIMS
+from mae_lib.base.errors import InputError
+from mae_book.verdicts.results import results_directory
 
 RUNS = Path("runs")
 FOLDERS = ("in20", "tinyin32", "pacs", "stimuli", "dsb2018")

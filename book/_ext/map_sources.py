@@ -214,4 +214,4 @@ def read_sources(root: Path, documents: Iterable[str]) -> Sources:
 @functools.cache
 def claims() -> dict:
     """All claims of the ledger by their ids."""
-    return importlib.import_module("mae_lib.ledger").every_claim()
+    return importlib.import_module("mae_book.verdicts.ledger").every_claim()

@@ -1,0 +1,81 @@
+"""Numbers of finished runs: one JSON file a run under ``results/KIND/DATA/``, from which tables, prose and figures are made.
+
+A result carries its origin: config and hash, tier, data, seed, commit, hardware, versions, time. Nothing in the book is typed by hand
+that could be read from here.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from mae_book.chapters.pages import repository
+from mae_lib.base.errors import InputError
+from mae_lib.base.files import write_json
+
+
+def results_directory() -> Path:
+    """The project's ``results/``. InputError where the package in use lies in no clone, and so has no results beside it."""
+    return repository() / "results"
+
+
+def _path(folder: Path, name: str, identity: str) -> Path:
+    return folder / f"{name}-{identity}.json"
+
+
+def write_result(folder: Path, record: dict) -> Path:
+    """Writes one run's numbers as ``folder/NAME-HASH.json``; ``record`` must hold ``name`` and ``hash``."""
+    path = _path(folder, record["name"], record["hash"])
+    write_json(path, record)
+    return path
+
+
+def recorded(folder: Path, name: str, identity: str) -> dict | None:
+    """What :func:`write_result` wrote in ``folder`` for a run's name and hash, or None. InputError if it is no JSON."""
+    path = _path(folder, name, identity)
+    return _read(path) if path.exists() else None
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{'/'.join(path.parts[-4:])} is damaged ({error}): restore it from Git, or delete it and measure again") from error
+
+
+def read_results(kind: str, data: str = "") -> list[dict]:
+    """All results of ``results/KIND/DATA`` (or of ``results/KIND`` itself), sorted by file name. InputError if there are none, or one is no JSON."""
+    folder = results_directory() / kind / data
+    records = [_read(path) for path in sorted(folder.glob("*.json"))]
+    if not records:
+        raise InputError(f"no results in results/{kind}/{data}: make them with the command the chapter gives")
+    return records
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the results of one folder come from: how many, of which seeds, on which processors or GPUs, at which commits, and the hours that they took."""
+
+    folder: str
+    files: int
+    seeds: tuple[int, ...]
+    hardware: tuple[str, ...]
+    commits: tuple[str, ...]
+    hours: float
+
+
+def origins() -> list[Origin]:
+    """One row a folder of finished runs under `results/`, by name; files that are no runs' (without a seed) are passed over."""
+    found: dict[str, list[dict]] = {}
+    for path in sorted(results_directory().glob("*/**/*.json")):
+        record = _read(path)
+        if "hardware" in record and ("seed" in record or "seed" in record.get("config", {})):
+            found.setdefault(path.parent.relative_to(results_directory()).as_posix(), []).append(record)
+    rows = []
+    for folder, records in found.items():
+        seeds = {record["seed"] if "seed" in record else record["config"]["seed"] for record in records}
+        machines = {record["hardware"]["gpu"] or record["hardware"]["cpu"] for record in records}
+        seconds = sum(record["seconds"] + 60 * record.get("minutes", 0) for record in records)
+        rows.append(Origin(folder, len(records), tuple(sorted(seeds)), tuple(sorted(machines)), tuple(sorted({record["commit"] for record in records})), seconds / 3600))
+    return rows

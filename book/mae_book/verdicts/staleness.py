@@ -1,0 +1,228 @@
+"""What keeps numbers from outliving the code that makes them. For each kind of result: a fingerprint of the source that decides its numbers, and,
+in ``results/code.json``, the fingerprint under which a result of that kind was last made again with the same numbers. The two differ as soon as that
+source changes, and the check fails until a cell is made again: `mae rerun --changed`.
+
+The fingerprint covers the modules of `SOURCES` and all that they import from this package, without comments and docstrings.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import io
+import json
+import math
+import tokenize
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from mae_book.verdicts.claims import CLAIMS
+from mae_lib.base.errors import InputError
+from mae_lib.evaluation.evaluate import EVALUATIONS, Options, identity
+from mae_lib.base.files import write_json
+from mae_lib.base.intervals import Interval
+from mae_book.verdicts.ledger import Entry, drift
+from mae_book.verdicts.results import recorded, results_directory
+from mae_lib.training.store import checkpoints
+
+_ENCODER = ("store", "datasets", "worlds")
+SOURCES: dict[str, tuple[str, ...]] = {
+    "pretraining": ("pretrain", *_ENCODER),
+    "reconstruction": ("reconstruction", *_ENCODER),
+    "attention": ("attention", *_ENCODER),
+    "separability": ("separability", "features", *_ENCODER),
+    "probe": ("probe", "features", "shifted", *_ENCODER),
+    "few_labels": ("few_labels", "shifted", *_ENCODER),
+    "shape_bias": ("shape_bias", "features", "probe", *_ENCODER),
+    "latents": ("latents", "features", *_ENCODER),
+    "detection": ("detectors", "finetune", "average_precision", *_ENCODER),
+    "tree_world": ("tree_world",),
+    "theory": ("theory",),
+    "identify": ("identify",),
+}
+"""kind of result → the modules that its numbers come from."""
+
+GLUE = {kind: "evaluate" for kind in ("reconstruction", "attention", "separability", "probe", "few_labels", "shape_bias", "latents")}
+"""kind → a module that opens the images and hands them on; itself without what it imports, since it imports every kind's modules."""
+
+SILENT = frozenset({"claims", "cli", "comparisons", "describe", "distributed", "errors", "files", "ledger", "provenance", "results", "tiers"})
+"""Modules that decide no number of a finished run: what reads, writes, names, prints and judges. A config's own values are in the record."""
+
+
+MAGNIFYING = frozenset({"separability"})
+"""Kinds whose numbers hang on the last digit of their input: t-SNE's map of the same features differs on another processor."""
+
+
+@lru_cache(maxsize=None)
+def imported(module: str) -> frozenset[str]:
+    """Names of this package's modules that ``module`` imports anywhere, `SILENT` ones left out. InputError if there is no such module."""
+    found = set()
+    for node in ast.walk(ast.parse(_source(module))):
+        if isinstance(node, ast.ImportFrom) and node.module == "mae_lib":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mae_lib."):
+            found.add(node.module.removeprefix("mae_lib."))
+    return frozenset(found - SILENT)
+
+
+def modules(kind: str) -> tuple[str, ...]:
+    """All modules that decide the numbers of a kind, sorted. InputError for an unknown kind."""
+    if kind not in SOURCES:
+        raise InputError(f"there is no kind of result {kind!r}: choose one of {', '.join(SOURCES)}")
+    reached, waiting = set(), list(SOURCES[kind])
+    while waiting:
+        module = waiting.pop()
+        if module not in reached:
+            reached.add(module)
+            waiting.extend(imported(module))
+    return tuple(sorted(reached | ({GLUE[kind]} if kind in GLUE else set())))
+
+
+@lru_cache(maxsize=None)
+def fingerprint(kind: str) -> str:
+    """16 hex digits of SHA-256 over the code of :func:`modules`."""
+    digest = hashlib.sha256()
+    for module in modules(kind):
+        digest.update(f"{module}\n{bare(_source(module))}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def bare(source: str) -> str:
+    """Python source without comments, docstrings, blank lines and trailing spaces; the rest character by character, so that it reads the same on every Python."""
+    lines = source.splitlines()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node, clean=False) is not None:
+            text = node.body[0]
+            for line in range(text.lineno, text.end_lineno + 1):
+                lines[line - 1] = ""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT and (line := lines[token.start[0] - 1]):
+            lines[token.start[0] - 1] = line[: token.start[1]]
+    return "\n".join(stripped for line in lines if (stripped := line.rstrip()))
+
+
+def _source(module: str) -> str:
+    path = Path(__file__).parent / f"{module}.py"
+    if not path.is_file():
+        raise InputError(f"there is no module mae_lib.{module}: correct the list in book/mae_book/verdicts/staleness.py")
+    return path.read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A record beside the same cell made again.
+
+    Attributes:
+        numbers: how many were compared. equal: how many are the same to nine digits, all that a sum keeps whose terms another processor adds in
+            another order. outside: names of those whose new value lies outside the
+            recorded interval (or, where the record has none, differs at all).
+    """
+
+    numbers: int
+    equal: int
+    outside: tuple[str, ...]
+
+    @property
+    def exact(self) -> bool:
+        return self.equal == self.numbers
+
+    def __str__(self) -> str:
+        if self.exact:
+            return f"{self.numbers} numbers, all the same to nine digits"
+        within = self.numbers - self.equal - len(self.outside)
+        text = f"{self.numbers} numbers: {self.equal} the same to nine digits, {within} within the recorded intervals, {len(self.outside)} outside"
+        return text + (f" ({', '.join(self.outside[:5])}{' …' if len(self.outside) > 5 else ''})" if self.outside else "")
+
+
+def numbers(record: Mapping) -> dict[str, Interval]:
+    """Every number that a record states: its measures; of a pretraining the points of its curve and the errors on held-out images."""
+    if "measures" in record:
+        return {name: Interval.from_dict(value) for name, value in record["measures"].items()}
+    held_out = {f"held_out/{name}": value for name, value in _flat(record["held_out"]).items()}
+    curve = {f"loss at step {step}": loss for step, loss in zip(record["curve"]["step"], record["curve"]["loss"])}
+    return {name: Interval(value, math.nan, math.nan, 1) for name, value in (held_out | curve).items()}
+
+
+def _flat(values: object) -> dict[str, float]:
+    if not isinstance(values, Mapping):
+        return {"": float(values)}
+    return {f"{name}/{rest}".rstrip("/"): number for name, value in values.items() if isinstance(value, (int, float, Mapping)) for rest, number in _flat(value).items()}
+
+
+def compare(record: Mapping, again: Mapping) -> Agreement:
+    """How far two records of one cell state the same numbers. InputError if they are not of one cell."""
+    if (record["name"], record["hash"]) != (again["name"], again["hash"]):
+        raise InputError(f"{record['name']}-{record['hash']} was to be made again, and {again['name']}-{again['hash']} came: its config has changed")
+    old, new = numbers(record), numbers(again)
+    equal, outside = 0, []
+    for name, value in old.items():
+        if name in new and _same(value, new[name]):
+            equal += 1
+        elif name not in new or not value.low <= new[name].value <= value.high:
+            outside.append(name)
+    outside += [name for name in new if name not in old]
+    return Agreement(len(old.keys() | new.keys()), equal, tuple(outside))
+
+
+def _same(old: Interval, new: Interval) -> bool:
+    """Whether two values and their ends are the same to nine digits; NaN is the same as NaN."""
+    pairs = ((old.value, new.value), (old.low, new.low), (old.high, new.high))
+    return old.n == new.n and all(math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) or math.isnan(a) and math.isnan(b) for a, b in pairs)
+
+
+def confirms(kind: str, agreement: Agreement) -> bool:
+    """Whether a cell of ``kind`` was made again: all numbers the same; of `MAGNIFYING` kinds, none outside the recorded intervals."""
+    return agreement.exact or (kind in MAGNIFYING and not agreement.outside)
+
+
+def code_file() -> Path:
+    """``results/code.json``."""
+    return results_directory() / "code.json"
+
+
+def confirmed() -> dict[str, dict]:
+    """kind → what was last made again with which code: ``code``, ``cell``, ``agreement``, ``commit``, ``finished``."""
+    return json.loads(code_file().read_text(encoding="utf-8")) if code_file().is_file() else {}
+
+
+def confirm(kind: str, cell: str, agreement: Agreement, again: Mapping) -> None:
+    """Notes that the present code makes ``cell`` again. InputError if it does not: see :func:`confirms`."""
+    if not confirms(kind, agreement):
+        raise InputError(f"{cell} was not made again: {agreement}; results/{kind} is of older code: make it again (`make results` after deleting it)")
+    entry = {"code": fingerprint(kind), "cell": cell, "agreement": str(agreement), "commit": again["commit"], "finished": again["finished"]}
+    write_json(code_file(), dict(sorted((confirmed() | {kind: entry}).items())))
+
+
+def stale() -> dict[str, str]:
+    """kind, or a result's file, → what is wrong: for every kind of result whose code has changed since a cell of it was last made again, and for
+    every evaluation of weights that are no longer the shipped ones. Empty where all is well."""
+    seen, found = confirmed(), dict(_of_other_weights())
+    for kind in SOURCES:
+        if not (results_directory() / kind).is_dir() or seen.get(kind, {}).get("code") == fingerprint(kind):
+            continue
+        claims = ", ".join(claim.id for claim in CLAIMS.values() if claim.kind == kind)
+        found[kind] = (
+            f"results/{kind} is older than the code that makes it" + (f" (claims {claims})" if claims else "")
+            + ": run `mae rerun --changed`, which makes one of its cells again and compares"
+        )
+    return found
+
+
+def check(rows: Sequence[Entry]) -> None:
+    """Raises InputError, one line a fault, if what the book states of these claims is no longer what the results say, or a result is older than
+    its code or of other weights."""
+    if faults := [*drift(rows), *stale().values()]:
+        raise InputError("\n".join([*faults, f"{len(faults)} faults: run what they say; where a result was made anew on purpose, `mae ledger --state` states it"]))
+
+
+def _of_other_weights() -> Iterator[tuple[str, str]]:
+    """Evaluations on the embedded world whose weights, data or settings are not those of the checkpoint that is shipped under their name."""
+    for folder in sorted((results_directory().parent / "checkpoints").glob("*/")):
+        for checkpoint in checkpoints(folder) if folder.name in ("world", "designs") else ():
+            for kind in EVALUATIONS:
+                record = recorded(results_directory() / kind / "world", checkpoint.config.name, checkpoint.config.hash)
+                if record is not None and identity(kind, checkpoint, Options(**record["settings"]))["key"] != record["key"]:
+                    file = f"results/{kind}/world/{checkpoint.path.stem}.json"
+                    yield file, f"{file} is not of the weights in checkpoints/{folder.name}: delete it and run `mae evaluate {kind} --checkpoint {checkpoint.path.stem} --results results/{kind}/world`"

@@ -1,0 +1,122 @@
+"""Files that are whole or not there: atomic writes, hashes, and safetensors in and out. No pickle is ever read or written."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from mae_lib.base.errors import InputError
+
+
+class DamagedFile(InputError):
+    """A file that is not what was written: cut short, altered, or of another kind."""
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Calls ``write`` with a temporary path beside ``path``, flushes it to disk and renames it; on any failure nothing is left.
+
+    Raises:
+        InputError: the disk is full or the folder cannot be written; ``path`` still holds what it held.
+    """
+    # The name is chosen before the file is made: a signal that comes between the two leaves nothing behind.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch(exist_ok=False)
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}; choose another folder or free some space") from error
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        # safetensors reports the system's error as text only.
+        if isinstance(error, (OSError, safetensors.SafetensorError)):
+            full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+            remedy = "the disk is full: free some space" if full else f"{error}"
+            raise InputError(f"cannot write {path}: {remedy}; what it held before is untouched") from error
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes JSON (indented, NaN refused), whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def content_digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """SHA-256, in hex, of the metadata and of names, types, shapes and bytes of CPU tensors."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """Writes tensors (moved to the CPU) and string metadata, whole or not at all; returns their :func:`content_digest`, kept inside."""
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    digest = content_digest(on_cpu, metadata)
+    write_atomically(path, lambda temporary: safetensors.torch.save_file(on_cpu, temporary, metadata | {"digest": digest}))
+    return digest
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors, metadata) of a file that :func:`write_safetensors` wrote; DamagedFile if a single bit has changed since."""
+    while True:
+        before = _stamp(path)
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+        except (safetensors.SafetensorError, OSError) as error:
+            raise DamagedFile(f"{path} is damaged or no safetensors file ({error})") from error
+        if content_digest(tensors, {key: value for key, value in metadata.items() if key != "digest"}) == metadata.get("digest"):
+            return tensors, metadata
+        # safetensors opens a file twice, for its head and for its tensors: one that was replaced in between is read anew.
+        if _stamp(path) == before:
+            raise DamagedFile(f"{path} is damaged: its contents fail the hash written with them")
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is replaced; None without a file."""
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        return status.st_ino, status.st_mtime_ns
+    return None
+
+
+def remove_parts(path: Path) -> None:
+    """Deletes what killed writers of ``path`` left beside it. Only for who holds the lock on it: a live writer's file would go too."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        left.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a damaged file to ``NAME.damaged`` (or ``.damaged-2``, …) beside it, and returns the new path."""
+    for k in range(1, 1000):
+        target = path.with_name(f"{path.name}.damaged" + (f"-{k}" if k > 1 else ""))
+        if not target.exists():
+            os.replace(path, target)
+            return target
+    raise InputError(f"{path.parent} holds a thousand damaged copies of {path.name}: delete them")
