@@ -427,7 +427,7 @@ def test_bad_input_is_named():
 
 def test_the_shipped_models_maps_are_their_explicit_softmax():
     """The real thing, on every layer of both halves of the sweep."""
-    from mae_book.chapters.pages import repository
+    from mae_book.verdicts.results import repository
 
     images = normalise_pixels(World("validation", 64).images(range(2)))
     for checkpoint in checkpoints(repository() / "checkpoints" / "world")[2:5]:

@@ -23,7 +23,7 @@ from looking import Page, drawn  # noqa: F401 (renders and closes every figure)
 from mae_book.explorers import attention_explorer
 from mae_lib.evaluation.attention import attention_maps, cls_attention, cls_scores, object_scores, patch_attention, patch_coverage
 from mae_book.explorers.attention_explorer import CHAPTER, COLOURS, AttentionExplorer, outline, tabulate
-from mae_book.chapters.pages import repository
+from mae_book.verdicts.results import repository
 from mae_lib.base.parameters import check_notebook_parameters
 from mae_lib.base.errors import InputError
 from mae_book.chapters.evaluation_figures import attention_rows

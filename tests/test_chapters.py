@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook
 
-from mae_book.chapters.pages import TIER_MEANINGS, chapter_pages, repository, tier_badge
+from mae_book.chapters.pages import TIER_MEANINGS, chapter_pages, tier_badge
+from mae_book.verdicts.results import repository
 from mae_lib.base.parameters import check_notebook_parameters, check_parameters, declared_parameters
 from mae_lib.base.errors import InputError
 from mae_book.verdicts.ledger import every_claim

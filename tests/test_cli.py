@@ -68,7 +68,7 @@ def written(folder: Path) -> list[str]:
 
 
 def test_pretraining_on_the_world_in_a_process_of_its_own(tmp_path, cache):
-    done = subprocess.run([sys.executable, "-m", "mae_lib.commands.cli", "pretrain", "--tier", "smoke", "--steps", "3"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "mae_lib", "pretrain", "--tier", "smoke", "--steps", "3"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "1 to have, 0 already stored" in done.stdout and "loss" in done.stdout and "img/s" in done.stderr and "Traceback" not in done.stderr
     (record,) = (cache / "checkpoints").glob("*.json")
@@ -303,7 +303,7 @@ def test_ctrl_c_stops_a_sweep_in_many_processes(folder, cache, tmp_path):
     words = ["pretrain", "--tier", "smoke", "--data", folder, "--batch", 4, "--steps", 50000, "--save-every", 0, "--sweep", "--jobs", 2]
     states = cache / "states"
     with open(tmp_path / "error", "w") as error:
-        command = [sys.executable, "-m", "mae_lib.commands.cli", *map(str, words)]
+        command = [sys.executable, "-m", "mae_lib", *map(str, words)]
         parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=error, start_new_session=True)
     try:
         tiny.wait_for(lambda: len(list(states.glob("*.safetensors"))) == 2 or parent.poll() is not None)  # both children train

@@ -25,7 +25,8 @@ from mae_lib.detection.average_precision import Detections, average_precision
 from mae_lib.data.coco import CocoFolder, open_coco, splits_of, write_scenes
 from mae_lib.base.errors import InputError
 from mae_lib.base.provenance import provenance
-from mae_book.verdicts.results import results_directory, write_result
+from mae_book.verdicts.results import results_directory
+from mae_lib.base.records import write_result
 from mae_lib.worlds.world import Scenes
 
 HEIGHT, WIDTH = 40, 50

@@ -141,7 +141,7 @@ def launch(root: Path, *words: str) -> subprocess.Popen:
     """`torchrun` on two processes, restarting them when one dies. What they say goes to ``root/said``: a pipe that nobody empties would stop them."""
     root.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "30", "--monitor-interval", "0.1",
-               "--master-port", str(free_port()), "-m", "mae_lib.training.pretrain", "--tier", "smoke", "--device", "cpu", *words]  # fmt: skip
+               "--master-port", str(free_port()), "-m", "mae_lib", "pretrain", "--tier", "smoke", "--device", "cpu", *words]  # fmt: skip
     environment = os.environ | {"MAE_CACHE": str(root / "cache"), "OMP_NUM_THREADS": "1"}
     with open(root / "said", "w") as said:
         return subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT)

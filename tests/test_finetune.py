@@ -27,7 +27,7 @@ from mae_lib.detection.finetune import Examples, FinetuneConfig, FinetuneRun, bu
 from mae_lib.base.intervals import Interval
 from mae_lib.training.tiers import run_name
 from mae_lib.training.pretrain import TrainingDiverged
-from mae_book.verdicts.results import write_result
+from mae_lib.base.records import write_result
 from mae_lib.training.store import Checkpoint
 from mae_lib.training.tiers import TIERS
 from mae_lib.worlds.world import Scenes, boxes_of

@@ -13,7 +13,7 @@ import pytest
 
 from mae_book.sweep import cells
 from mae_book.verdicts import ledger, results, staleness
-from mae_book.chapters.pages import repository
+from mae_book.verdicts.results import repository
 from mae_book.verdicts.claims import CLAIMS
 from mae_lib.commands.cli import main
 from mae_book.verdicts.ledger import drift, entries, every_claim, state

@@ -13,7 +13,7 @@ import pytest
 import torch
 from looking import Page, drawn  # noqa: F401 (renders and closes every figure)
 
-from mae_book.chapters.pages import repository
+from mae_book.verdicts.results import repository
 from mae_lib.base.parameters import check_notebook_parameters
 from mae_lib.base.errors import InputError
 from mae_lib.theory.graph import LatentGraph, quad_tree

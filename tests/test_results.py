@@ -12,7 +12,8 @@ from mae_lib.base import provenance as origin
 from mae_book.verdicts import results
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import write_atomically, write_text
-from mae_book.verdicts.results import origins, read_results, results_directory, write_result
+from mae_book.verdicts.results import origins, read_results, results_directory
+from mae_lib.base.records import write_result
 
 
 @pytest.fixture

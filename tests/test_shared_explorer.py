@@ -14,7 +14,7 @@ import pytest
 import yaml
 from looking import Page
 
-from mae_book.chapters.pages import repository
+from mae_book.verdicts.results import repository
 from mae_lib.base.parameters import check_notebook_parameters
 from mae_lib.base.errors import InputError
 from mae_lib.theory.graph import LatentGraph, figure_4, quad_tree, random_dag, tree

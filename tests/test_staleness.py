@@ -14,7 +14,7 @@ from mae_lib.evaluation import evaluate
 from mae_book.verdicts import staleness
 from mae_lib.base.errors import InputError
 from mae_book.verdicts.results import results_directory
-from mae_book.verdicts.staleness import GLUE, SOURCES, bare, compare, confirm, confirmed, fingerprint, imported, modules, stale
+from mae_book.verdicts.staleness import GLUE, SOURCES, compare, confirm, confirmed, essence, fingerprint, imported, modules, stale
 
 SOURCE = '''"""What lives here."""
 
@@ -32,18 +32,24 @@ class Box:
 '''
 
 
-def test_comments_and_docstrings_are_no_change_and_code_is():
-    changed = SOURCE.replace("# twice", "# doubled").replace("Its area", "The area").replace("What lives here", "Boxes").replace("import math  # sums", "import math\n\n# sums")
-    assert bare(changed) == bare(SOURCE) and '"#not a comment"' in bare(SOURCE)
-    for old, new in (("* 2", "* 3"), ("#not a", "#no"), ("area", "size"), ("import math", "import cmath")):
-        assert bare(SOURCE.replace(old, new)) != bare(SOURCE), new
-    ast.parse(bare(SOURCE).replace("class Box:", "class Box:\n    pass"))
+def test_comments_docstrings_and_formatting_are_no_change_and_code_is():
+    changed = SOURCE.replace("# twice", "# doubled").replace("Its area", "The area").replace("What lives here", "Boxes")
+    changed = changed.replace("import math  # sums", "import math\n\n# sums").replace('"#not a comment"', "(\n    '#not a comment'\n)")
+    assert essence(changed) == essence(SOURCE)
+    for old, new in (("* 2", "* 3"), ("#not a", "#no"), ("area", "size"), ("import math", "import cmath"), ("side =", "wide =")):
+        assert essence(SOURCE.replace(old, new)) != essence(SOURCE), new
+
+
+def test_where_a_name_of_the_packages_lives_is_no_change_and_that_of_another_is():
+    code = "from {}.{} import a\nx = a(1)\n"
+    assert essence(code.format("mae_lib", "old")) == essence(code.format("mae_book.wing", "new")) == essence("x = a(1)")
+    assert essence(code.format("torch", "old")) != essence(code.format("torch", "new"))
 
 
 @given(st.text(alphabet="abc #'\"\n", max_size=30))
 def test_whatever_a_comment_says_is_no_change(text):
     comment = "\n".join(f"# {line}" for line in text.split("\n"))
-    assert bare(f"{comment}\nx = 1\n{comment}\ny = 2  # {text.splitlines()[0] if text.splitlines() else ''}\n") == bare("x = 1\ny = 2\n")
+    assert essence(f"{comment}\nx = 1\n{comment}\ny = 2  # {text.splitlines()[0] if text.splitlines() else ''}\n") == essence("x = 1\ny = 2\n")
 
 
 def test_every_kind_of_result_has_its_sources_and_what_these_import():
@@ -53,9 +59,12 @@ def test_every_kind_of_result_has_its_sources_and_what_these_import():
     assert set(GLUE) == set(evaluate.EVALUATIONS) and set(GLUE) < set(SOURCES)
     there = {folder.name for folder in results_directory().iterdir() if folder.is_dir()}
     assert there <= set(SOURCES) | {"benchmarks", "coco", "world"}, "a kind of result that no fingerprint watches"
-    for kind, module in (("probe", "worlds"), ("probe", "evaluate"), ("pretraining", "masking"), ("detection", "average_precision"), ("attention", "model")):
+    for kind, module in (
+        ("probe", "mae_lib.worlds.world"), ("probe", "mae_lib.evaluation.evaluate"), ("pretraining", "mae_lib.masks.masking"),
+        ("detection", "mae_lib.detection.average_precision"), ("attention", "mae_lib.model.autoencoder"),
+    ):
         assert module in modules(kind)
-    assert "attention" not in modules("probe") and "cli" not in modules("pretraining")
+    assert "mae_lib.evaluation.attention" not in modules("probe") and not any(".commands." in name for name in modules("pretraining"))
     with pytest.raises(InputError, match="no kind of result 'prob'"):
         modules("prob")
 
@@ -63,7 +72,7 @@ def test_every_kind_of_result_has_its_sources_and_what_these_import():
 def test_a_change_of_one_module_changes_the_fingerprints_of_those_that_use_it(monkeypatch):
     source = staleness._source
     before = {kind: fingerprint(kind) for kind in SOURCES}
-    monkeypatch.setattr(staleness, "_source", lambda module: source(module) + ("\nRATE = 2\n" if module == "probe" else "\n# nothing\n"))
+    monkeypatch.setattr(staleness, "_source", lambda module: source(module) + ("\nRATE = 2\n" if module == "mae_lib.evaluation.probe" else "\n# nothing\n"))
     fingerprint.cache_clear(), imported.cache_clear()
     try:
         changed = {kind for kind in SOURCES if fingerprint(kind) != before[kind]}

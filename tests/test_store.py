@@ -448,7 +448,7 @@ def test_equal_configs_have_equal_hashes() -> None:
 def test_the_hash_is_the_same_in_another_process() -> None:
     code = "import json, sys; from mae_lib.training.tiers import PretrainConfig; print(PretrainConfig.from_dict(json.loads(sys.argv[1])).hash)"
     shuffled = dict(reversed(list(SHORT.to_dict().items())))
-    root = Path(store.__file__).resolve().parent.parent
+    root = Path(store.__file__).resolve().parents[2]
     environment = os.environ | {"PYTHONHASHSEED": "4711", "PYTHONPATH": str(root)}
     done = subprocess.run([sys.executable, "-c", code, json.dumps(shuffled)], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip() == SHORT.hash

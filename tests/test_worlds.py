@@ -673,7 +673,7 @@ def test_uniforms_of_other_names_positions_indices_streams_and_seeds_are_uncorre
 
 
 def _record() -> dict:
-    return json.loads(resources.files("mae_lib").joinpath("data/hard.json").read_text())
+    return json.loads(resources.files("mae_lib.worlds").joinpath("assets/hard.json").read_text())
 
 
 @lru_cache(maxsize=1)
@@ -702,7 +702,7 @@ def test_the_shipped_classifier_is_the_recorded_one():
     from mae_lib.training.reference import predictions
 
     record, world = _record(), World("validation")
-    with resources.as_file(resources.files("mae_lib").joinpath("data/reference.safetensors")) as path:
+    with resources.as_file(resources.files("mae_lib.worlds").joinpath("assets/reference.safetensors")) as path:
         assert read_safetensors(path)[1]["digest"] == record["reference_digest"]
     accuracy = float((predictions(_reference(), world, len(world)) == world.labels).double().mean())
     assert accuracy == pytest.approx(record["reference_accuracy"], abs=0.01) and accuracy > 0.5

@@ -19,7 +19,7 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-PROGRAMS = {"mae": [sys.executable, "-m", "mae_lib.commands.cli"], "python": [sys.executable]}
+PROGRAMS = {"mae": [sys.executable, "-m", "mae_lib"], "python": [sys.executable]}
 """Words that stand for this interpreter's own programs; any other is looked up by the system."""
 
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}

@@ -18,7 +18,7 @@ LIBRARIES = ("torch", "timm", "numpy", "safetensors")
 
 def _commit() -> str | None:
     """The Git commit this package's code stands at, with ``+changes`` if ``mae_lib`` differs from it; None outside a repository."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True, timeout=30).stdout.strip()

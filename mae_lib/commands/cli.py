@@ -33,7 +33,7 @@ from mae_book.commands.ledger_command import Ledger, Rerun
 from mae_lib.masks.designs import Design
 from mae_lib.model.autoencoder import training_flops
 from mae_lib.training.pretrain import RESIDENT_LIMIT, TrainingDiverged, held_out_error, resolve_device
-from mae_book.verdicts.results import recorded, write_result
+from mae_lib.base.records import recorded, write_result
 from mae_lib.commands.shard_command import Shard
 from mae_lib.training.store import Checkpoint, cache_directory, checkpoints, find, named, obtain, read
 from mae_lib.training.tiers import SIZE_RATIO, PretrainConfig, tier
@@ -42,7 +42,7 @@ from mae_lib.training.tiers import SIZE_RATIO, PretrainConfig, tier
 @dataclass(frozen=True)
 class Pretrain:
     """Pretrain one masked autoencoder, or with --sweep the paper's eight. What is already stored is not trained again; what was
-    stopped goes on. For many GPUs: torchrun --nproc-per-node N -m mae_lib.training.pretrain …, also with another N than before."""
+    stopped goes on. For many GPUs: torchrun --nproc-per-node N -m mae_lib pretrain …, also with another N than before."""
 
     tier: Literal["smoke", "laptop", "gpu", "paper"] = "laptop"
     """sizes and lengths (mae_lib/training/tiers.py)"""

@@ -13,7 +13,7 @@ from mae_lib.training import distributed
 from mae_lib.base.errors import InputError
 from mae_lib.base.intervals import Interval
 from mae_lib.training.pretrain import resolve_device
-from mae_book.verdicts.results import recorded, write_result
+from mae_lib.base.records import recorded, write_result
 from mae_lib.training.store import cache_directory
 from mae_lib.training.tiers import tier
 from mae_lib.worlds.world import Scenes
@@ -29,7 +29,7 @@ SCORING = timedelta(hours=6)
 @dataclass(frozen=True)
 class Finetune:
     """Fine-tune a detector on each checkpoint, and from scratch, and score it by COCO's average precision (§3.5). What is already recorded in
-    --results, or stored, is not trained again; what was stopped goes on. For many GPUs: torchrun --nproc-per-node N -m mae_lib.commands.cli finetune …"""
+    --results, or stored, is not trained again; what was stopped goes on. For many GPUs: torchrun --nproc-per-node N -m mae_lib finetune …"""
 
     checkpoint: tuple[Path, ...] = ()
     """pretrained encoders (their .safetensors or .json), folders of them, or bare names (NAME-HASH) of what is in checkpoints/ or in the cache"""

@@ -170,7 +170,7 @@ class Reference:
 
 @cache
 def _published() -> dict:
-    return json.loads(resources.files("mae_lib").joinpath("data/cue_conflict_categories.json").read_text(encoding="utf-8"))
+    return json.loads(resources.files("mae_lib.evaluation").joinpath("assets/cue_conflict_categories.json").read_text(encoding="utf-8"))
 
 
 def category_groups() -> dict[str, tuple[str, ...]]:

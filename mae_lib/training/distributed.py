@@ -193,11 +193,11 @@ _EXCHANGES = ("distributed", "autograd", "nn/parallel")
 def _standing(thread: int) -> tuple[str, bool]:
     """Where ``thread`` is: the innermost line of this package, and whether it waits there for other processes, by all that Python can see."""
     frame, inner = sys._current_frames().get(thread), None
-    waits, here = False, Path(__file__).parent
+    waits, here = False, Path(__file__).resolve().parents[1]
     while frame is not None:
         path = Path(frame.f_code.co_filename)
         waits = waits or any(path.match(f"torch/{place}/*.py") for place in _EXCHANGES)
-        if path.parent == here:
+        if here in path.parents:
             return f"{path.name}:{frame.f_lineno} in {frame.f_code.co_name}", waits
         inner, frame = inner or f"{path.name}:{frame.f_lineno} in {frame.f_code.co_name}", frame.f_back
     return inner or "nowhere", waits

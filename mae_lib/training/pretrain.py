@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import math
 import signal
-import sys
 import threading
 import time
 from collections import deque
@@ -443,9 +442,3 @@ def held_out_error(model: MaskedAutoencoder, mask: MaskSpec, source: ImageSource
         totals += len(x) * torch.tensor([float(loss), float(guess_error)], dtype=torch.float64)
     loss, baseline = (totals / count).tolist()
     return {"loss": loss, "baseline": baseline, "explained": 1 - loss / baseline}
-
-
-if __name__ == "__main__":
-    from mae_lib.commands.cli import main
-
-    main(["pretrain", *sys.argv[1:]])

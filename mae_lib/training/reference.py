@@ -2,7 +2,7 @@
 
 ImageNet-A holds images that a fixed ResNet-50 gets wrong. *hard* is made by the same rule: a small convolutional network is trained once,
 with labels, on a stream of its own (``reference``), and the first images of another stream (``candidates``) that it misclassifies are
-kept. Weights and list are shipped in ``mae_lib/data``; ``python -m mae_lib.training.reference`` makes both again.
+kept. Weights and list are shipped in ``mae_lib/worlds/assets``; ``python -m mae_lib.training.reference`` makes both again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ReferenceClassifier(nn.Module):
 
 def load_reference() -> ReferenceClassifier:
     """The shipped classifier, in eval mode."""
-    with resources.as_file(resources.files("mae_lib").joinpath("data/reference.safetensors")) as path:
+    with resources.as_file(resources.files("mae_lib.worlds").joinpath("assets/reference.safetensors")) as path:
         tensors, _ = read_safetensors(path)
     model = ReferenceClassifier()
     model.load_state_dict(tensors)
@@ -88,7 +88,7 @@ def choose_hard(model: ReferenceClassifier, count: int = EVALUATION_LENGTH) -> t
 
 def main() -> None:
     """Trains the classifier, writes it and the hard set it defines into ``mae_lib/data``."""
-    data = Path(__file__).resolve().parent / "data"
+    data = Path(__file__).resolve().parents[1] / "worlds" / "assets"
     model = train_reference()
     validation = World("validation")
     accuracy = float((predictions(model, validation, len(validation)) == validation.labels).double().mean())

@@ -43,7 +43,7 @@ def cache_directory() -> Path:
 
 def search_path() -> list[Path]:
     """Folders searched for a checkpoint, in order: those in the project's own ``checkpoints/`` (in a clone), then the cache."""
-    shipped = sorted((Path(__file__).resolve().parent.parent / "checkpoints").glob("*/"))
+    shipped = sorted((Path(__file__).resolve().parents[2] / "checkpoints").glob("*/"))
     return [folder for folder in (*shipped, cache_directory() / "checkpoints") if folder.is_dir()]
 
 

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from mae_book.verdicts.results import repository
 from mae_lib.base.errors import InputError
 
 TIER_MEANINGS = {
@@ -75,18 +76,6 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes = seconds / 60
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
-
-
-def repository() -> Path:
-    """The project's root, wherever the notebook was started: papermill runs it in the launch directory, the book in its own.
-
-    Raises:
-        InputError: the package in use does not lie in a checkout of the project, so there are no checkpoints and results beside it.
-    """
-    root = Path(__file__).resolve().parent.parent
-    if not (root / "_toc.yml").is_file():
-        raise InputError(f"mae_lib is installed in {root}, which is no checkout of the project: run `pip install -e .` in the checkout")
-    return root
 
 
 def chapter_pages() -> dict[str, str]:

@@ -206,7 +206,7 @@ def made_again(cell) -> tuple:
 def _call(words: Iterable[str], environment: dict[str, str]) -> None:
     """Runs one command with this interpreter; InputError with its last line if it fails."""
     program, *rest = words
-    start = [sys.executable, "-m", "mae_lib.commands.cli"] if program == "mae" else [sys.executable]
+    start = [sys.executable, "-m", "mae_lib"] if program == "mae" else [sys.executable]
     done = subprocess.run([*start, *rest], env=environment, capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.strip()] or ["no message"]

@@ -157,8 +157,8 @@ class MaskingExplorer:
 
 
 def asset(name: str) -> str:
-    """A text that is shipped with the package, from ``mae_lib/data``."""
-    return resources.files("mae_lib").joinpath("data", name).read_text(encoding="utf-8")
+    """A text that is shipped with the package, from ``assets/``."""
+    return resources.files("mae_book.explorers").joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def fragment(kind: str, data: dict[str, object], **parts: str) -> str:

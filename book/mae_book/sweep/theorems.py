@@ -26,7 +26,8 @@ from mae_lib.theory.graph import LatentGraph, Name, random_dag
 from mae_lib.theory.identify import BATCH, FIGURES, STEPS, Case, every_mask_case, run_case, table_cases
 from mae_lib.base.intervals import over_seeds
 from mae_lib.base.provenance import provenance
-from mae_book.verdicts.results import recorded, results_directory, write_result
+from mae_book.verdicts.results import results_directory
+from mae_lib.base.records import recorded, write_result
 from mae_lib.theory.shared import locate_shared
 
 SEEDS = {"theory": (0, 1, 2, 3, 4), "identify": (3, 4, 5, 6, 7)}

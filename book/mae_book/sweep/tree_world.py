@@ -45,7 +45,8 @@ from mae_lib.masks.masking import MaskSpec
 from mae_lib.model.autoencoder import MaskedAutoencoder, ModelConfig
 from mae_lib.theory.process import LeakyMap, Process, Sample
 from mae_lib.base.provenance import provenance
-from mae_book.verdicts.results import results_directory, write_result
+from mae_book.verdicts.results import results_directory
+from mae_lib.base.records import write_result
 from mae_lib.theory.scores import DRAWS, kernel_ridge_r2
 from mae_lib.theory.structure import bipartitions, estimate_tree, information_distances, neighbour_joining, partition, robinson_foulds
 

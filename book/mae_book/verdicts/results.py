@@ -6,13 +6,23 @@ that could be read from here.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from mae_book.chapters.pages import repository
 from mae_lib.base.errors import InputError
-from mae_lib.base.files import write_json
+from mae_lib.base.records import read_record
+
+
+def repository() -> Path:
+    """The project's root, wherever the notebook was started: papermill runs it in the launch directory, the book in its own.
+
+    Raises:
+        InputError: the package in use does not lie in a checkout of the project, so there are no checkpoints and results beside it.
+    """
+    root = Path(__file__).resolve().parents[3]
+    if not (root / "_toc.yml").is_file():
+        raise InputError(f"mae_book is installed in {root}, which is no checkout of the project: run `pip install -e .` in the checkout")
+    return root
 
 
 def results_directory() -> Path:
@@ -20,34 +30,10 @@ def results_directory() -> Path:
     return repository() / "results"
 
 
-def _path(folder: Path, name: str, identity: str) -> Path:
-    return folder / f"{name}-{identity}.json"
-
-
-def write_result(folder: Path, record: dict) -> Path:
-    """Writes one run's numbers as ``folder/NAME-HASH.json``; ``record`` must hold ``name`` and ``hash``."""
-    path = _path(folder, record["name"], record["hash"])
-    write_json(path, record)
-    return path
-
-
-def recorded(folder: Path, name: str, identity: str) -> dict | None:
-    """What :func:`write_result` wrote in ``folder`` for a run's name and hash, or None. InputError if it is no JSON."""
-    path = _path(folder, name, identity)
-    return _read(path) if path.exists() else None
-
-
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{'/'.join(path.parts[-4:])} is damaged ({error}): restore it from Git, or delete it and measure again") from error
-
-
 def read_results(kind: str, data: str = "") -> list[dict]:
     """All results of ``results/KIND/DATA`` (or of ``results/KIND`` itself), sorted by file name. InputError if there are none, or one is no JSON."""
     folder = results_directory() / kind / data
-    records = [_read(path) for path in sorted(folder.glob("*.json"))]
+    records = [read_record(path) for path in sorted(folder.glob("*.json"))]
     if not records:
         raise InputError(f"no results in results/{kind}/{data}: make them with the command the chapter gives")
     return records
@@ -69,7 +55,7 @@ def origins() -> list[Origin]:
     """One row a folder of finished runs under `results/`, by name; files that are no runs' (without a seed) are passed over."""
     found: dict[str, list[dict]] = {}
     for path in sorted(results_directory().glob("*/**/*.json")):
-        record = _read(path)
+        record = read_record(path)
         if "hardware" in record and ("seed" in record or "seed" in record.get("config", {})):
             found.setdefault(path.parent.relative_to(results_directory()).as_posix(), []).append(record)
     rows = []

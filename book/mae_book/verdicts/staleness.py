@@ -2,17 +2,16 @@
 in ``results/code.json``, the fingerprint under which a result of that kind was last made again with the same numbers. The two differ as soon as that
 source changes, and the check fails until a cell is made again: `mae rerun --changed`.
 
-The fingerprint covers the modules of `SOURCES` and all that they import from this package, without comments and docstrings.
+The fingerprint covers the modules of `SOURCES` and all that they import from these packages: what they do, not how it is written down and where.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-import io
+import importlib.util
 import json
 import math
-import tokenize
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,47 +23,57 @@ from mae_lib.evaluation.evaluate import EVALUATIONS, Options, identity
 from mae_lib.base.files import write_json
 from mae_lib.base.intervals import Interval
 from mae_book.verdicts.ledger import Entry, drift
-from mae_book.verdicts.results import recorded, results_directory
+from mae_book.verdicts.results import results_directory
+from mae_lib.base.records import recorded
 from mae_lib.training.store import checkpoints
 
-_ENCODER = ("store", "datasets", "worlds")
+_ENCODER = ("mae_lib.training.store", "mae_lib.data.datasets", "mae_lib.worlds.world")
 SOURCES: dict[str, tuple[str, ...]] = {
-    "pretraining": ("pretrain", *_ENCODER),
-    "reconstruction": ("reconstruction", *_ENCODER),
-    "attention": ("attention", *_ENCODER),
-    "separability": ("separability", "features", *_ENCODER),
-    "probe": ("probe", "features", "shifted", *_ENCODER),
-    "few_labels": ("few_labels", "shifted", *_ENCODER),
-    "shape_bias": ("shape_bias", "features", "probe", *_ENCODER),
-    "latents": ("latents", "features", *_ENCODER),
-    "detection": ("detectors", "finetune", "average_precision", *_ENCODER),
-    "tree_world": ("tree_world",),
-    "theory": ("theory",),
-    "identify": ("identify",),
+    "pretraining": ("mae_lib.training.pretrain", *_ENCODER),
+    "reconstruction": ("mae_lib.evaluation.reconstruction", *_ENCODER),
+    "attention": ("mae_lib.evaluation.attention", *_ENCODER),
+    "separability": ("mae_lib.evaluation.separability", "mae_lib.evaluation.features", *_ENCODER),
+    "probe": ("mae_lib.evaluation.probe", "mae_lib.data.shifted", *_ENCODER),
+    "few_labels": ("mae_lib.evaluation.few_labels", "mae_lib.data.shifted", *_ENCODER),
+    "shape_bias": ("mae_lib.evaluation.shape_bias", "mae_lib.evaluation.features", *_ENCODER),
+    "latents": ("mae_lib.evaluation.latents", *_ENCODER),
+    "detection": ("mae_lib.detection.detectors", *_ENCODER),
+    "tree_world": ("mae_book.sweep.tree_world",),
+    "theory": ("mae_book.sweep.theorems",),
+    "identify": ("mae_lib.theory.identify",),
 }
-"""kind of result → the modules that its numbers come from."""
+"""kind of result → the modules that its numbers come from, beside all that these import."""
 
-GLUE = {kind: "evaluate" for kind in ("reconstruction", "attention", "separability", "probe", "few_labels", "shape_bias", "latents")}
-"""kind → a module that opens the images and hands them on; itself without what it imports, since it imports every kind's modules."""
+GLUE = {
+    kind: "mae_lib.evaluation.evaluate"
+    for kind in (
+        "reconstruction", "attention", "separability", "probe", "few_labels", "shape_bias", "latents",
+    )
+}
+"""kind → a module that opens the images and hands them on; itself without what it imports, since it
+imports every kind's modules."""
 
-SILENT = frozenset({"claims", "cli", "comparisons", "describe", "distributed", "errors", "files", "ledger", "provenance", "results", "tiers"})
-"""Modules that decide no number of a finished run: what reads, writes, names, prints and judges. A config's own values are in the record."""
-
+SILENT = ("mae_lib.base", "mae_lib.training.distributed", "mae_lib.training.tiers", "mae_book.verdicts")
+"""Wings and modules that decide no number of a finished run: what reads, writes, names, prints and judges.
+A config's own values are in the record."""
 
 MAGNIFYING = frozenset({"separability"})
-"""Kinds whose numbers hang on the last digit of their input: t-SNE's map of the same features differs on another processor."""
+"""Kinds whose numbers hang on the last digit of their input: t-SNE's map of the same features differs on
+another processor."""
+
+_PACKAGES = ("mae_lib", "mae_book")
 
 
 @lru_cache(maxsize=None)
 def imported(module: str) -> frozenset[str]:
-    """Names of this package's modules that ``module`` imports anywhere, `SILENT` ones left out. InputError if there is no such module."""
+    """Modules of these packages that ``module`` imports anywhere, `SILENT` ones left out. InputError if
+    there is no such module."""
     found = set()
     for node in ast.walk(ast.parse(_source(module))):
-        if isinstance(node, ast.ImportFrom) and node.module == "mae_lib":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mae_lib."):
-            found.add(node.module.removeprefix("mae_lib."))
-    return frozenset(found - SILENT)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in _PACKAGES:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if _path(name).is_file() else node.module for name in names}
+    return frozenset(name for name in found if not any(f"{name}.".startswith(f"{quiet}.") for quiet in SILENT))
 
 
 def modules(kind: str) -> tuple[str, ...]:
@@ -82,32 +91,47 @@ def modules(kind: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=None)
 def fingerprint(kind: str) -> str:
-    """16 hex digits of SHA-256 over the code of :func:`modules`."""
-    digest = hashlib.sha256()
-    for module in modules(kind):
-        digest.update(f"{module}\n{bare(_source(module))}\n".encode())
-    return digest.hexdigest()[:16]
+    """16 hex digits of SHA-256 over the :func:`essence` of all :func:`modules`, whatever these are called."""
+    digests = sorted(hashlib.sha256(essence(_source(module)).encode()).hexdigest() for module in modules(kind))
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:16]
 
 
-def bare(source: str) -> str:
-    """Python source without comments, docstrings, blank lines and trailing spaces; the rest character by character, so that it reads the same on every Python."""
-    lines = source.splitlines()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node, clean=False) is not None:
-            text = node.body[0]
-            for line in range(text.lineno, text.end_lineno + 1):
-                lines[line - 1] = ""
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT and (line := lines[token.start[0] - 1]):
-            lines[token.start[0] - 1] = line[: token.start[1]]
-    return "\n".join(stripped for line in lines if (stripped := line.rstrip()))
+def essence(source: str) -> str:
+    """What Python source does, as text: its syntax tree without docstrings and without imports from these
+    packages. Comments, line breaks and the places of files are no change, on every version of Python."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(getattr(node, "body", None), list):
+            node.body = [part for part in node.body if not _says_nothing(part)]
+    return _spelled(tree)
+
+
+def _says_nothing(node: ast.AST) -> bool:
+    """A docstring, or an import from these packages."""
+    if isinstance(node, ast.ImportFrom):
+        return (node.module or "").split(".")[0] in _PACKAGES
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _spelled(node: object) -> str:
+    """`ast.dump` with what is empty left out, which versions of Python write differently."""
+    if isinstance(node, ast.AST):
+        fields = ((name, getattr(node, name, None)) for name in node._fields if name not in ("ctx", "kind", "type_comment"))
+        return f"{type(node).__name__}({','.join(f'{n}={_spelled(v)}' for n, v in fields if v not in (None, []))})"
+    if isinstance(node, list):
+        return f"[{','.join(map(_spelled, node))}]"
+    return repr(node)
+
+
+def _path(module: str) -> Path:
+    package, *rest = module.split(".")
+    return Path(importlib.util.find_spec(package).origin).parent.joinpath(*rest).with_suffix(".py")
 
 
 def _source(module: str) -> str:
-    path = Path(__file__).parent / f"{module}.py"
-    if not path.is_file():
-        raise InputError(f"there is no module mae_lib.{module}: correct the list in book/mae_book/verdicts/staleness.py")
-    return path.read_text(encoding="utf-8")
+    if not _path(module).is_file():
+        raise InputError(f"there is no module {module}: correct the list in {__name__}")
+    return _path(module).read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
