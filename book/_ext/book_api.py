@@ -79,7 +79,7 @@ def link(code: str, module: str) -> str:
     """`code` as a cross-reference where it names a documented thing of the library, else as code."""
     path = code.removesuffix("()")
     for full in (path, f"{module}.{path}"):
-        if re.fullmatch(r"mae_lib(\.\w+)+", full) and documented(full):
+        if re.fullmatch(r"(mae_lib|mae_book)(\.\w+)+", full) and documented(full):
             return f":py:obj:`{code} <{full}>`"
     return f"``{code}``"
 
@@ -113,7 +113,7 @@ def documented(full: str) -> bool:
 def pass_over(app: Sphinx, environment: Any, node: Any, content: Any) -> Any:
     """Handler of `missing-reference`: type variables and private classes stand in signatures and have no entry."""
     target = node.get("reftarget", "")
-    if node.get("refdomain") == "py" and target.startswith("mae_lib."):
+    if node.get("refdomain") == "py" and target.startswith(("mae_lib.", "mae_book.")):
         name = target.rpartition(".")[2]
         if name.startswith("_") or isinstance(find(target), TypeVar) or getattr(find(target), "__module__", "mae_lib").split(".")[0] == "typing":
             return content

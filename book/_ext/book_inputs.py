@@ -22,7 +22,7 @@ from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
 
-INPUTS = ("mae_lib", "checkpoints", "results", "requirements.txt")
+INPUTS = ("mae_lib", "book/mae_book", "checkpoints", "results", "requirements.txt")
 """Files and folders, relative to the book's root, that the chapters' numbers depend on."""
 
 IGNORED_SUFFIXES = (".pyc", ".pyo", ".lock", ".tmp")

@@ -19,7 +19,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
-from map_sources import Code, Figure, Page, Sources, claims, mentions, read_sources
+from map_sources import Code, Figure, Page, Sources, claims, mentions, modules, read_sources
 from paper_items import ITEMS, KINDS, Item
 
 SHOWN = 8
@@ -109,7 +109,7 @@ def _listed(pieces: Iterable[str], most: int, more: str) -> str:
 
 
 def _code(entry: Code) -> str:
-    return f"{{py:obj}}`{entry.name or entry.module} <{entry.entry}>`"
+    return f"{{py:obj}}`{entry.name or entry.module.rpartition('.')[2]} <{entry.entry}>`"
 
 
 def _tests(tests: dict[str, list[str]]) -> str:
@@ -174,16 +174,17 @@ def write_modules(sources: Sources, drawn: dict[str, Found]) -> str:
 def write_claims(sources: Sources, drawn: dict[str, Found]) -> str:
     """The ledger's claims: what each says, what measures it, in which chapter it is decided."""
     pages = {page.label: page for page in sources.pages}
-    modules = {entry.module: entry for entry in sources.code if not entry.name}
+    known = {entry.module: entry for entry in sources.code if not entry.name}
     lines = ["| claim | of the paper | what it says | measured by | chapter |", "|---|---|---|---|---|"]
     for identity, claim in claims().items():
         page = pages.get(claim.chapter)
-        if claim.kind in modules:
-            measured = [claim.kind]
-        else:  # the theory's claims: what the chapter uses of the code that the item is in
+        measured = [name for name in known if name.rpartition(".")[2] == claim.kind]
+        if not measured:  # no module of that name: what the chapter uses of the code that the item is in
             there = {code.module for found in drawn.values() if found.item.id in mentions(claim.where) for code in found.code}
-            measured = [name for name in modules if name in there and page and name in page.modules and not name.endswith("figures")]
-        by = ", ".join(_code(modules[name]) for name in measured)
+            measured = [name for name in known if name in there and page and name in page.modules and not name.endswith("figures")]
+        if not measured:  # ours, about no item: the wing of that name
+            measured = [name for name in known if page and name in page.modules and name.split(".")[1] == claim.kind]
+        by = ", ".join(_code(known[name]) for name in measured)
         number = _page_link(page).replace("chapter ", "") if page else "–"
         lines.append(f"| {identity} | {claim.where} | {claim.statement} | {by or '–'} | {number} |")
     return "\n".join(lines)
@@ -196,7 +197,7 @@ class PaperMap(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         root = Path(self.env.srcdir)
-        for path in (*(root / "mae_lib").glob("*.py"), *(root / "tests").glob("test_*.py"), *(root / "notebooks").glob("*.ipynb")):
+        for path in (*modules(root).values(), *(root / "tests").rglob("test_*.py"), *(root / "notebooks").glob("*.ipynb")):
             self.env.note_dependency(str(path))
         sources = read_sources(root, self.env.found_docs)
         drawn = draw_map(sources)

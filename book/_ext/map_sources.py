@@ -98,10 +98,23 @@ class Page:
     modules: frozenset[str] = frozenset()
 
 
-def read_module(path: Path) -> list[Code]:
+PACKAGES = {"mae_lib": "mae_lib", "mae_book": "book/mae_book"}
+"""package → its folder under the root."""
+
+
+def modules(root: Path) -> dict[str, Path]:
+    """Dotted name → file of every module of the packages, wing by wing."""
+    found = {}
+    for package, folder in PACKAGES.items():
+        for path in sorted((root / folder).rglob("*.py")):
+            if not path.stem.startswith("__"):
+                found[".".join((package, *path.relative_to(root / folder).with_suffix("").parts))] = path
+    return found
+
+
+def read_module(full: str, path: Path) -> list[Code]:
     """The module and what is public in it, with docstrings: the module first, then in the order of the file."""
-    tree, module = ast.parse(path.read_text(encoding="utf-8")), path.stem
-    full = f"mae_lib.{module}"
+    tree, module = ast.parse(path.read_text(encoding="utf-8")), full
     found = [Code(module, "", ast.get_docstring(tree) or "", full)]
     for node in tree.body:
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith("_"):
@@ -123,15 +136,13 @@ def read_module(path: Path) -> list[Code]:
 
 
 def _imported(tree: ast.AST) -> set[str]:
-    """Modules of mae_lib that a file imports, without the package's name."""
+    """Modules of the packages that a file may import: also the dotted names of what it takes from them."""
     found = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module == "mae_lib":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mae_lib."):
-            found.add(node.module.split(".")[1])
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("mae_lib.")}
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] in PACKAGES}
     return found
 
 
@@ -198,14 +209,14 @@ class Sources:
 
     def own_tests(self, module: str) -> list[TestFile]:
         """The test file named after a module; where there is none, those that import it."""
-        named = [file for file in self.tests if file.name == f"test_{module}.py"]
+        named = [file for file in self.tests if file.name == f"test_{module.rpartition('.')[2]}.py"]
         return named or [file for file in self.tests if module in file.modules]
 
 
 def read_sources(root: Path, documents: Iterable[str]) -> Sources:
     """Library, tests, chapters and claims under ``root``; of pages only those among ``documents``, the book's."""
-    code = [entry for path in sorted((root / "mae_lib").glob("*.py")) if path.stem != "__init__" for entry in read_module(path)]
-    tests = [read_tests(path) for path in sorted((root / "tests").glob("test_*.py"))]
+    code = [entry for full, path in modules(root).items() for entry in read_module(full, path)]
+    tests = [read_tests(path) for path in sorted((root / "tests").rglob("test_*.py"))]
     pages = [read_chapter(root / f"{name}.ipynb", name) for name in sorted(documents) if name.startswith("notebooks/")]
     pages += [_page(name, [(root / f"{name}.md").read_text(encoding="utf-8")]) for name in sorted(documents) if name == "book/proofs"]
     return Sources(tuple(code), tuple(tests), tuple(pages), {claim.id: claim.where for claim in claims().values()})

@@ -164,6 +164,13 @@ def named(stem: str) -> Checkpoint:
     raise InputError(f"there is no checkpoint {stem} in checkpoints/ or in the cache: give a path, or make it by `mae pretrain`")
 
 
+def load(where: str | Path, device: str | torch.device = "cpu") -> MaskedAutoencoder:
+    """The model of a checkpoint, in eval mode: of a path (its .safetensors or .json), or of a bare name as :func:`named` takes it."""
+    path = Path(where)
+    bare = path.parent == Path() and not path.exists() and path.suffix not in (".safetensors", ".json")
+    return (named(str(where)) if bare else read(path)).load(device)
+
+
 def find(config: PretrainConfig, folders: list[Path] | None = None) -> Checkpoint | None:
     """The checkpoint of ``config`` in ``folders`` (default: the search path), or None: see :func:`find_stored`."""
     return find_stored(Checkpoint, config, search_path() if folders is None else folders)

@@ -21,7 +21,7 @@ from bs4 import BeautifulSoup
 from bs4.element import NavigableString, PageElement, Tag
 from filelock import FileLock
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 SOURCES = ("_config.yml", "_toc.yml", "requirements.txt", "book", "notebooks", "mae_lib", "tests")
 """What pages are made from: the map of paper and code reads library and tests as well."""

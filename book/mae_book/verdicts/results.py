@@ -19,9 +19,10 @@ def repository() -> Path:
     Raises:
         InputError: the package in use does not lie in a checkout of the project, so there are no checkpoints and results beside it.
     """
-    root = Path(__file__).resolve().parents[3]
+    package = Path(__file__).resolve().parents[1]
+    root = package.parents[1]
     if not (root / "_toc.yml").is_file():
-        raise InputError(f"mae_book is installed in {root}, which is no checkout of the project: run `pip install -e .` in the checkout")
+        raise InputError(f"mae_book is installed in {package.parent}, which is no checkout of the project: run `pip install -e .` in the checkout")
     return root
 
 

@@ -1,5 +1,5 @@
 """The workflow: its jobs and their order, what a job leaves behind when it fails or is killed, the report, and, where Snakemake is installed, what it
-would run. `tests/test_cells.py` checks the cells themselves."""
+would run. `tests/mae_book/sweep/test_cells.py` checks the cells themselves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mae_book.sweep.cells import world_cells
 from mae_lib.base.errors import InputError
 from mae_book.verdicts.results import results_directory
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "workflow"))
 import plan  # noqa: E402
 
@@ -296,7 +296,7 @@ def test_a_chapter_that_fails_takes_no_other_with_it(clone):
     cells = nbformat.v4.new_code_cell
     for name, code in {"98_fails": "raise RuntimeError('no such thing')", "99_works": "print(tier)"}.items():
         first = cells('tier: str = "laptop"  # size', metadata={"tags": ["parameters"]})
-        check = cells("from mae_book.chapters.pages import check_parameters\ncheck_parameters(globals(), tier=str)")
+        check = cells("from mae_lib.base.parameters import check_parameters\ncheck_parameters(globals(), tier=str)")
         notebook = nbformat.v4.new_notebook(cells=[first, check, cells(code)])
         notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
         nbformat.write(notebook, own / "notebooks" / f"{name}.ipynb")

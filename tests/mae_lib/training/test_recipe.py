@@ -9,7 +9,7 @@ from pathlib import Path
 from mae_lib.training.pretrain import learning_rate
 from mae_lib.training.tiers import RATIOS, SIZE_RATIO, tier
 
-PAGE = Path(__file__).resolve().parent.parent / "book" / "scaling.md"
+PAGE = Path(__file__).resolve().parents[3] / "book" / "scaling.md"
 DATA = {"kind": "folder", "image_size": [224, 224], "images": 1281167}
 
 

@@ -70,7 +70,7 @@ def test_what_else_is_in_the_batch_does_not_matter(indices):
 
 _DIGESTS = """
 import json, sys, torch
-from test_worlds import digests
+from test_world import digests
 torch.set_num_threads(2)
 print(json.dumps(digests()))
 """
@@ -95,7 +95,7 @@ def test_images_are_the_same_in_another_process_and_with_two_threads():
 
 
 def _environment() -> dict[str, str]:
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[3])
     # Passive: two threads that spin while they wait would starve each other on a busy machine.
     return dict(os.environ, OMP_WAIT_POLICY="PASSIVE", PYTHONPATH=os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])))
 

@@ -24,7 +24,7 @@ from mae_lib.evaluation.features import Features, encode
 from mae_lib.evaluation.probe import RATES, evaluate_pixels, evaluate_probe, relative_to_validation, train_probe
 from mae_lib.worlds.world import World
 
-CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints" / "world"
+CHECKPOINTS = Path(__file__).resolve().parents[3] / "checkpoints" / "world"
 
 
 def planted(count: int, classes: int = 4, width: int = 12, shift: float = 8.0, seed: int = 0) -> tuple[Tensor, Tensor]:

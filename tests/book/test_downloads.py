@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PRETRAINED = "05_pretraining_sweep.ipynb"
 """A chapter that takes seconds as long as the checkpoints are found."""
 
@@ -41,7 +41,8 @@ def test_a_chapter_alone_in_a_folder_finds_checkpoints_and_results(tmp_path: Pat
 
 @pytest.mark.timeout(600)
 def test_a_library_without_the_projects_results_says_so_in_one_line(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "mae_lib", tmp_path / "site" / "mae_lib", ignore=shutil.ignore_patterns("__pycache__"))
+    for package in (ROOT / "mae_lib", ROOT / "book" / "mae_book"):
+        shutil.copytree(package, tmp_path / "site" / package.name, ignore=shutil.ignore_patterns("__pycache__"))
     status, screen, _ = run_alone(tmp_path / "alone", RECORDED, library=str(tmp_path / "site"))
     assert status != 0
-    assert screen.rstrip().splitlines()[-1] == f"InputError: mae_lib is installed in {tmp_path / 'site'}, which is no checkout of the project: run `pip install -e .` in the checkout"
+    assert screen.rstrip().splitlines()[-1] == f"InputError: mae_book is installed in {tmp_path / 'site'}, which is no checkout of the project: run `pip install -e .` in the checkout"

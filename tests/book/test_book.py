@@ -17,7 +17,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 COUNT = "from pathlib import Path; runs = Path('runs.txt'); runs.open('a').write('x')"
 """A line that leaves a trace of each execution beside the notebook."""

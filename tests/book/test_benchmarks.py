@@ -25,7 +25,7 @@ from mae_lib.model.autoencoder import MaskedAutoencoder, ModelConfig, training_f
 from mae_book.verdicts.results import results_directory
 from mae_lib.training.tiers import RATIOS, PretrainConfig, tier
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import common  # noqa: E402
 import run  # noqa: E402

@@ -63,7 +63,7 @@ def test_a_name_cannot_vary_and_stay():
 def notebook(tmp_path):
     cells = [
         nbformat.v4.new_code_cell("seed = 0\nname = 'a'\nquick = False", metadata={"tags": ["parameters"]}),
-        nbformat.v4.new_code_cell("from mae_book.chapters.pages import check_parameters\ncheck_parameters(globals(), seed=int, name=str, quick=bool)"),
+        nbformat.v4.new_code_cell("from mae_lib.base.parameters import check_parameters\ncheck_parameters(globals(), seed=int, name=str, quick=bool)"),
         nbformat.v4.new_code_cell(
             "import os\nif seed == 1:\n    raise ValueError('seed one fails')\nif seed == 2:\n    os._exit(7)\nprint(f'{seed} {name} {quick!r}')"
         ),

@@ -253,7 +253,7 @@ def test_the_badge_speaks_plainly_of_time_and_smoke() -> None:
 def test_the_repository_is_found_from_anywhere_and_its_absence_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert (repository() / "_toc.yml").is_file() and (repository() / "mae_lib").is_dir()
-    monkeypatch.setattr("mae_book.chapters.pages.__file__", str(tmp_path / "site-packages" / "mae_lib" / "chapters.py"))
+    monkeypatch.setattr("mae_book.verdicts.results.__file__", str(tmp_path / "site-packages" / "mae_book" / "verdicts" / "results.py"))
     with pytest.raises(InputError, match="pip install -e"):
         repository()
 

@@ -14,7 +14,7 @@ from mae_lib.base.image_source import ImageSource
 from mae_lib.base.intervals import Interval
 from mae_lib.masks.masking import MaskSpec, hidden_map
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "book" / "extending.md").read_text(encoding="utf-8")
 PROGRAMS = dict(re.findall(r"^## (.+?)\n.*?^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
 """heading → program."""

@@ -37,8 +37,10 @@ def copy(tmp_path, monkeypatch):
 
 def test_every_claim_is_printed_with_its_verdict(capsys):
     assert mae("ledger") == 0
-    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:]}
+    table, sweep = capsys.readouterr().out.split("\n\n")
+    lines = {line.split()[0]: line for line in table.splitlines()[1:]}
     assert set(lines) == set(every_claim())
+    assert [line.split(" runs")[0].rpartition(" of ")[2] for line in sweep.splitlines()] == ["40", "40", "15"]
     for row in entries():
         assert row.decision.verdict in lines[row.claim.id]
 
