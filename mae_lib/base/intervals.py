@@ -7,12 +7,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from scipy import stats
-from torch import Tensor
+from scipy import special
 
 from mae_lib.base.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LEVEL = 0.95
 """Of every interval in the project."""
@@ -59,8 +61,13 @@ def over_seeds(values: Sequence[float]) -> Interval:
     if n == 1:
         return Interval(mean, math.nan, math.nan, 1)
     deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in numbers) / (n - 1))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * deviation / math.sqrt(n)
+    half = half_width(n) * deviation
     return Interval(mean, mean - half, mean + half, n)
+
+
+def half_width(n: int) -> float:
+    """Half of Student's interval for a mean of ``n`` values, n ≥ 2, in their standard deviations."""
+    return float(special.stdtrit(n - 1, (1 + LEVEL) / 2)) / math.sqrt(n)
 
 
 def bootstrap(values: Tensor, statistic: Callable[[Tensor], Tensor] | None = None, draws: int = DRAWS, seed: int = 0) -> Interval:
@@ -77,6 +84,8 @@ def bootstrap(values: Tensor, statistic: Callable[[Tensor], Tensor] | None = Non
     Raises:
         InputError: no rows, or a value that is not finite.
     """
+    import torch  # late: who only reads intervals need not wait for it
+
     rows = torch.as_tensor(values, dtype=torch.float64)
     if not rows.ndim or not len(rows) or not bool(rows.isfinite().all()):
         raise InputError("an interval needs finite values, at least one")

@@ -15,13 +15,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from scipy import stats
-
 from mae_book.verdicts.claims import CLAIMS, REAL, TREE_CLAIMS, Claim, claim  # chapters read these from here, and the runs
 from mae_book.verdicts.comparisons import SEEDS, Comparison, Verdict
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import write_json
-from mae_lib.base.intervals import LEVEL, Interval, over_seeds
+from mae_lib.base.intervals import Interval, half_width, over_seeds
 from mae_book.verdicts.results import read_results, results_directory
 from mae_lib.base.runs import RATIO_RUNS, RUNS, SIZE_RUNS
 
@@ -97,11 +95,8 @@ def seeds_needed(difference: Interval) -> int:
     if difference.value == 0 or not math.isfinite(difference.low):
         raise InputError(f"no number of seeds follows from {difference}: give a difference other than 0 with its interval")
 
-    def half(n: int) -> float:  # of the interval, in standard deviations
-        return float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) / math.sqrt(n)
-
-    deviation = (difference.high - difference.value) / half(difference.n)
-    return bisect.bisect_left(range(10**9), True, lo=SEEDS, key=lambda n: half(n) * deviation < abs(difference.value))
+    deviation = (difference.high - difference.value) / half_width(difference.n)
+    return bisect.bisect_left(range(10**9), True, lo=SEEDS, key=lambda n: half_width(n) * deviation < abs(difference.value))
 
 
 def _evaluation(kind: str, checkpoints: str = "world", options: str = "", data: str = "") -> str:
