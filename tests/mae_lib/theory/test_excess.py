@@ -125,6 +125,19 @@ def test_the_share_that_c_determines_is_free_of_the_groups_size(noise: float) ->
     assert abs(np.mean(found) - 1 / (1 + noise**2)) <= 5 * error + 0.002  # a ratio's own small bias
 
 
+def test_the_variance_between_few_unequal_groups_is_free_of_bias() -> None:
+    """The share s gives the variance between groups back as s / (1 − s) times that within: 1 here."""
+    groups = np.arange(4).repeat([2, 2, 3, 20])
+    between = []
+    for seed in range(600):
+        draw = np.random.default_rng(seed)
+        values = draw.normal(size=4)[groups] + 0.5 * draw.normal(size=len(groups))
+        apart = [values[groups == g] - values[groups == g].mean() for g in range(4)]
+        share = determined_share(values, groups)
+        between.append(share / (1 - share) * (np.concatenate(apart) ** 2).sum() / (len(groups) - 4))
+    assert abs(np.mean(between) - 1) <= 5 * np.std(between, ddof=1) / np.sqrt(600)
+
+
 def test_shapes_kinds_and_nothing_that_varies() -> None:
     D, x, groups = draws(10, 3, 0)
     tensors = excess_loss(torch.tensor(D), torch.tensor(x), torch.tensor(groups))
