@@ -57,7 +57,7 @@ def excess_loss(
 
     Raises:
         InputError: shapes that do not fit, values that are not finite, groups that are no integers,
-        a group of a single draw.
+            a group of a single draw.
     """
     D, x = _rows(outputs, "outputs"), _rows(targets, "targets")
     if D.shape != x.shape:

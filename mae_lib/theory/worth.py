@@ -131,7 +131,7 @@ def finite_height_shares(ratio: float, arity: int, depth: int, unit_height: int 
 
     Raises:
         InputError: an argument out of its range, a ratio that hides no unit or all of them, a tree
-        of more than `LARGEST` leaves.
+            of more than `LARGEST` leaves.
     """
     units = _check_tree(arity, depth, unit_height)
     kept = MaskSpec((1, units), ratio).kept_units
@@ -240,7 +240,7 @@ def context_gain(
 
     Raises:
         InputError: an argument out of its range, a ratio that hides no unit or all of them, a tree
-        that is too large.
+            that is too large.
     """
     units = _check_tree(arity, depth, unit_height)
     squares = _squares(rho, nu, depth)
