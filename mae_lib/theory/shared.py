@@ -18,12 +18,13 @@ from torch import Tensor
 from mae_lib.base.errors import InputError
 from mae_lib.theory.graph import LatentGraph, Name
 from mae_lib.masks.masking import mask_batches
+from mae_lib.theory.packed import locate_bool
 
 MASKED, VISIBLE, BOTH = 1, 2, 3
 """What a node reaches, as bits; 0 where all it reaches is ignored."""
 
-BUDGET = {"cpu": (64 << 20, 1 << 15), "cuda": (1 << 30, 1 << 21)}
-"""Device → (bytes of working memory, most masks worked on at a time): what bounds the memory whatever the number of masks."""
+BUDGET = (1 << 30, 1 << 21)
+"""Bytes of working memory on an accelerator, and most masks worked on at a time."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,10 @@ def _batch(graph: LatentGraph, masks: Tensor | np.ndarray, ignored: Tensor | np.
     if skipped is not None and (skipped.device != tensor.device or len(skipped) != len(tensor)):
         raise InputError(f"ignored is {list(skipped.shape)} on {skipped.device}, masks are {list(tensor.shape)} on {tensor.device}: give one row a mask, or one for all")
     found = torch.empty(len(tensor), len(graph.latents), dtype=torch.bool, device=tensor.device)
-    budget, most = BUDGET.get(tensor.device.type, BUDGET["cpu"])
+    if tensor.device.type == "cpu":
+        locate_bool(graph, tensor.numpy(), None if skipped is None else skipped.numpy(), which == 1, found.numpy())
+        return found.numpy() if isinstance(masks, np.ndarray) else found
+    budget, most = BUDGET
     # About four times half a byte a node and a mask: both reaches, CA and c, and as much for the observables while they are packed.
     chunk = 8 * max(32, min(most, 2 * budget // (len(graph.observables) + len(graph.nodes))) // 8)
     for start in range(0, len(tensor), chunk):

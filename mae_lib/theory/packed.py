@@ -1,0 +1,352 @@
+"""Algorithm 1 on bits: 64 masks a word through the whole graph, and the way from masks to words and back.
+
+A packed array is ``uint64 [rows, ⌈B/64⌉]``, one row an observable or a latent: bit b of word w is mask
+64w + b, the layout of ``np.packbits(masks.T, axis=1, bitorder="little")``, and the bits beyond the last
+mask are 0. Nothing but NumPy's loops over whole arrays, in pieces that stay in the cache; as many threads
+as PyTorch may use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mae_lib.base.errors import InputError
+from mae_lib.theory.graph import LatentGraph
+
+WORD = np.dtype("<u8")
+BUDGET = 64 << 20
+"""Bytes of working memory, all threads together, however many masks there are."""
+
+# Set by measurement, for half a MiB of second-level cache: words of a row that go through the graph at a
+# time (no power of two, whose rows would compete for the same lines), bytes that one step gathers, bytes
+# of masks that are packed at a time, and bytes of a row that are transposed at a time.
+MOST_WORDS, GATHERED, PIECE, TRANSPOSED = 504, 1 << 18, 1 << 21, 128
+ONES = np.uint64(0x0101010101010101)
+
+
+def pack_masks(masks: Tensor | np.ndarray) -> np.ndarray:
+    """Bool masks [B, n], an array or a tensor on the CPU, as uint64 [n, ⌈B/64⌉], 64 masks a word.
+
+    Raises:
+        InputError: masks of another type or shape, or on another device.
+    """
+    rows = _rows(masks)
+    packed = np.zeros((rows.shape[1], -(-len(rows) // 64)), WORD)
+    piece = Piece(rows.shape[1], 0, len(rows))
+    for start in range(0, len(rows), piece.masks):
+        piece.pack(rows[start : start + piece.masks], packed.view(np.uint8)[:, start // 8 :], plain=True)
+    return packed
+
+
+def unpack_masks(packed: np.ndarray, count: int) -> np.ndarray:
+    """The inverse: uint64 [n, words], and the number of masks in it, as bool [count, n].
+
+    Raises:
+        InputError: no array of uint64 of two axes, or a count that needs more or fewer words.
+    """
+    _check(packed, "packed")
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or -(-count // 64) != packed.shape[1]:
+        words = packed.shape[1]
+        raise InputError(f"{words} words hold {max(0, 64 * words - 63)} to {64 * words} masks, not {count!r}")
+    masks = np.empty((count, len(packed)), bool)
+    piece = Piece(0, len(packed), count)
+    for start in range(0, count, piece.masks):
+        some = masks[start : start + piece.masks]
+        piece.unpack(packed.view(np.uint8)[:, start // 8 :][:, : -(-len(some) // 64) * 8], some, plain=True)
+    return masks
+
+
+def locate_shared_packed(graph: LatentGraph, masked: np.ndarray, ignored: np.ndarray | None = None) -> np.ndarray:
+    """Algorithm 1 for masks that are packed already; `pack_masks` packs, `unpack_masks` unpacks.
+
+    Args:
+        masked: uint64 [n_observables, words], a bit 1 where the row's observable is masked, rows in the
+            order of ``graph.observables``. ignored: of the same shape, 1 where it is in neither part.
+
+    Returns:
+        uint64 [n_latents, words], a bit 1 where the latent is in c, rows in the order of
+        ``graph.latents``. Each bit is a mask by itself: which mask a bit stands for is the caller's.
+
+    Raises:
+        InputError: another type or shape, or an observable both masked and ignored.
+    """
+    for bits, what in ((masked, "masked"), (ignored, "ignored")):
+        if bits is not None:
+            _check(bits, what)
+            if bits.shape != (len(graph.observables), masked.shape[1]):
+                wanted = f"[{len(graph.observables)}, {masked.shape[1]}]"
+                raise InputError(f"{what} of shape {list(bits.shape)} does not fit: the graph's observables need {wanted}")
+    found = np.empty((len(graph.latents), masked.shape[1]), WORD)
+
+    def chunk(search: Search, start: int, stop: int) -> None:
+        count = stop - start
+        search.masked[:, :count] = masked[:, start:stop]
+        if ignored is not None:
+            search.ignored[:, :count] = ignored[:, start:stop]
+        search.run(count)
+        found[:, start:stop] = search.c[search.row, :count]
+
+    _in_chunks(graph, masked.shape[1], ignored is not None, chunk)
+    return found
+
+
+def locate_bool(graph: LatentGraph, masks: np.ndarray, ignored: np.ndarray | None, common: bool, found: np.ndarray) -> None:
+    """c, or CA where ``common``, of checked bool masks [B, n_observables], into bool [B, n_latents]."""
+
+    def chunk(search: Search, start: int, stop: int) -> None:
+        piece = search.piece
+        pieces = [(at, slice(64 * at, 64 * min(at + piece.masks // 64, stop))) for at in range(start, stop, piece.masks // 64)]
+        for at, rows in pieces:
+            # A piece's masks lie in its bits in whatever order is fastest: they come out as they went in.
+            piece.pack(masks[rows], search.masked.view(np.uint8)[:, 8 * (at - start) :])
+            if ignored is not None:
+                piece.pack(ignored[rows], search.ignored.view(np.uint8)[:, 8 * (at - start) :])
+        search.run(stop - start)
+        bits = (search.common if common else search.c)[search.row].view(np.uint8)
+        for at, rows in pieces:
+            some = found[rows]
+            piece.unpack(bits[:, 8 * (at - start) :][:, : -(-len(some) // 64) * 8], some)
+
+    _in_chunks(graph, -(-len(masks) // 64), ignored is not None, chunk)
+
+
+class Level(NamedTuple):
+    """Latents of one level with as many children each, rows ``low`` and up of all latents by level.
+
+    kids: [latents, children], the children's rows: the observable's number, or their number and the
+    latent's row. first: [latents, children], an observable at or below each child. above: [latents, most
+    children that are latents], these children's rows, filled up with the number of latents.
+    """
+
+    low: int
+    kids: np.ndarray
+    first: np.ndarray
+    above: np.ndarray
+
+
+@lru_cache(maxsize=8)
+def levels(graph: LatentGraph) -> tuple[list[Level], np.ndarray]:
+    """The latents, children first, in groups that one step can do; and the row of each of ``graph.latents``."""
+    column = {x: k for k, x in enumerate(graph.observables)}
+    like = lambda z: (graph.levels[z], len(graph.children[z]))
+    order = sorted(graph.latents, key=like)
+    row = {z: k for k, z in enumerate(order)}
+    first, found, low = dict(column), [], 0
+    for _, group in groupby(order, like):
+        children = [sorted(graph.children[z], key=column.__contains__) for z in group]  # latents first
+        first.update((z, first[kids[0]]) for z, kids in zip(order[low:], children))
+        most = max(sum(w in row for w in kids) for kids in children)
+        rows = [
+            [[column[w] if w in column else len(column) + row[w] for w in kids] for kids in children],
+            [[first[w] for w in kids] for kids in children],
+            [[row.get(w, len(order)) for w in kids[:most]] for kids in children],
+        ]
+        found.append(Level(low, *(np.array(each, np.intp) for each in rows)))
+        low += len(children)
+    return found, np.array([row[z] for z in graph.latents], np.intp)
+
+
+class Search:
+    """Algorithm 1 for up to ``words`` words of masks: arrays, and the calls that fill them, made once.
+
+    Attributes:
+        masked, ignored: uint64 [n_observables, words], to be filled in before `run`; ignored only where
+            asked for. c, common: [n_latents, words] after it, rows by level; row: of each of
+            ``graph.latents``. piece: packs and unpacks.
+    """
+
+    def __init__(self, graph: LatentGraph, words: int, ignored: bool) -> None:
+        n, latents = len(graph.observables), len(graph.latents)
+        groups, self.row = levels(graph)
+        self.graph, self.piece = graph, Piece(n, latents, 64 * words)
+        self.c, self.common = np.zeros((latents, words), WORD), np.zeros((latents + 1, words), WORD)  # the last is no latent's
+        # Has a masked node at or below it; has none but masked and ignored ones.
+        self.some = np.zeros((n + latents if ignored else n, words), WORD)
+        self.every = np.zeros_like(self.some) if ignored else self.some
+        self.masked, self.ignored = self.some[:n], self.every[:n]
+        self.calls: list[tuple[Callable, tuple]] = []
+        steps = [each for group in groups for each in _steps(group, max(1, GATHERED // (8 * words)))]
+        self.gathered = np.empty((max((step.kids.size for step in steps), default=0), words), WORD)
+        for step in steps:
+            self._with_ignored(step) if ignored else self._without(step)
+
+    def run(self, count: int) -> None:
+        """c and common for ``masked`` and ``ignored``, of which the first ``count`` words are in use."""
+        if self.every is not self.some:
+            n, used = len(self.masked), slice(count)
+            both = self.masked[:, used] & self.ignored[:, used]
+            if both.any():
+                name = self.graph.observables[int(both.any(1).argmax())]
+                raise InputError(f"observable {name!r} is both masked and ignored: choose one")
+            np.bitwise_or(self.every[:n], self.some[:n], out=self.every[:n])
+        for call, arguments in self.calls:
+            call(*arguments)
+
+    def _without(self, step: Level) -> None:
+        """Nothing is ignored: a latent is shared if a child is, or if two differ that are not. One that is
+        not shared is masked or visible throughout, so that any observable below it tells which."""
+        rows = slice(step.low, step.low + len(step.kids))
+        c, common = self.c[rows], self.common[rows]
+        if step.first.shape[1] > 1:
+            rival = self._gather(self.some, step.first)
+            self._call(np.bitwise_xor, rival[1:], rival[:1], rival[1:])
+            self._fold(np.bitwise_or, rival[1:], c)
+        if step.above.size:
+            self._fold(np.bitwise_or, self._gather(self.common, step.above), common)
+            both = self.gathered[: len(step.kids)]
+            self._call(np.bitwise_and, c, common, both)
+            self._call(np.bitwise_or, c, common, common)
+            self._call(np.bitwise_xor, c, both, c)
+        else:
+            self._call(np.copyto, common, c)
+
+    def _with_ignored(self, step: Level) -> None:
+        """Both reaches, as the definition has them."""
+        rows, n = slice(step.low, step.low + len(step.kids)), len(self.masked)
+        some, every, c, common = self.some[n:][rows], self.every[n:][rows], self.c[rows], self.common[rows]
+        self._fold(np.bitwise_or, self._gather(self.some, step.kids), some)
+        self._fold(np.bitwise_and, self._gather(self.every, step.kids), every)
+        self._call(np.bitwise_and, some, every, common)
+        self._call(np.bitwise_xor, some, common, common)
+        if step.above.size:
+            self._fold(np.bitwise_or, self._gather(self.common, step.above), c)
+            self._call(np.bitwise_and, c, common, c)
+            self._call(np.bitwise_xor, c, common, c)
+        else:
+            self._call(np.copyto, c, common)
+
+    def _call(self, call: Callable, *arguments: object) -> None:
+        self.calls.append((call, arguments))
+
+    def _gather(self, rows: np.ndarray, which: np.ndarray) -> np.ndarray:
+        """[k, latents, words]: the rows of everyone's k-th child."""
+        out = self.gathered[: which.size].reshape(*which.T.shape, rows.shape[1])
+        self._call(np.take, rows, np.ascontiguousarray(which.T), 0, out, "clip")  # "raise" would copy first
+        return out
+
+    def _fold(self, operation: Callable, values: np.ndarray, out: np.ndarray) -> None:
+        """All of axis 0 into one, by halves and in place."""
+        while len(values) > 2:
+            half = len(values) // 2
+            self._call(operation, values[:half], values[-half:], values[:half])
+            values = values[:-half]
+        self._call(operation, values[0], values[-1], out)
+
+
+def _steps(group: Level, most: int) -> Iterator[Level]:
+    """The group in parts that gather about ``most`` rows."""
+    size = max(1, most // group.kids.shape[1])
+    for low in range(0, len(group.kids), size):
+        part = slice(low, low + size)
+        yield Level(group.low + low, group.kids[part], group.first[part], group.above[part])
+
+
+class Piece:
+    """Packs and unpacks up to ``masks`` masks at a time, of ``n`` and ``m`` columns.
+
+    The masks of a piece go into eight slabs, each of as many rows, and the bytes of slab j become bit j:
+    eight bytes to one in whole-array steps that read each mask once and in order. What is left is to
+    transpose bytes, an eighth of the masks. Mask j·(masks/8) + i is then bit j of byte i; ``plain``, which
+    costs a copy, is the public order, 8i + j.
+    """
+
+    def __init__(self, n: int, m: int, masks: int) -> None:
+        self.masks = 64 * max(1, min(-(-masks // 64), PIECE // (64 * max(n, m, 1))))
+        self.buffer, self.bytes = np.empty(self.masks * max(n, m), bool), np.empty(self.masks // 8 * max(n, m), np.uint8)
+
+    def pack(self, masks: np.ndarray, out: np.ndarray, plain: bool = False) -> None:
+        """bool [K, n] into the first 8⌈K/64⌉ bytes of each row of uint8 [n, …]."""
+        n, full = masks.shape[1], -(-len(masks) // 64) * 64
+        if plain or not _whole_words(masks):
+            slabs = self.buffer[: full * n].reshape(full, n)
+            for rows, of in _places(slabs, len(masks), plain):
+                rows[: len(masks[of])] = masks[of]
+                rows[len(masks[of]) :] = False
+            masks = slabs
+        slabs = masks.reshape(8, full // 8 * n).view(WORD)
+        packed = self.bytes[: full // 8 * n]
+        word = packed.view(WORD)
+        np.add(slabs[7], slabs[7], out=word)
+        for slab in slabs[6:0:-1]:
+            np.bitwise_or(word, slab, out=word)
+            np.add(word, word, out=word)  # doubles every byte: none is above 127
+        np.bitwise_or(word, slabs[0], out=word)
+        rows = packed.reshape(full // 8, n)
+        for at in range(0, full // 8, TRANSPOSED):
+            part = rows[at : at + TRANSPOSED]
+            np.copyto(out[:, at : at + len(part)], part.T)
+
+    def unpack(self, bits: np.ndarray, out: np.ndarray, plain: bool = False) -> None:
+        """The inverse: the first 8⌈K/64⌉ bytes of each row of uint8 [n, …] into bool [K, n]."""
+        n, full = out.shape[1], -(-len(out) // 64) * 64
+        direct = not plain and _whole_words(out)
+        masks = out if direct else self.buffer[: full * n].reshape(full, n)
+        packed = self.bytes[: full // 8 * n]
+        np.copyto(packed.reshape(full // 8, n), bits[:, : full // 8].T)
+        word = packed.view(WORD)
+        for slab in masks.view(np.uint8).reshape(8, full // 8 * n).view(WORD):
+            np.bitwise_and(word, ONES, out=slab)
+            np.right_shift(word, np.uint64(1), out=word)
+        if not direct:
+            for rows, of in _places(masks, len(out), plain):
+                out[of] = rows[: len(out[of])]
+
+
+def _whole_words(masks: np.ndarray) -> bool:
+    """Whether eight slabs of it can be read as words where they lie."""
+    return len(masks) % 64 == 0 and masks.flags.c_contiguous and masks.ctypes.data % WORD.itemsize == 0
+
+
+def _places(slabs: np.ndarray, count: int, plain: bool) -> list[tuple[np.ndarray, slice]]:
+    """Rows of the eight slabs, and which of ``count`` masks go there, with rows to spare."""
+    if not plain:
+        return [(slabs, slice(count))]
+    return [(rows, slice(j, count, 8)) for j, rows in enumerate(slabs.reshape(8, len(slabs) // 8, slabs.shape[1]))]
+
+
+def _in_chunks(graph: LatentGraph, words: int, ignored: bool, work: Callable[[Search, int, int], None]) -> None:
+    """``work`` on all words, some at a time, by as many threads as there are chunks and PyTorch may use."""
+    n, latents = len(graph.observables), len(graph.latents)
+    if not words or not latents:
+        return
+    widest = max(len(graph.children[z]) for z in graph.latents)
+    # Of a word of every row: reaches, CA twice, c twice, and what a step gathers; of a piece, 9/8 of its masks.
+    each = 8 * ((2 * (n + latents) if ignored else n) + 4 * latents + 1 + widest)
+    threads = max(1, min(torch.get_num_threads(), words // MOST_WORDS))
+    spare = max(0, BUDGET // threads - GATHERED - 9 * max(PIECE, 64 * max(n, latents)) // 8)
+    most = max(1, min(MOST_WORDS, spare // each))
+    chunks = -(-words // most)
+    size = -(-words // chunks)
+
+    def every(first: int) -> None:
+        search = Search(graph, size, ignored)
+        for start in range(first * size, words, threads * size):
+            work(search, start, min(start + size, words))
+
+    if threads == 1:
+        return every(0)
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(every, range(threads)))
+
+
+def _rows(masks: Tensor | np.ndarray) -> np.ndarray:
+    if isinstance(masks, Tensor) and masks.device.type == "cpu":
+        masks = masks.numpy()
+    if not isinstance(masks, np.ndarray) or masks.dtype != np.bool_ or masks.ndim != 2:
+        what = f"{masks.dtype} {list(masks.shape)}" if isinstance(masks, (Tensor, np.ndarray)) else type(masks).__name__
+        raise InputError(f"masks to be packed must be bool [B, n], an array or a tensor on the CPU, not {what}")
+    return masks
+
+
+def _check(bits: np.ndarray, what: str) -> None:
+    if not isinstance(bits, np.ndarray) or bits.dtype != WORD or bits.ndim != 2:
+        kind = f"{bits.dtype} {list(bits.shape)}" if isinstance(bits, (Tensor, np.ndarray)) else type(bits).__name__
+        raise InputError(f"{what} must be an array uint64 [rows, words], not {kind}: pack_masks makes one of bool masks")
