@@ -26,9 +26,9 @@ BUDGET = 64 << 20
 """Bytes of working memory, all threads together, however many masks there are."""
 
 # Set by measurement, for half a MiB of second-level cache: words of a row that go through the graph at a
-# time (no power of two, whose rows would compete for the same lines), bytes that one step gathers, bytes
-# of masks that are packed at a time, and bytes of a row that are transposed at a time.
-MOST_WORDS, GATHERED, PIECE, TRANSPOSED = 504, 1 << 18, 1 << 21, 128
+# time, bytes that one step gathers, bytes of masks that are packed at a time, and bytes of a row that are
+# transposed at a time.
+MOST_WORDS, GATHERED, PIECE, TRANSPOSED = 511, 1 << 18, 1 << 21, 128
 ONES = np.uint64(0x0101010101010101)
 
 
@@ -40,7 +40,7 @@ def pack_masks(masks: Tensor | np.ndarray) -> np.ndarray:
     """
     rows = _rows(masks)
     packed = np.zeros((rows.shape[1], -(-len(rows) // 64)), WORD)
-    piece = Piece(rows.shape[1], 0, len(rows))
+    piece = _Piece(rows.shape[1], 0, len(rows))
     for start in range(0, len(rows), piece.masks):
         piece.pack(rows[start : start + piece.masks], packed.view(np.uint8)[:, start // 8 :], plain=True)
     return packed
@@ -57,7 +57,7 @@ def unpack_masks(packed: np.ndarray, count: int) -> np.ndarray:
         words = packed.shape[1]
         raise InputError(f"{words} words hold {max(0, 64 * words - 63)} to {64 * words} masks, not {count!r}")
     masks = np.empty((count, len(packed)), bool)
-    piece = Piece(0, len(packed), count)
+    piece = _Piece(0, len(packed), count)
     for start in range(0, count, piece.masks):
         some = masks[start : start + piece.masks]
         piece.unpack(packed.view(np.uint8)[:, start // 8 :][:, : -(-len(some) // 64) * 8], some, plain=True)
@@ -86,7 +86,7 @@ def locate_shared_packed(graph: LatentGraph, masked: np.ndarray, ignored: np.nda
                 raise InputError(f"{what} of shape {list(bits.shape)} does not fit: the graph's observables need {wanted}")
     found = np.empty((len(graph.latents), masked.shape[1]), WORD)
 
-    def chunk(search: Search, start: int, stop: int) -> None:
+    def chunk(search: _Search, start: int, stop: int) -> None:
         count = stop - start
         search.masked[:, :count] = masked[:, start:stop]
         if ignored is not None:
@@ -101,7 +101,7 @@ def locate_shared_packed(graph: LatentGraph, masked: np.ndarray, ignored: np.nda
 def locate_bool(graph: LatentGraph, masks: np.ndarray, ignored: np.ndarray | None, common: bool, found: np.ndarray) -> None:
     """c, or CA where ``common``, of checked bool masks [B, n_observables], into bool [B, n_latents]."""
 
-    def chunk(search: Search, start: int, stop: int) -> None:
+    def chunk(search: _Search, start: int, stop: int) -> None:
         piece = search.piece
         pieces = [(at, slice(64 * at, 64 * min(at + piece.masks // 64, stop))) for at in range(start, stop, piece.masks // 64)]
         for at, rows in pieces:
@@ -118,7 +118,7 @@ def locate_bool(graph: LatentGraph, masks: np.ndarray, ignored: np.ndarray | Non
     _in_chunks(graph, -(-len(masks) // 64), ignored is not None, chunk)
 
 
-class Level(NamedTuple):
+class _Level(NamedTuple):
     """Latents of one level with as many children each, rows ``low`` and up of all latents by level.
 
     kids: [latents, children], the children's rows: the observable's number, or their number and the
@@ -133,7 +133,7 @@ class Level(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def levels(graph: LatentGraph) -> tuple[list[Level], np.ndarray]:
+def _levels(graph: LatentGraph) -> tuple[list[_Level], np.ndarray]:
     """The latents, children first, in groups that one step can do; and the row of each of ``graph.latents``."""
     column = {x: k for k, x in enumerate(graph.observables)}
     like = lambda z: (graph.levels[z], len(graph.children[z]))
@@ -149,12 +149,12 @@ def levels(graph: LatentGraph) -> tuple[list[Level], np.ndarray]:
             [[first[w] for w in kids] for kids in children],
             [[row.get(w, len(order)) for w in kids[:most]] for kids in children],
         ]
-        found.append(Level(low, *(np.array(each, np.intp) for each in rows)))
+        found.append(_Level(low, *(np.array(each, np.intp) for each in rows)))
         low += len(children)
     return found, np.array([row[z] for z in graph.latents], np.intp)
 
 
-class Search:
+class _Search:
     """Algorithm 1 for up to ``words`` words of masks: arrays, and the calls that fill them, made once.
 
     Attributes:
@@ -165,8 +165,8 @@ class Search:
 
     def __init__(self, graph: LatentGraph, words: int, ignored: bool) -> None:
         n, latents = len(graph.observables), len(graph.latents)
-        groups, self.row = levels(graph)
-        self.graph, self.piece = graph, Piece(n, latents, 64 * words)
+        groups, self.row = _levels(graph)
+        self.graph, self.piece = graph, _Piece(n, latents, 64 * words)
         self.c, self.common = np.zeros((latents, words), WORD), np.zeros((latents + 1, words), WORD)  # the last is no latent's
         # Has a masked node at or below it; has none but masked and ignored ones.
         self.some = np.zeros((n + latents if ignored else n, words), WORD)
@@ -190,7 +190,7 @@ class Search:
         for call, arguments in self.calls:
             call(*arguments)
 
-    def _without(self, step: Level) -> None:
+    def _without(self, step: _Level) -> None:
         """Nothing is ignored: a latent is shared if a child is, or if two differ that are not. One that is
         not shared is masked or visible throughout, so that any observable below it tells which."""
         rows = slice(step.low, step.low + len(step.kids))
@@ -208,7 +208,7 @@ class Search:
         else:
             self._call(np.copyto, common, c)
 
-    def _with_ignored(self, step: Level) -> None:
+    def _with_ignored(self, step: _Level) -> None:
         """Both reaches, as the definition has them."""
         rows, n = slice(step.low, step.low + len(step.kids)), len(self.masked)
         some, every, c, common = self.some[n:][rows], self.every[n:][rows], self.c[rows], self.common[rows]
@@ -241,15 +241,15 @@ class Search:
         self._call(operation, values[0], values[-1], out)
 
 
-def _steps(group: Level, most: int) -> Iterator[Level]:
+def _steps(group: _Level, most: int) -> Iterator[_Level]:
     """The group in parts that gather about ``most`` rows."""
     size = max(1, most // group.kids.shape[1])
     for low in range(0, len(group.kids), size):
         part = slice(low, low + size)
-        yield Level(group.low + low, group.kids[part], group.first[part], group.above[part])
+        yield _Level(group.low + low, group.kids[part], group.first[part], group.above[part])
 
 
-class Piece:
+class _Piece:
     """Packs and unpacks up to ``masks`` masks at a time, of ``n`` and ``m`` columns.
 
     The masks of a piece go into eight slabs, each of as many rows, and the bytes of slab j become bit j:
@@ -312,7 +312,7 @@ def _places(slabs: np.ndarray, count: int, plain: bool) -> list[tuple[np.ndarray
     return [(rows, slice(j, count, 8)) for j, rows in enumerate(slabs.reshape(8, len(slabs) // 8, slabs.shape[1]))]
 
 
-def _in_chunks(graph: LatentGraph, words: int, ignored: bool, work: Callable[[Search, int, int], None]) -> None:
+def _in_chunks(graph: LatentGraph, words: int, ignored: bool, work: Callable[[_Search, int, int], None]) -> None:
     """``work`` on all words, some at a time, by as many threads as there are chunks and PyTorch may use."""
     n, latents = len(graph.observables), len(graph.latents)
     if not words or not latents:
@@ -323,11 +323,11 @@ def _in_chunks(graph: LatentGraph, words: int, ignored: bool, work: Callable[[Se
     threads = max(1, min(torch.get_num_threads(), words // MOST_WORDS))
     spare = max(0, BUDGET // threads - GATHERED - 9 * max(PIECE, 64 * max(n, latents)) // 8)
     most = max(1, min(MOST_WORDS, spare // each))
-    chunks = -(-words // most)
-    size = -(-words // chunks)
+    turns = -(-words // (most * threads))
+    size = -(-words // (turns * threads)) | 1  # rows of 2^k bytes would compete for the same lines of the cache
 
     def every(first: int) -> None:
-        search = Search(graph, size, ignored)
+        search = _Search(graph, size, ignored)
         for start in range(first * size, words, threads * size):
             work(search, start, min(start + size, words))
 

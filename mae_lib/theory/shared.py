@@ -120,7 +120,7 @@ def level_spectrum(graph: LatentGraph, latents: Iterable[Name]) -> dict[int, int
 
 
 def locate_shared_batch(graph: LatentGraph, masks: Tensor | np.ndarray, ignored: Tensor | np.ndarray | None = None) -> Tensor | np.ndarray:
-    """Algorithm 1 for many masks at once, on the masks' device.
+    """Algorithm 1 for many masks at once, on the masks' device; `mae_lib.theory.packed` for masks that are packed already.
 
     Args:
         masks: bool [B, n_observables], True where masked, columns in the order of ``graph.observables``; a tensor or an array.
@@ -133,12 +133,12 @@ def locate_shared_batch(graph: LatentGraph, masks: Tensor | np.ndarray, ignored:
     Raises:
         InputError: masks or ignored of another shape or type, or on another device, or an observable both masked and ignored.
     """
-    return _batch(graph, masks, ignored, 0)
+    return _batch(graph, masks, ignored, False)
 
 
 def common_ancestors_batch(graph: LatentGraph, masks: Tensor | np.ndarray, ignored: Tensor | np.ndarray | None = None) -> Tensor | np.ndarray:
     """CA for many masks at once; arguments, result and errors as for `locate_shared_batch`."""
-    return _batch(graph, masks, ignored, 1)
+    return _batch(graph, masks, ignored, True)
 
 
 def membership(graph: LatentGraph, batches: Iterable[Tensor | tuple[Tensor, Tensor]]) -> np.ndarray:
@@ -227,8 +227,8 @@ def level_map(
     return values
 
 
-def _batch(graph: LatentGraph, masks: Tensor | np.ndarray, ignored: Tensor | np.ndarray | None, which: int) -> Tensor | np.ndarray:
-    """c (``which`` 0) or CA (1) of checked masks, a chunk at a time."""
+def _batch(graph: LatentGraph, masks: Tensor | np.ndarray, ignored: Tensor | np.ndarray | None, common: bool) -> Tensor | np.ndarray:
+    """c, or CA where ``common``, of masks that are checked here."""
     tensor = _boolean(graph, masks, "masks", (2,))
     skipped = None if ignored is None else _boolean(graph, ignored, "ignored", (1, 2))
     if skipped is not None and skipped.ndim == 1:
@@ -237,23 +237,28 @@ def _batch(graph: LatentGraph, masks: Tensor | np.ndarray, ignored: Tensor | np.
         raise InputError(f"ignored is {list(skipped.shape)} on {skipped.device}, masks are {list(tensor.shape)} on {tensor.device}: give one row a mask, or one for all")
     found = torch.empty(len(tensor), len(graph.latents), dtype=torch.bool, device=tensor.device)
     if tensor.device.type == "cpu":
-        locate_bool(graph, tensor.numpy(), None if skipped is None else skipped.numpy(), which == 1, found.numpy())
-        return found.numpy() if isinstance(masks, np.ndarray) else found
+        locate_bool(graph, tensor.numpy(), None if skipped is None else skipped.numpy(), common, found.numpy())
+    else:
+        _on_accelerator(graph, tensor, skipped, common, found)
+    return found.numpy() if isinstance(masks, np.ndarray) else found
+
+
+def _on_accelerator(graph: LatentGraph, masks: Tensor, ignored: Tensor | None, common: bool, found: Tensor) -> None:
+    """The same by PyTorch, into bool [B, n_latents], a chunk at a time."""
     budget, most = BUDGET
     # About four times half a byte a node and a mask: both reaches, CA and c, and as much for the observables while they are packed.
     chunk = 8 * max(32, min(most, 2 * budget // (len(graph.observables) + len(graph.nodes))) // 8)
-    for start in range(0, len(tensor), chunk):
+    for start in range(0, len(masks), chunk):
         rows = slice(start, start + chunk)
-        masked = _pack(tensor[rows])
+        masked = _pack(masks[rows])
         visible = ~masked
-        if skipped is not None:
-            unseen = _pack(skipped[rows])
+        if ignored is not None:
+            unseen = _pack(ignored[rows])
             if bool((masked & unseen).any()):
-                name = graph.observables[int((tensor[rows] & skipped[rows]).any(0).nonzero()[0])]
+                name = graph.observables[int((masks[rows] & ignored[rows]).any(0).nonzero()[0])]
                 raise InputError(f"observable {name!r} is both masked and ignored: choose one")
             visible &= ~unseen
-        _unpack(_locate(graph, masked, visible)[which], found[rows])
-    return found.numpy() if isinstance(masks, np.ndarray) else found
+        _unpack(_locate(graph, masked, visible)[int(common)], found[rows])
 
 
 def _locate(graph: LatentGraph, masked: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
