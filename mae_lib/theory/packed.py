@@ -28,8 +28,8 @@ BUDGET = 64 << 20
 # Set by measurement, for half a MiB of second-level cache: words of a row that go through the graph at a
 # time, bytes that one step gathers, bytes of masks that are packed at a time, and bytes of a row that are
 # transposed at a time.
-MOST_WORDS, GATHERED, PIECE, TRANSPOSED = 511, 1 << 18, 1 << 21, 128
-ONES = np.uint64(0x0101010101010101)
+MOST_WORDS, GATHERED, PIECE, TRANSPOSED = 511, 1 << 19, 1 << 21, 128
+POWERS = (1 << np.arange(8)).astype(WORD)
 
 
 def pack_masks(masks: Tensor | np.ndarray) -> np.ndarray:
@@ -91,8 +91,7 @@ def locate_shared_packed(graph: LatentGraph, masked: np.ndarray, ignored: np.nda
         search.masked[:, :count] = masked[:, start:stop]
         if ignored is not None:
             search.ignored[:, :count] = ignored[:, start:stop]
-        search.run(count)
-        found[:, start:stop] = search.c[search.row, :count]
+        found[:, start:stop] = search.run(count)
 
     _in_chunks(graph, masked.shape[1], ignored is not None, chunk)
     return found
@@ -109,8 +108,7 @@ def locate_bool(graph: LatentGraph, masks: np.ndarray, ignored: np.ndarray | Non
             piece.pack(masks[rows], search.masked.view(np.uint8)[:, 8 * (at - start) :])
             if ignored is not None:
                 piece.pack(ignored[rows], search.ignored.view(np.uint8)[:, 8 * (at - start) :])
-        search.run(stop - start)
-        bits = (search.common if common else search.c)[search.row].view(np.uint8)
+        bits = search.run(stop - start, common).view(np.uint8)
         for at, rows in pieces:
             some = found[rows]
             piece.unpack(bits[:, 8 * (at - start) :][:, : -(-len(some) // 64) * 8], some)
@@ -159,15 +157,18 @@ class _Search:
 
     Attributes:
         masked, ignored: uint64 [n_observables, words], to be filled in before `run`; ignored only where
-            asked for. c, common: [n_latents, words] after it, rows by level; row: of each of
-            ``graph.latents``. piece: packs and unpacks.
+            asked for. piece: packs and unpacks.
     """
 
     def __init__(self, graph: LatentGraph, words: int, ignored: bool) -> None:
         n, latents = len(graph.observables), len(graph.latents)
         groups, self.row = _levels(graph)
         self.graph, self.piece = graph, _Piece(n, latents, 64 * words)
-        self.c, self.common = np.zeros((latents, words), WORD), np.zeros((latents + 1, words), WORD)  # the last is no latent's
+        # Rows by level: CA, a row of zeros, and c of the latents above latents, since c of all others is CA.
+        self.shared = np.zeros((2 * latents + 1, words), WORD)
+        self.common, self.c = self.shared[: latents + 1], self.shared[latents + 1 :]
+        higher = np.concatenate([np.full(len(group.kids), group.above.size > 0) for group in groups])
+        self.row_of_c = self.row + (latents + 1) * higher[self.row]
         # Has a masked node at or below it; has none but masked and ignored ones.
         self.some = np.zeros((n + latents if ignored else n, words), WORD)
         self.every = np.zeros_like(self.some) if ignored else self.some
@@ -178,8 +179,8 @@ class _Search:
         for step in steps:
             self._with_ignored(step) if ignored else self._without(step)
 
-    def run(self, count: int) -> None:
-        """c and common for ``masked`` and ``ignored``, of which the first ``count`` words are in use."""
+    def run(self, count: int, common: bool = False) -> np.ndarray:
+        """uint64 [n_latents, count]: c, or CA where ``common``, of the first ``count`` words."""
         if self.every is not self.some:
             n, used = len(self.masked), slice(count)
             both = self.masked[:, used] & self.ignored[:, used]
@@ -189,6 +190,7 @@ class _Search:
             np.bitwise_or(self.every[:n], self.some[:n], out=self.every[:n])
         for call, arguments in self.calls:
             call(*arguments)
+        return self.shared[self.row if common else self.row_of_c][:, :count]
 
     def _without(self, step: _Level) -> None:
         """Nothing is ignored: a latent is shared if a child is, or if two differ that are not. One that is
@@ -198,15 +200,13 @@ class _Search:
         if step.first.shape[1] > 1:
             rival = self._gather(self.some, step.first)
             self._call(np.bitwise_xor, rival[1:], rival[:1], rival[1:])
-            self._fold(np.bitwise_or, rival[1:], c)
+            self._fold(np.bitwise_or, rival[1:], c if step.above.size else common)
         if step.above.size:
             self._fold(np.bitwise_or, self._gather(self.common, step.above), common)
             both = self.gathered[: len(step.kids)]
             self._call(np.bitwise_and, c, common, both)
             self._call(np.bitwise_or, c, common, common)
             self._call(np.bitwise_xor, c, both, c)
-        else:
-            self._call(np.copyto, common, c)
 
     def _with_ignored(self, step: _Level) -> None:
         """Both reaches, as the definition has them."""
@@ -220,8 +220,6 @@ class _Search:
             self._fold(np.bitwise_or, self._gather(self.common, step.above), c)
             self._call(np.bitwise_and, c, common, c)
             self._call(np.bitwise_xor, c, common, c)
-        else:
-            self._call(np.copyto, c, common)
 
     def _call(self, call: Callable, *arguments: object) -> None:
         self.calls.append((call, arguments))
@@ -253,8 +251,8 @@ class _Piece:
     """Packs and unpacks up to ``masks`` masks at a time, of ``n`` and ``m`` columns.
 
     The masks of a piece go into eight slabs, each of as many rows, and the bytes of slab j become bit j:
-    eight bytes to one in whole-array steps that read each mask once and in order. What is left is to
-    transpose bytes, an eighth of the masks. Mask j·(masks/8) + i is then bit j of byte i; ``plain``, which
+    eight bytes to one, in a pass over whole words. What is left is to transpose bytes, an eighth of the
+    masks. Mask j·(masks/8) + i is then bit j of byte i; ``plain``, which
     costs a copy, is the public order, 8i + j.
     """
 
@@ -271,14 +269,10 @@ class _Piece:
                 rows[: len(masks[of])] = masks[of]
                 rows[len(masks[of]) :] = False
             masks = slabs
-        slabs = masks.reshape(8, full // 8 * n).view(WORD)
+        slabs = masks.view(np.uint8).reshape(8, full // 8 * n).view(WORD)
         packed = self.bytes[: full // 8 * n]
-        word = packed.view(WORD)
-        np.add(slabs[7], slabs[7], out=word)
-        for slab in slabs[6:0:-1]:
-            np.bitwise_or(word, slab, out=word)
-            np.add(word, word, out=word)  # doubles every byte: none is above 127
-        np.bitwise_or(word, slabs[0], out=word)
+        # No byte carries into the next: each is a sum of different powers of two. One pass reads each mask once.
+        np.einsum("j,jk->k", POWERS, slabs, out=packed.view(WORD))
         rows = packed.reshape(full // 8, n)
         for at in range(0, full // 8, TRANSPOSED):
             part = rows[at : at + TRANSPOSED]
@@ -291,10 +285,10 @@ class _Piece:
         masks = out if direct else self.buffer[: full * n].reshape(full, n)
         packed = self.bytes[: full // 8 * n]
         np.copyto(packed.reshape(full // 8, n), bits[:, : full // 8].T)
-        word = packed.view(WORD)
-        for slab in masks.view(np.uint8).reshape(8, full // 8 * n).view(WORD):
-            np.bitwise_and(word, ONES, out=slab)
-            np.right_shift(word, np.uint64(1), out=word)
+        signed, word = packed.view(np.int8), packed.view(WORD)
+        for slab in masks.reshape(8, full // 8 * n)[::-1]:
+            np.less(signed, 0, out=slab)
+            np.add(word, word, out=word)  # what a byte carries into the next is never at its top in eight turns
         if not direct:
             for rows, of in _places(masks, len(out), plain):
                 out[of] = rows[: len(out[of])]
