@@ -53,14 +53,15 @@ def unpack_masks(packed: np.ndarray, count: int) -> np.ndarray:
         InputError: no array of uint64 of two axes, or a count that needs more or fewer words.
     """
     _check(packed, "packed")
-    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or -(-count // 64) != packed.shape[1]:
-        words = packed.shape[1]
+    words = packed.shape[1]
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 0 or -(-count // 64) != words:
         raise InputError(f"{words} words hold {max(0, 64 * words - 63)} to {64 * words} masks, not {count!r}")
     masks = np.empty((count, len(packed)), bool)
     piece = _Piece(0, len(packed), count)
     for start in range(0, count, piece.masks):
         some = masks[start : start + piece.masks]
-        piece.unpack(packed.view(np.uint8)[:, start // 8 :][:, : -(-len(some) // 64) * 8], some, plain=True)
+        bits = np.ascontiguousarray(packed[:, start // 64 :][:, : -(-len(some) // 64)])
+        piece.unpack(bits.view(np.uint8), some, plain=True)
     return masks
 
 
@@ -252,8 +253,8 @@ class _Piece:
 
     The masks of a piece go into eight slabs, each of as many rows, and the bytes of slab j become bit j:
     eight bytes to one, in a pass over whole words. What is left is to transpose bytes, an eighth of the
-    masks. Mask j·(masks/8) + i is then bit j of byte i; ``plain``, which
-    costs a copy, is the public order, 8i + j.
+    masks. Mask j·(masks/8) + i is then bit j of byte i; ``plain``, which costs a copy, is the public
+    order, 8i + j.
     """
 
     def __init__(self, n: int, m: int, masks: int) -> None:
@@ -312,8 +313,9 @@ def _in_chunks(graph: LatentGraph, words: int, ignored: bool, work: Callable[[_S
     if not words or not latents:
         return
     widest = max(len(graph.children[z]) for z in graph.latents)
-    # Of a word of every row: reaches, CA twice, c twice, and what a step gathers; of a piece, 9/8 of its masks.
-    each = 8 * ((2 * (n + latents) if ignored else n) + 4 * latents + 1 + widest)
+    # Of a word of every row: what is masked and ignored, reaches, CA and c, the answer, and what a step gathers
+    # at the least; of a piece, 9/8 of its masks.
+    each = 8 * ((3 * n + 2 * latents if ignored else n) + 3 * latents + 1 + widest)
     threads = max(1, min(torch.get_num_threads(), words // MOST_WORDS))
     spare = max(0, BUDGET // threads - GATHERED - 9 * max(PIECE, 64 * max(n, latents)) // 8)
     most = max(1, min(MOST_WORDS, spare // each))
@@ -335,12 +337,17 @@ def _rows(masks: Tensor | np.ndarray) -> np.ndarray:
     if isinstance(masks, Tensor) and masks.device.type == "cpu":
         masks = masks.numpy()
     if not isinstance(masks, np.ndarray) or masks.dtype != np.bool_ or masks.ndim != 2:
-        what = f"{masks.dtype} {list(masks.shape)}" if isinstance(masks, (Tensor, np.ndarray)) else type(masks).__name__
-        raise InputError(f"masks to be packed must be bool [B, n], an array or a tensor on the CPU, not {what}")
+        raise InputError(f"masks to be packed must be bool [B, n], an array or a tensor on the CPU, not {_kind(masks)}")
     return masks
 
 
 def _check(bits: np.ndarray, what: str) -> None:
     if not isinstance(bits, np.ndarray) or bits.dtype != WORD or bits.ndim != 2:
-        kind = f"{bits.dtype} {list(bits.shape)}" if isinstance(bits, (Tensor, np.ndarray)) else type(bits).__name__
-        raise InputError(f"{what} must be an array uint64 [rows, words], not {kind}: pack_masks makes one of bool masks")
+        raise InputError(f"{what} must be an array uint64 [rows, words], not {_kind(bits)}: pack_masks makes one of bool masks")
+
+
+def _kind(values: object) -> str:
+    if not isinstance(values, (Tensor, np.ndarray)):
+        return type(values).__name__
+    where = f" on {values.device}" if isinstance(values, Tensor) and values.device.type != "cpu" else ""
+    return f"{values.dtype} {list(values.shape)}{where}"
