@@ -153,7 +153,7 @@ def membership(graph: LatentGraph, batches: Iterable[Tensor | tuple[Tensor, Tens
     counts, masks = np.zeros(len(graph.latents), np.int64), 0
     for batch in batches:
         c = locate_shared_batch(graph, *batch) if isinstance(batch, tuple) else locate_shared_batch(graph, batch)
-        counts += c.sum(0).cpu().numpy() if isinstance(c, Tensor) else c.sum(0)
+        counts += _column_sums(c)
         masks += len(c)
     if not masks:
         raise InputError("membership needs at least one mask")
@@ -302,6 +302,16 @@ def _unpack(bits: Tensor, out: Tensor) -> None:
         torch.bitwise_and(packed >> j, 1, out=eight[:, j])
     if target is not out:
         out.copy_(target[:K])
+
+
+def _column_sums(rows: Tensor | np.ndarray) -> np.ndarray:
+    """bool [B, n] → int64 [n]: how often each column is True."""
+    if isinstance(rows, Tensor) and rows.device.type != "cpu":
+        return rows.sum(0).cpu().numpy()
+    ones, sums = np.asarray(rows).view(np.uint8), np.zeros(rows.shape[1], np.int64)
+    for start in range(0, len(ones), 255):  # as many as a byte can count
+        sums += ones[start : start + 255].sum(0, dtype=np.uint8)
+    return sums
 
 
 def _names(graph: LatentGraph, names: Collection[Name], what: str) -> frozenset[Name]:

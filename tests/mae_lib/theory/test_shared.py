@@ -639,6 +639,16 @@ def test_the_mask_unit_sets_the_level_on_a_quad_tree(ratio: float) -> None:
         assert mean_level(spectrum) == pytest.approx(1 + log2(unit), abs=0.02) and spectrum[: 1 + int(log2(unit))].sum() == 0
 
 
+@pytest.mark.parametrize("masks", [1, 254, 255, 256, 511, 3000])
+def test_membership_counts_beyond_a_byte(masks: int) -> None:
+    draw = np.random.default_rng(masks)
+    each = (draw.random((masks, 4)) < 0.9) & np.array([True, True, False, False])
+    graph = LatentGraph([("z", "a"), ("z", "b"), ("y", "c"), ("y", "d")], list("abcd"))
+    found = dict(zip(graph.latents, membership(graph, [each])))
+    assert found == {"z": (each[:, 0] != each[:, 1]).mean(), "y": 0}
+    assert dict(zip(graph.latents, membership(graph, [np.array([[True, False, True, False]] * masks)]))) == {"z": 1, "y": 1}
+
+
 @settings(max_examples=30, deadline=None)
 @given(graphs(), st.integers(0, 2**32), st.lists(st.sampled_from(BATCHES), max_size=4))
 def test_membership_is_the_mean_of_the_batches(graph: LatentGraph, seed: int, sizes: list[int]) -> None:
