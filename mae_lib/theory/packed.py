@@ -1,9 +1,9 @@
-"""Algorithm 1 on bits: 64 masks a word through the whole graph, and the way from masks to words and back.
+"""Algorithm 1 on bits: 64 masks a word through the whole graph, from masks to words and back.
 
-A packed array is ``uint64 [rows, ⌈B/64⌉]``, one row an observable or a latent: bit b of word w is mask
-64w + b, the layout of ``np.packbits(masks.T, axis=1, bitorder="little")``, and the bits beyond the last
-mask are 0. Nothing but NumPy's loops over whole arrays, in pieces that stay in the cache; as many threads
-as PyTorch may use.
+A packed array is ``uint64 [rows, ⌈B/64⌉]``, one row an observable or a latent: bit b of word w is
+mask 64w + b, the layout of ``np.packbits(masks.T, axis=1, bitorder="little")``, and the bits beyond
+the last mask are 0. Nothing but NumPy's loops over whole arrays, in pieces that stay in the cache;
+as many threads as PyTorch may use.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ WORD = np.dtype("<u8")
 BUDGET = 64 << 20
 """Bytes of working memory, all threads together, however many masks there are."""
 
-# Set by measurement, for half a MiB of second-level cache: words of a row that go through the graph at a
-# time, bytes that one step gathers, bytes of masks that are packed at a time, and bytes of a row that are
-# transposed at a time.
+# Set by measurement, for half a MiB of second-level cache: words of a row that go through the graph
+# at a time, bytes that one step gathers, bytes of masks that are packed at a time, and bytes of a
+# row that are transposed at a time.
 MOST_WORDS, GATHERED, PIECE, TRANSPOSED = 511, 1 << 19, 1 << 21, 128
 POWERS = (1 << np.arange(8)).astype(WORD)
 
@@ -42,7 +42,8 @@ def pack_masks(masks: Tensor | np.ndarray) -> np.ndarray:
     packed = np.zeros((rows.shape[1], -(-len(rows) // 64)), WORD)
     piece = _Piece(rows.shape[1], 0, len(rows))
     for start in range(0, len(rows), piece.masks):
-        piece.pack(rows[start : start + piece.masks], packed.view(np.uint8)[:, start // 8 :], plain=True)
+        some = rows[start : start + piece.masks]
+        piece.pack(some, packed.view(np.uint8)[:, start // 8 :], plain=True)
     return packed
 
 
@@ -54,8 +55,10 @@ def unpack_masks(packed: np.ndarray, count: int) -> np.ndarray:
     """
     _check(packed, "packed")
     words = packed.shape[1]
-    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 0 or -(-count // 64) != words:
-        raise InputError(f"{words} words hold {max(0, 64 * words - 63)} to {64 * words} masks, not {count!r}")
+    whole = isinstance(count, (int, np.integer)) and not isinstance(count, bool)
+    if not whole or count < 0 or -(-count // 64) != words:
+        least = max(0, 64 * words - 63)
+        raise InputError(f"{words} words hold {least} to {64 * words} masks, not {count!r}")
     masks = np.empty((count, len(packed)), bool)
     piece = _Piece(0, len(packed), count)
     for start in range(0, count, piece.masks):
@@ -65,16 +68,19 @@ def unpack_masks(packed: np.ndarray, count: int) -> np.ndarray:
     return masks
 
 
-def locate_shared_packed(graph: LatentGraph, masked: np.ndarray, ignored: np.ndarray | None = None) -> np.ndarray:
+def locate_shared_packed(
+    graph: LatentGraph, masked: np.ndarray, ignored: np.ndarray | None = None
+) -> np.ndarray:
     """Algorithm 1 for masks that are packed already; `pack_masks` packs, `unpack_masks` unpacks.
 
     Args:
-        masked: uint64 [n_observables, words], a bit 1 where the row's observable is masked, rows in the
-            order of ``graph.observables``. ignored: of the same shape, 1 where it is in neither part.
+        masked: uint64 [n_observables, words], a bit 1 where the row's observable is masked, rows in
+            the order of ``graph.observables``. ignored: of the same shape, 1 where it is in neither
+            part.
 
     Returns:
         uint64 [n_latents, words], a bit 1 where the latent is in c, rows in the order of
-        ``graph.latents``. Each bit is a mask by itself: which mask a bit stands for is the caller's.
+        ``graph.latents``. Each bit is a mask by itself: which mask it stands for is the caller's.
 
     Raises:
         InputError: another type or shape, or an observable both masked and ignored.
@@ -82,9 +88,9 @@ def locate_shared_packed(graph: LatentGraph, masked: np.ndarray, ignored: np.nda
     for bits, what in ((masked, "masked"), (ignored, "ignored")):
         if bits is not None:
             _check(bits, what)
-            if bits.shape != (len(graph.observables), masked.shape[1]):
-                wanted = f"[{len(graph.observables)}, {masked.shape[1]}]"
-                raise InputError(f"{what} of shape {list(bits.shape)} does not fit: the graph's observables need {wanted}")
+            if bits.shape != (wanted := (len(graph.observables), masked.shape[1])):
+                does = f"{what} of shape {list(bits.shape)} does not fit"
+                raise InputError(f"{does}: the graph's observables need {list(wanted)}")
     found = np.empty((len(graph.latents), masked.shape[1]), WORD)
 
     def chunk(search: _Search, start: int, stop: int) -> None:
@@ -98,14 +104,22 @@ def locate_shared_packed(graph: LatentGraph, masked: np.ndarray, ignored: np.nda
     return found
 
 
-def locate_bool(graph: LatentGraph, masks: np.ndarray, ignored: np.ndarray | None, common: bool, found: np.ndarray) -> None:
-    """c, or CA where ``common``, of checked bool masks [B, n_observables], into bool [B, n_latents]."""
+def locate_bool(
+    graph: LatentGraph,
+    masks: np.ndarray,
+    ignored: np.ndarray | None,
+    common: bool,
+    found: np.ndarray,
+) -> None:
+    """c, or CA where ``common``, of checked bool masks [B, n_observables], into ``found``, bool
+    [B, n_latents]. InputError for an observable both masked and ignored."""
 
     def chunk(search: _Search, start: int, stop: int) -> None:
-        piece = search.piece
-        pieces = [(at, slice(64 * at, 64 * min(at + piece.masks // 64, stop))) for at in range(start, stop, piece.masks // 64)]
+        piece, size = search.piece, search.piece.masks // 64
+        words = range(start, stop, size)
+        pieces = [(at, slice(64 * at, 64 * min(at + size, stop))) for at in words]
         for at, rows in pieces:
-            # A piece's masks lie in its bits in whatever order is fastest: they come out as they went in.
+            # In whatever order is fastest: a piece's masks come out as they went in.
             piece.pack(masks[rows], search.masked.view(np.uint8)[:, 8 * (at - start) :])
             if ignored is not None:
                 piece.pack(ignored[rows], search.ignored.view(np.uint8)[:, 8 * (at - start) :])
@@ -121,8 +135,8 @@ class _Level(NamedTuple):
     """Latents of one level with as many children each, rows ``low`` and up of all latents by level.
 
     kids: [latents, children], the children's rows: the observable's number, or their number and the
-    latent's row. first: [latents, children], an observable at or below each child. above: [latents, most
-    children that are latents], these children's rows, filled up with the number of latents.
+    latent's row. first: [latents, children], an observable at or below each child. above: [latents,
+    most children that are latents], these children's rows, filled up with the number of latents.
     """
 
     low: int
@@ -133,18 +147,20 @@ class _Level(NamedTuple):
 
 @lru_cache(maxsize=8)
 def _levels(graph: LatentGraph) -> tuple[list[_Level], np.ndarray]:
-    """The latents, children first, in groups that one step can do; and the row of each of ``graph.latents``."""
-    column = {x: k for k, x in enumerate(graph.observables)}
+    """The latents, children first, in groups that one step can do; and the row of each of
+    ``graph.latents``."""
+    column, n = {x: k for k, x in enumerate(graph.observables)}, len(graph.observables)
     like = lambda z: (graph.levels[z], len(graph.children[z]))
     order = sorted(graph.latents, key=like)
     row = {z: k for k, z in enumerate(order)}
     first, found, low = dict(column), [], 0
     for _, group in groupby(order, like):
-        children = [sorted(graph.children[z], key=column.__contains__) for z in group]  # latents first
+        # Latents first.
+        children = [sorted(graph.children[z], key=column.__contains__) for z in group]
         first.update((z, first[kids[0]]) for z, kids in zip(order[low:], children))
         most = max(sum(w in row for w in kids) for kids in children)
         rows = [
-            [[column[w] if w in column else len(column) + row[w] for w in kids] for kids in children],
+            [[column[w] if w in column else n + row[w] for w in kids] for kids in children],
             [[first[w] for w in kids] for kids in children],
             [[row.get(w, len(order)) for w in kids[:most]] for kids in children],
         ]
@@ -154,28 +170,29 @@ def _levels(graph: LatentGraph) -> tuple[list[_Level], np.ndarray]:
 
 
 class _Search:
-    """Algorithm 1 for up to ``words`` words of masks: arrays, and the calls that fill them, made once.
+    """Algorithm 1 for up to ``words`` words of masks: arrays and the calls that fill them, made once.
 
     Attributes:
-        masked, ignored: uint64 [n_observables, words], to be filled in before `run`; ignored only where
-            asked for. piece: packs and unpacks.
+        masked, ignored: uint64 [n_observables, words], to be filled in before `run`; ignored only
+            where asked for. piece: packs and unpacks.
     """
 
     def __init__(self, graph: LatentGraph, words: int, ignored: bool) -> None:
         n, latents = len(graph.observables), len(graph.latents)
         groups, self.row = _levels(graph)
         self.graph, self.piece = graph, _Piece(n, latents, 64 * words)
-        # Rows by level: CA, a row of zeros, and c of the latents above latents, since c of all others is CA.
+        # Rows by level: CA, a row of zeros, and c of the latents above latents: of others c is CA.
         self.shared = np.zeros((2 * latents + 1, words), WORD)
         self.common, self.c = self.shared[: latents + 1], self.shared[latents + 1 :]
-        higher = np.concatenate([np.full(len(group.kids), group.above.size > 0) for group in groups])
+        higher = np.repeat([each.above.size > 0 for each in groups], [len(e.kids) for e in groups])
         self.row_of_c = self.row + (latents + 1) * higher[self.row]
         # Has a masked node at or below it; has none but masked and ignored ones.
         self.some = np.zeros((n + latents if ignored else n, words), WORD)
         self.every = np.zeros_like(self.some) if ignored else self.some
         self.masked, self.ignored = self.some[:n], self.every[:n]
         self.calls: list[tuple[Callable, tuple]] = []
-        steps = [each for group in groups for each in _steps(group, max(1, GATHERED // (8 * words)))]
+        most = GATHERED // (8 * words)
+        steps = [step for group in groups for step in _steps(group, most)]
         self.gathered = np.empty((max((step.kids.size for step in steps), default=0), words), WORD)
         for step in steps:
             self._with_ignored(step) if ignored else self._without(step)
@@ -194,8 +211,8 @@ class _Search:
         return self.shared[self.row if common else self.row_of_c][:, :count]
 
     def _without(self, step: _Level) -> None:
-        """Nothing is ignored: a latent is shared if a child is, or if two differ that are not. One that is
-        not shared is masked or visible throughout, so that any observable below it tells which."""
+        """Nothing is ignored: a latent is shared if a child is, or if two differ that are not. One
+        that is not shared is masked or visible throughout, so any observable below tells which."""
         rows = slice(step.low, step.low + len(step.kids))
         c, common = self.c[rows], self.common[rows]
         if step.first.shape[1] > 1:
@@ -212,7 +229,8 @@ class _Search:
     def _with_ignored(self, step: _Level) -> None:
         """Both reaches, as the definition has them."""
         rows, n = slice(step.low, step.low + len(step.kids)), len(self.masked)
-        some, every, c, common = self.some[n:][rows], self.every[n:][rows], self.c[rows], self.common[rows]
+        some, every = self.some[n:][rows], self.every[n:][rows]
+        c, common = self.c[rows], self.common[rows]
         self._fold(np.bitwise_or, self._gather(self.some, step.kids), some)
         self._fold(np.bitwise_and, self._gather(self.every, step.kids), every)
         self._call(np.bitwise_and, some, every, common)
@@ -228,7 +246,8 @@ class _Search:
     def _gather(self, rows: np.ndarray, which: np.ndarray) -> np.ndarray:
         """[k, latents, words]: the rows of everyone's k-th child."""
         out = self.gathered[: which.size].reshape(*which.T.shape, rows.shape[1])
-        self._call(np.take, rows, np.ascontiguousarray(which.T), 0, out, "clip")  # "raise" would copy first
+        # With "raise" it would copy first.
+        self._call(np.take, rows, np.ascontiguousarray(which.T), 0, out, "clip")
         return out
 
     def _fold(self, operation: Callable, values: np.ndarray, out: np.ndarray) -> None:
@@ -251,15 +270,17 @@ def _steps(group: _Level, most: int) -> Iterator[_Level]:
 class _Piece:
     """Packs and unpacks up to ``masks`` masks at a time, of ``n`` and ``m`` columns.
 
-    The masks of a piece go into eight slabs, each of as many rows, and the bytes of slab j become bit j:
-    eight bytes to one, in a pass over whole words. What is left is to transpose bytes, an eighth of the
-    masks. Mask j·(masks/8) + i is then bit j of byte i; ``plain``, which costs a copy, is the public
-    order, 8i + j.
+    The masks of a piece go into eight slabs, each of as many rows, and the bytes of slab j become
+    bit j: eight bytes to one, in a pass over whole words. What is left is to transpose bytes, an
+    eighth of the masks. Mask j·(masks/8) + i is then bit j of byte i; ``plain``, which costs a copy,
+    is the public order, 8i + j.
     """
 
     def __init__(self, n: int, m: int, masks: int) -> None:
-        self.masks = 64 * max(1, min(-(-masks // 64), PIECE // (64 * max(n, m, 1))))
-        self.buffer, self.bytes = np.empty(self.masks * max(n, m), bool), np.empty(self.masks // 8 * max(n, m), np.uint8)
+        columns = max(n, m, 1)
+        self.masks = 64 * max(1, min(-(-masks // 64), PIECE // (64 * columns)))
+        self.buffer = np.empty(self.masks * columns, bool)
+        self.bytes = np.empty(self.masks // 8 * columns, np.uint8)
 
     def pack(self, masks: np.ndarray, out: np.ndarray, plain: bool = False) -> None:
         """bool [K, n] into the first 8⌈K/64⌉ bytes of each row of uint8 [n, …]."""
@@ -272,7 +293,7 @@ class _Piece:
             masks = slabs
         slabs = masks.view(np.uint8).reshape(8, full // 8 * n).view(WORD)
         packed = self.bytes[: full // 8 * n]
-        # No byte carries into the next: each is a sum of different powers of two. One pass reads each mask once.
+        # No byte carries into the next: each is a sum of different powers of two.
         np.einsum("j,jk->k", POWERS, slabs, out=packed.view(WORD))
         rows = packed.reshape(full // 8, n)
         for at in range(0, full // 8, TRANSPOSED):
@@ -289,7 +310,7 @@ class _Piece:
         signed, word = packed.view(np.int8), packed.view(WORD)
         for slab in masks.reshape(8, full // 8 * n)[::-1]:
             np.less(signed, 0, out=slab)
-            np.add(word, word, out=word)  # what a byte carries into the next is never at its top in eight turns
+            np.add(word, word, out=word)  # eight turns bring no bit from one byte to the next's top
         if not direct:
             for rows, of in _places(masks, len(out), plain):
                 out[of] = rows[: len(out[of])]
@@ -297,30 +318,35 @@ class _Piece:
 
 def _whole_words(masks: np.ndarray) -> bool:
     """Whether eight slabs of it can be read as words where they lie."""
-    return len(masks) % 64 == 0 and masks.flags.c_contiguous and masks.ctypes.data % WORD.itemsize == 0
+    aligned = masks.ctypes.data % WORD.itemsize == 0
+    return len(masks) % 64 == 0 and masks.flags.c_contiguous and aligned
 
 
 def _places(slabs: np.ndarray, count: int, plain: bool) -> list[tuple[np.ndarray, slice]]:
     """Rows of the eight slabs, and which of ``count`` masks go there, with rows to spare."""
     if not plain:
         return [(slabs, slice(count))]
-    return [(rows, slice(j, count, 8)) for j, rows in enumerate(slabs.reshape(8, len(slabs) // 8, slabs.shape[1]))]
+    eight = slabs.reshape(8, len(slabs) // 8, slabs.shape[1])
+    return [(rows, slice(j, count, 8)) for j, rows in enumerate(eight)]
 
 
-def _in_chunks(graph: LatentGraph, words: int, ignored: bool, work: Callable[[_Search, int, int], None]) -> None:
-    """``work`` on all words, some at a time, by as many threads as there are chunks and PyTorch may use."""
+def _in_chunks(
+    graph: LatentGraph, words: int, ignored: bool, work: Callable[[_Search, int, int], None]
+) -> None:
+    """``work`` on all words, some at a time, by as many threads as PyTorch may use."""
     n, latents = len(graph.observables), len(graph.latents)
     if not words or not latents:
         return
     widest = max(len(graph.children[z]) for z in graph.latents)
-    # Of a word of every row: what is masked and ignored, reaches, CA and c, the answer, and what a step gathers
-    # at the least; of a piece, 9/8 of its masks.
+    # Of a word of every row: what is masked and ignored, reaches, CA and c, the answer, and what a
+    # step gathers at the least; of a piece, 9/8 of its masks.
     each = 8 * ((3 * n + 2 * latents if ignored else n) + 3 * latents + 1 + widest)
     threads = max(1, min(torch.get_num_threads(), words // MOST_WORDS))
     spare = max(0, BUDGET // threads - GATHERED - 9 * max(PIECE, 64 * max(n, latents)) // 8)
     most = max(1, min(MOST_WORDS, spare // each))
     turns = -(-words // (most * threads))
-    size = -(-words // (turns * threads)) | 1  # rows of 2^k bytes would compete for the same lines of the cache
+    # Odd, since rows of 2^k bytes would compete for the same lines of the cache.
+    size = -(-words // (turns * threads)) | 1
 
     def every(first: int) -> None:
         search = _Search(graph, size, ignored)
@@ -337,17 +363,19 @@ def _rows(masks: Tensor | np.ndarray) -> np.ndarray:
     if isinstance(masks, Tensor) and masks.device.type == "cpu":
         masks = masks.numpy()
     if not isinstance(masks, np.ndarray) or masks.dtype != np.bool_ or masks.ndim != 2:
-        raise InputError(f"masks to be packed must be bool [B, n], an array or a tensor on the CPU, not {_kind(masks)}")
+        wanted = "bool [B, n], an array or a tensor on the CPU"
+        raise InputError(f"masks to be packed must be {wanted}, not {_kind(masks)}")
     return masks
 
 
 def _check(bits: np.ndarray, what: str) -> None:
     if not isinstance(bits, np.ndarray) or bits.dtype != WORD or bits.ndim != 2:
-        raise InputError(f"{what} must be an array uint64 [rows, words], not {_kind(bits)}: pack_masks makes one of bool masks")
+        wanted = f"{what} must be an array uint64 [rows, words], not {_kind(bits)}"
+        raise InputError(f"{wanted}: pack_masks makes one of bool masks")
 
 
 def _kind(values: object) -> str:
     if not isinstance(values, (Tensor, np.ndarray)):
         return type(values).__name__
-    where = f" on {values.device}" if isinstance(values, Tensor) and values.device.type != "cpu" else ""
-    return f"{values.dtype} {list(values.shape)}{where}"
+    what = f"{values.dtype} {list(values.shape)}"
+    return what if isinstance(values, np.ndarray) else f"{what} on {values.device}"

@@ -165,7 +165,7 @@ BITS = np.zeros((3, 1), np.uint64)
         (lambda: unpack_masks(BITS, True), r"not True"),
         (lambda: unpack_masks(BITS, 3.0), r"not 3\.0"),
         (lambda: locate_shared_packed(GRAPH, np.zeros((3, 8), bool)), r"masked must be an array uint64 .*not bool \[3, 8\]: pack_masks"),
-        (lambda: locate_shared_packed(GRAPH, torch.zeros(3, 1)), r"masked must be an array uint64 .*not torch.float32 \[3, 1\]"),
+        (lambda: locate_shared_packed(GRAPH, torch.zeros(3, 1)), r"masked must be an array uint64 .*not torch.float32 \[3, 1\] on cpu"),
         (lambda: locate_shared_packed(GRAPH, BITS[:2]), r"masked of shape \[2, 1\] does not fit: .*need \[3, 1\]"),
         (lambda: locate_shared_packed(GRAPH, BITS, BITS[:, :0]), r"ignored of shape \[3, 0\] does not fit: .*need \[3, 1\]"),
         (lambda: locate_shared_packed(GRAPH, BITS, BITS[0]), r"ignored must be an array uint64 .*not uint64 \[1\]"),
