@@ -170,7 +170,7 @@ def _levels(graph: LatentGraph) -> tuple[list[_Level], np.ndarray]:
 
 
 class _Search:
-    """Algorithm 1 for up to ``words`` words of masks: arrays and the calls that fill them, made once.
+    """Algorithm 1 for up to ``words`` words of masks: arrays, and the calls that fill them.
 
     Attributes:
         masked, ignored: uint64 [n_observables, words], to be filled in before `run`; ignored only
@@ -272,8 +272,8 @@ class _Piece:
 
     The masks of a piece go into eight slabs, each of as many rows, and the bytes of slab j become
     bit j: eight bytes to one, in a pass over whole words. What is left is to transpose bytes, an
-    eighth of the masks. Mask j·(masks/8) + i is then bit j of byte i; ``plain``, which costs a copy,
-    is the public order, 8i + j.
+    eighth of the masks. Mask j·(masks/8) + i is then bit j of byte i; ``plain``, at the cost of a
+    copy, is the public order, 8i + j.
     """
 
     def __init__(self, n: int, m: int, masks: int) -> None:
