@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mae_lib.theory.graph import LatentGraph as LatentGraph
     from mae_lib.theory.shared import locate_shared as locate_shared
     from mae_lib.theory.shared import locate_shared_batch as locate_shared_batch
+    from mae_lib.theory.worth import context_gain as context_gain
+    from mae_lib.theory.worth import height_shares as height_shares
     from mae_lib.training.store import load as load
     from mae_lib.training.store import load_or_pretrain as load_or_pretrain
 
@@ -30,6 +32,8 @@ _FACE = {
     "MaskSpec": "mae_lib.masks.masking",
     "MaskedAutoencoder": "mae_lib.model.autoencoder",
     "ModelConfig": "mae_lib.model.autoencoder",
+    "context_gain": "mae_lib.theory.worth",
+    "height_shares": "mae_lib.theory.worth",
     "load": "mae_lib.training.store",
     "load_or_pretrain": "mae_lib.training.store",
     "locate_shared": "mae_lib.theory.shared",

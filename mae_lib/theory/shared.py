@@ -18,12 +18,13 @@ from torch import Tensor
 from mae_lib.base.errors import InputError
 from mae_lib.theory.graph import LatentGraph, Name
 from mae_lib.masks.masking import mask_batches
+from mae_lib.theory.packed import locate_bool
 
 MASKED, VISIBLE, BOTH = 1, 2, 3
 """What a node reaches, as bits; 0 where all it reaches is ignored."""
 
-BUDGET = {"cpu": (64 << 20, 1 << 15), "cuda": (1 << 30, 1 << 21)}
-"""Device → (bytes of working memory, most masks worked on at a time): what bounds the memory whatever the number of masks."""
+BUDGET = (1 << 30, 1 << 21)
+"""Bytes of working memory on an accelerator, and most masks worked on at a time."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def level_spectrum(graph: LatentGraph, latents: Iterable[Name]) -> dict[int, int
 
 
 def locate_shared_batch(graph: LatentGraph, masks: Tensor | np.ndarray, ignored: Tensor | np.ndarray | None = None) -> Tensor | np.ndarray:
-    """Algorithm 1 for many masks at once, on the masks' device.
+    """Algorithm 1 for many masks at once, on the masks' device; `mae_lib.theory.packed` for masks that are packed already.
 
     Args:
         masks: bool [B, n_observables], True where masked, columns in the order of ``graph.observables``; a tensor or an array.
@@ -132,12 +133,12 @@ def locate_shared_batch(graph: LatentGraph, masks: Tensor | np.ndarray, ignored:
     Raises:
         InputError: masks or ignored of another shape or type, or on another device, or an observable both masked and ignored.
     """
-    return _batch(graph, masks, ignored, 0)
+    return _batch(graph, masks, ignored, False)
 
 
 def common_ancestors_batch(graph: LatentGraph, masks: Tensor | np.ndarray, ignored: Tensor | np.ndarray | None = None) -> Tensor | np.ndarray:
     """CA for many masks at once; arguments, result and errors as for `locate_shared_batch`."""
-    return _batch(graph, masks, ignored, 1)
+    return _batch(graph, masks, ignored, True)
 
 
 def membership(graph: LatentGraph, batches: Iterable[Tensor | tuple[Tensor, Tensor]]) -> np.ndarray:
@@ -152,7 +153,7 @@ def membership(graph: LatentGraph, batches: Iterable[Tensor | tuple[Tensor, Tens
     counts, masks = np.zeros(len(graph.latents), np.int64), 0
     for batch in batches:
         c = locate_shared_batch(graph, *batch) if isinstance(batch, tuple) else locate_shared_batch(graph, batch)
-        counts += c.sum(0).cpu().numpy() if isinstance(c, Tensor) else c.sum(0)
+        counts += _column_sums(c)
         masks += len(c)
     if not masks:
         raise InputError("membership needs at least one mask")
@@ -226,8 +227,8 @@ def level_map(
     return values
 
 
-def _batch(graph: LatentGraph, masks: Tensor | np.ndarray, ignored: Tensor | np.ndarray | None, which: int) -> Tensor | np.ndarray:
-    """c (``which`` 0) or CA (1) of checked masks, a chunk at a time."""
+def _batch(graph: LatentGraph, masks: Tensor | np.ndarray, ignored: Tensor | np.ndarray | None, common: bool) -> Tensor | np.ndarray:
+    """c, or CA where ``common``, of masks that are checked here."""
     tensor = _boolean(graph, masks, "masks", (2,))
     skipped = None if ignored is None else _boolean(graph, ignored, "ignored", (1, 2))
     if skipped is not None and skipped.ndim == 1:
@@ -235,21 +236,29 @@ def _batch(graph: LatentGraph, masks: Tensor | np.ndarray, ignored: Tensor | np.
     if skipped is not None and (skipped.device != tensor.device or len(skipped) != len(tensor)):
         raise InputError(f"ignored is {list(skipped.shape)} on {skipped.device}, masks are {list(tensor.shape)} on {tensor.device}: give one row a mask, or one for all")
     found = torch.empty(len(tensor), len(graph.latents), dtype=torch.bool, device=tensor.device)
-    budget, most = BUDGET.get(tensor.device.type, BUDGET["cpu"])
+    if tensor.device.type == "cpu":
+        locate_bool(graph, tensor.numpy(), None if skipped is None else skipped.numpy(), common, found.numpy())
+    else:
+        _on_accelerator(graph, tensor, skipped, common, found)
+    return found.numpy() if isinstance(masks, np.ndarray) else found
+
+
+def _on_accelerator(graph: LatentGraph, masks: Tensor, ignored: Tensor | None, common: bool, found: Tensor) -> None:
+    """The same by PyTorch, into bool [B, n_latents], a chunk at a time."""
+    budget, most = BUDGET
     # About four times half a byte a node and a mask: both reaches, CA and c, and as much for the observables while they are packed.
     chunk = 8 * max(32, min(most, 2 * budget // (len(graph.observables) + len(graph.nodes))) // 8)
-    for start in range(0, len(tensor), chunk):
+    for start in range(0, len(masks), chunk):
         rows = slice(start, start + chunk)
-        masked = _pack(tensor[rows])
+        masked = _pack(masks[rows])
         visible = ~masked
-        if skipped is not None:
-            unseen = _pack(skipped[rows])
+        if ignored is not None:
+            unseen = _pack(ignored[rows])
             if bool((masked & unseen).any()):
-                name = graph.observables[int((tensor[rows] & skipped[rows]).any(0).nonzero()[0])]
+                name = graph.observables[int((masks[rows] & ignored[rows]).any(0).nonzero()[0])]
                 raise InputError(f"observable {name!r} is both masked and ignored: choose one")
             visible &= ~unseen
-        _unpack(_locate(graph, masked, visible)[which], found[rows])
-    return found.numpy() if isinstance(masks, np.ndarray) else found
+        _unpack(_locate(graph, masked, visible)[int(common)], found[rows])
 
 
 def _locate(graph: LatentGraph, masked: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
@@ -293,6 +302,16 @@ def _unpack(bits: Tensor, out: Tensor) -> None:
         torch.bitwise_and(packed >> j, 1, out=eight[:, j])
     if target is not out:
         out.copy_(target[:K])
+
+
+def _column_sums(rows: Tensor | np.ndarray) -> np.ndarray:
+    """bool [B, n] → int64 [n]: how often each column is True."""
+    if isinstance(rows, Tensor) and rows.device.type != "cpu":
+        return rows.sum(0).cpu().numpy()
+    ones, sums = np.asarray(rows).view(np.uint8), np.zeros(rows.shape[1], np.int64)
+    for start in range(0, len(ones), 255):  # as many as a byte can count
+        sums += ones[start : start + 255].sum(0, dtype=np.uint8)
+    return sums
 
 
 def _names(graph: LatentGraph, names: Collection[Name], what: str) -> frozenset[Name]:

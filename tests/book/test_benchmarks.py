@@ -110,7 +110,13 @@ def test_data_has_a_row_for_each_way_to_a_crop_and_says_which_holds_up_training(
 
 def test_shared_has_a_row_for_every_way_and_size(script):
     printed, record = script("shared", "--rounds", "1", *run.QUICK["shared"])
-    assert [cells[0] for cells in rows(printed)] == [*record["quad_tree"], "100", "1,000", "10,000"] and len(record["quad_tree"]) == 4
+    assert [cells[0] for cells in rows(printed)] == [*record["bound"], *record["quad_tree"], "100", "1,000", "10,000"]
+    assert len(record["bound"]) == 5 and len(record["quad_tree"]) == 4
+    for bound in ("copy of the masks", "numpy.packbits"):
+        assert record["bound"][bound]["share"][bound]["median"] == 1
+        for one in record["bound"].values():
+            (above,), (below,) = record["bound"][bound]["seconds_per_mask"], one["seconds_per_mask"]
+            assert one["share"][bound]["median"] == pytest.approx(above / below), "a rate over the bound's, in the same round"
 
 
 def test_scaling_has_a_row_for_every_size_of_every_factor(script, monkeypatch):

@@ -1,5 +1,5 @@
-"""Tables and sentences of what the benchmarks have recorded: a training step beside the peers', and how it grows. They are timed by the scripts
-in benchmarks/, never here.
+"""Tables and sentences of what the benchmarks have recorded: a training step beside the peers', how it grows, and Algorithm 1 beside what memory
+allows. They are timed by the scripts in benchmarks/, never here.
 """
 
 from __future__ import annotations
@@ -61,3 +61,26 @@ def verdicts(record: dict, cases: dict[str, str]) -> list[str]:
 def growth(record: dict) -> list[str]:
     """What `scaling.py` said of each factor."""
     return [f"{name}: {factor['words']}." for name, factor in record["factors"].items()]
+
+
+def bound_table(record: dict) -> Table:
+    """Algorithm 1 for many masks and what else was timed on the same masks in the same run of `shared.py`, each rate over the two that only
+    move the masks."""
+    bound = record["bound"]
+    shares = ("numpy.packbits", "copy of the masks")
+    rows = [[name, f"{one['masks_per_s'] / 1e6:.3g}", *(_interval(one["share"][other]) for other in shares)] for name, one in bound.items()]
+    return Table(["on the same masks", "million masks/s", "rate / packbits [95 %]", "rate / copy [95 %]"], rows)
+
+
+def bound_sentence(record: dict) -> str:
+    """The figure of merit of `locate_shared_batch`, with the machine and whether it did other work."""
+    share = record["bound"]["locate_shared_batch"]["share"]
+    busy = ", while other work ran" if record["load"] > record["provenance"]["hardware"]["threads"] + 0.5 else ""
+    return (
+        f"on {where(record)}{busy}: `locate_shared_batch` answers at {_interval(share['numpy.packbits'])} of the rate at which `numpy.packbits` "
+        f"packs the same masks, and at {_interval(share['copy of the masks'])} of the rate at which they are copied"
+    )
+
+
+def _interval(estimate: dict) -> str:
+    return f"{estimate['median']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"

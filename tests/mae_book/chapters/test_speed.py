@@ -44,11 +44,32 @@ def test_the_newest_record_of_each_kind_of_machine_is_taken(monkeypatch: pytest.
     assert speed.benchmark("scaling") is None
 
 
-@pytest.mark.parametrize("name", ["training_step", "scaling"])
+def bound_record(load: float) -> dict:
+    share = lambda packbits, copy: {"numpy.packbits": packbits, "copy of the masks": copy}
+    estimate = lambda median: {"median": median, "low": median / 2, "high": 2 * median, "rounds": 9}
+    rates = {"copy of the masks": (3e7, 0.75, 1), "numpy.packbits": (4e7, 1, 4 / 3), "locate_shared_batch": (1.6e7, 0.4, 0.5)}
+    bound = {name: {"masks_per_s": rate, "share": share(*map(estimate, found))} for name, (rate, *found) in rates.items()}
+    return {**record(), "load": load, "bound": bound}
+
+
+def test_algorithm_1_stands_beside_what_memory_allows() -> None:
+    assert speed.bound_table(bound_record(0)).rows == [
+        ["copy of the masks", "30", "0.75 [0.38, 1.50]", "1.00 [0.50, 2.00]"],
+        ["numpy.packbits", "40", "1.00 [0.50, 2.00]", "1.33 [0.67, 2.67]"],
+        ["locate_shared_batch", "16", "0.40 [0.20, 0.80]", "0.50 [0.25, 1.00]"],
+    ]
+    said = "on a processor, 2 threads{}: `locate_shared_batch` answers at 0.40 [0.20, 0.80] of the rate at which `numpy.packbits` packs the same masks, "
+    for load, busy in ((2.4, ""), (2.6, ", while other work ran")):
+        assert speed.bound_sentence(bound_record(load)) == said.format(busy) + "and at 0.50 [0.25, 1.00] of the rate at which they are copied"
+
+
+@pytest.mark.parametrize("name", ["training_step", "scaling", "shared"])
 def test_the_records_of_the_project_can_be_shown(name: str) -> None:
     (path,) = Path(results_directory() / "benchmarks" / name).glob("*.json")
     stored = json.loads(path.read_text())
     if name == "scaling":
         assert all(any(factor in line for line in speed.growth(stored)) for factor in ("image size", "tokens", "visible patches", "masks", "runs"))
+    elif name == "shared":
+        assert [row[0] for row in speed.bound_table(stored).rows] == list(stored["bound"]) and "of the rate" in speed.bound_sentence(stored)
     else:
         assert len(speed.step_table([stored], {case: case for case in stored["cases"]}).rows) == sum(len(c["seconds"]) - 1 for c in stored["cases"].values())
