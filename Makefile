@@ -1,6 +1,7 @@
 # make book       the executed book: makes the environment, runs the chapters, writes _build/html
 # make single     the executed book as one page, to print or to search with the browser's own search: _build/singlehtml/index.html
-# make test       every test: pytest over tests/, nbval over every notebook
+# make test       every test: pytest over tests/, nbval over every notebook; TESTS="tests/test_worlds.py" chooses
+# make test-everywhere   the same under every arithmetic that this processor has, one after another; BOOK=1: and the book each time
 # make notebooks  runs every notebook again and saves its outputs in place, for committing
 # make results    makes every result of the embedded world that is missing, by Snakemake on all cores (book/scaling.md says how long)
 # make clean      removes what the above made, except the environment (.venv)
@@ -23,7 +24,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export IPYTHONDIR := $(CURDIR)/_build/ipython
 unexport MPLBACKEND PYTHONHOME
 
-.PHONY: help book single test notebooks results clean environment
+.PHONY: help book single test test-everywhere notebooks results clean environment
 .DEFAULT_GOAL := help
 
 help:
@@ -48,8 +49,14 @@ single: environment
 
 # Cells tagged nbval-check-output have to print what the notebook holds; of all others only an exception fails (images and
 # timings differ from machine to machine). Files run side by side, one thread each: two threads on one core are slower than one.
+TESTS := tests notebooks
+PYTEST = -n auto --maxprocesses 4 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 $(TESTS)
+
 test: environment
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 tests notebooks
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
+
+test-everywhere: environment
+	@$(BIN)/python tests/everywhere.py $(if $(BOOK),--book) $(PYTEST)
 
 notebooks: environment
 	@$(BIN)/python book/_ext/run_notebooks.py notebooks/*.ipynb

@@ -10,7 +10,8 @@ from torch import Tensor
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """A finite, indexable set of labelled images of one size. The same index always gives the same image.
+    """A finite, indexable set of labelled images of one size. The same index always gives the same image, in any batch; where
+    images are computed, as the embedded world's are, another processor may round single values to the neighbouring level.
 
     Attributes:
         shape: `(C, H, W)` of every image, in pixels.

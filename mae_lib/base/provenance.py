@@ -35,10 +35,11 @@ COMMIT = _commit()
 
 
 def hardware(device: torch.device | str = "cpu") -> dict:
-    """Processor or GPU, and how many threads PyTorch may use."""
+    """Processor or GPU, PyTorch's instruction set on the processor (``AVX2``, …), and how many threads it may use."""
     device = torch.device(device)
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {"device": device.type, "gpu": accelerator, "cpu": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    processor = {"cpu": _processor(), "instructions": torch.backends.cpu.get_cpu_capability(), "cores": os.cpu_count()}
+    return {"device": device.type, "gpu": accelerator, **processor, "threads": torch.get_num_threads()}
 
 
 def versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -27,16 +28,22 @@ from mae_lib.data.datasets import Resident, image_source, nbytes
 from mae_lib.base.image_source import ImageSource
 from mae_lib.data.describe import describe
 from mae_lib.base.errors import InputError
+from mae_lib.base.files import cache_directory
 from mae_lib.commands.finetune_command import Finetune
+from mae_lib.commands.forecast import forecast, spoken
 from mae_lib.base.intervals import Interval
 from mae_book.commands.ledger_command import Ledger, Rerun
 from mae_lib.masks.designs import Design
 from mae_lib.model.autoencoder import training_flops
-from mae_lib.training.pretrain import RESIDENT_LIMIT, TrainingDiverged, held_out_error, resolve_device
-from mae_lib.base.records import recorded, write_result
+from mae_lib.training.pretrain import RESIDENT_LIMIT, TrainingDiverged, check_share, held_out_error, resolve_device
+from mae_lib.base.records import own_record, write_result
 from mae_lib.commands.shard_command import Shard
-from mae_lib.training.store import Checkpoint, cache_directory, checkpoints, find, named, obtain, read
+from mae_lib.training.store import Checkpoint, checkpoints, find, named, obtain, read, require_free
 from mae_lib.training.tiers import SIZE_RATIO, PretrainConfig, tier
+
+
+HELD_OUT = 1000
+"""Validation images that --results measures the error on, at most."""
 
 
 @dataclass(frozen=True)
@@ -109,18 +116,34 @@ class Pretrain:
             raise InputError("under torchrun all processes share one training after another: leave out --jobs")
         if self.threads < 1:
             raise InputError(f"--threads {self.threads} must be at least 1")
-        configs = self._configs()
+        torch.set_num_threads(self.threads)
         for folder in (self.out, self.results, cache_directory()):
             if folder is not None:
                 _require_writable(folder)
-        pending = [c for c in configs if find(c, None if self.out is None else [self.out]) is None]
+        _require_apart(self.out or cache_directory() / "checkpoints", self.results)
+        configs = self._configs()
+        model, unit = configs[0].model, max(config.unit for config in configs)
+        if self.results is not None:
+            validation = image_source(self.data, "validation", model.image_size, model.channels, min_side=unit)
+            for part in torch.arange(min(HELD_OUT, len(validation))).split(250):
+                validation.images(part)  # those that the error will be measured on: a damaged one is named now
+        there = {c.hash: find(c, None if self.out is None else [self.out]) for c in configs}
+        pending = [c for c in configs if there[c.hash] is None]
+        for config in pending:
+            require_free(Checkpoint, config, self.out or cache_directory() / "checkpoints")
+        if self.results is not None:
+            distributed.first_tries(lambda: [own_record(self.results, _wanted(self, c, unit, there[c.hash])) for c in configs])
+        apart = self.jobs > 1 and len(pending) > 1  # each process then reads the images for itself
+        said = f"{len(configs)} to have, {len(configs) - len(pending)} already stored"
+        if pending:
+            check_share(pending[0].batch, distributed.world(), self.accumulate)
+            source = image_source(self.data, "train", model.image_size, model.channels, unit) if apart else self._images(pending[0], unit)
+            if distributed.rank() == 0:
+                said += f": {forecast(pending, source, self.device, self.jobs, self.accumulate)}"
         if distributed.rank() == 0:
-            print(f"{len(configs)} to have, {len(configs) - len(pending)} already stored", flush=True)
-        tasks = [(self, config) for config in configs]
-        if self.jobs == 1 or len(pending) < 2:
-            results = [_obtain(*task) for task in tasks]
-        else:
-            results = _side_by_side(tasks, self.jobs)
+            print(said, flush=True)
+        tasks = [(self, config, unit) for config in configs]
+        results = _side_by_side(tasks, self.jobs) if apart else [_obtain(*task) for task in tasks]
         for checkpoint in results if distributed.rank() == 0 else ():
             steps, loss = checkpoint.curve
             speed = checkpoint.record["images_per_second"]
@@ -130,6 +153,12 @@ class Pretrain:
                 f"{speed:.0f} images/s, {rate / 1e12:.3g} TFLOP/s of the model"
             )
         return 0
+
+    def _images(self, config: PretrainConfig, min_side: int) -> ImageSource:
+        """What ``config`` is trained on, of no image with a side below ``min_side`` pixels: the sweep's largest unit for all of its runs."""
+        looks = config.steps * config.batch if config.crop_from == "image" else 0
+        device = str(resolve_device(self.device))
+        return _training_images(self.data, json.dumps(config.data), config.model.image_size, config.model.channels, min_side, device, looks)
 
     def _configs(self) -> list[PretrainConfig]:
         sizes = tier(self.tier)
@@ -162,7 +191,14 @@ def _require_writable(folder: Path) -> None:
         raise InputError(f"cannot write in {folder}: {there} is no folder that you may write in; choose another")
 
 
-def _side_by_side(tasks: list[tuple[Pretrain, PretrainConfig]], jobs: int) -> list[Checkpoint]:
+def _require_apart(models: Path, results: Path | None) -> None:
+    """InputError if models and results are to go into one folder."""
+    if results is not None and models.resolve() == results.resolve():
+        what = f"models and results cannot both go to {results}, where their files would have one name"
+        raise InputError(f"{what}: give --out and --results a folder each")
+
+
+def _side_by_side(tasks: list[tuple[Pretrain, PretrainConfig, int]], jobs: int) -> list[Checkpoint]:
     """``_obtain`` of every task, each in one of ``jobs`` processes. Ctrl-C stops them all, their states saved; an error waits for the others."""
     # "spawn": a forked child cannot use CUDA, nor PyTorch's threads once the parent has.
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_obey_parent) as pool:
@@ -187,35 +223,49 @@ def _stop(number: int, frame: object) -> None:
     raise SystemExit(130)
 
 
-def _obtain_in_child(command: Pretrain, config: PretrainConfig) -> Checkpoint:
+def _obtain_in_child(command: Pretrain, config: PretrainConfig, min_side: int) -> Checkpoint:
     if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:  # stopped, and this task was already in the queue
         raise SystemExit(130)
-    return _obtain(command, config)
+    return _obtain(command, config, min_side)
 
 
 @lru_cache(maxsize=1)
-def _training_images(data: Path | None, image_size: tuple[int, int], channels: int, min_side: int, device: str, looks: int) -> ImageSource:
-    """Opened once in each process: runs that follow one another share the decoded images. ``looks``: how many images one run will see."""
+def _training_images(
+    data: Path | None, identity: str, image_size: tuple[int, int], channels: int, min_side: int, device: str, looks: int
+) -> ImageSource:
+    """Opened once in each process: runs that follow one another share the decoded images, as long as these are the same (``identity``).
+    ``looks``: how many images one run will see."""
     source = image_source(data, "train", image_size, channels, min_side=min_side)
     return Resident(source, device=device) if looks >= len(source) and nbytes(source) <= RESIDENT_LIMIT else source
 
 
-def _obtain(command: Pretrain, config: PretrainConfig) -> Checkpoint:
+def _obtain(command: Pretrain, config: PretrainConfig, min_side: int) -> Checkpoint:
     torch.set_num_threads(command.threads)
-    device, size, channels = str(resolve_device(command.device)), config.model.image_size, config.model.channels
+    device = str(resolve_device(command.device))
     source = None
     if distributed.first_says(lambda: find(config, None if command.out is None else [command.out]) is None):
-        looks = config.steps * config.batch if config.crop_from == "image" else 0
-        source = _training_images(command.data, size, channels, config.unit, device, looks)
+        source = command._images(config, min_side)
     checkpoint = obtain(
         config, source, device=device, folder=command.out, tier=command.tier, save_every=command.save_every, accumulate=command.accumulate,
         compiled=command.compile,
     )
     if command.results is not None and distributed.rank() == 0:
-        validation = image_source(command.data, "validation", size, channels, min_side=config.unit)
-        held_out = held_out_error(checkpoint.load(device), config.mask, validation)
-        write_result(command.results, checkpoint.record | {"held_out": held_out, "validation": validation.identity})
+        wanted = _wanted(command, config, min_side, checkpoint)
+        if own_record(command.results, wanted) is None:
+            held_out = held_out_error(checkpoint.load(device), config.mask, _held_out(command, config, min_side), HELD_OUT)
+            write_result(command.results, checkpoint.record | {"held_out": held_out, "validation": wanted["validation"]})
     return checkpoint
+
+
+def _held_out(command: Pretrain, config: PretrainConfig, min_side: int) -> ImageSource:
+    return image_source(command.data, "validation", config.model.image_size, config.model.channels, min_side=min_side)
+
+
+def _wanted(command: Pretrain, config: PretrainConfig, min_side: int, checkpoint: Checkpoint | None) -> dict:
+    """What the record of a pretraining is of (`mae_book.verdicts.results.SUBJECT`); of weights that are still
+    to be trained there can be none."""
+    named = {"name": config.name, "hash": config.hash, "validation": _held_out(command, config, min_side).identity}
+    return named | {"digest": None if checkpoint is None else checkpoint.record["digest"]}
 
 
 @dataclass(frozen=True)
@@ -245,7 +295,7 @@ class Evaluate:
     threads: int = 1
     """CPU threads"""
     results: Path | None = None
-    """folder for one JSON of numbers a checkpoint, for instance results/probe/world"""
+    """folder for one JSON of numbers a checkpoint, for instance results/probe/world; each kind, data set and setting wants its own"""
     as_json: bool = False
     """print the records as JSON"""
 
@@ -260,12 +310,26 @@ class Evaluate:
             _require_writable(self.results)
         pairs = [_name_and_folder(text) for text in self.shifted]
         options = Options(self.data, dict(pairs), self.stimuli, self.images, self.train_images, self.device, self.seed)
-        records = []
-        for checkpoint in _checkpoints(self.checkpoint):
-            wanted = identity(self.what, checkpoint, options)
-            record = None if self.results is None else recorded(self.results, wanted["name"], wanted["hash"])
-            if record is None or record.get("key") != wanted["key"]:
-                record = evaluate(self.what, checkpoint, options)
+        found = _checkpoints(self.checkpoint)
+        wanted = [identity(self.what, checkpoint, options) for checkpoint in found]  # all is checked before anything is measured
+        kept = [None] * len(found)
+        if self.results is not None:
+            [(stem, count)] = Counter(f"{each['name']}-{each['hash']}" for each in wanted).most_common(1)
+            if count > 1:
+                what = f"two checkpoints with other weights are both called {stem}, as their records would be"
+                raise InputError(f"{what}: evaluate one, or each into its own --results")
+            kept = [own_record(self.results, each) for each in wanted]
+        pending = [checkpoint for checkpoint, record in zip(found, kept) if record is None]
+        for checkpoint in pending:
+            checkpoint.load()
+        if len(found) > 1 and not self.as_json:
+            print(f"{len(pending)} to measure, {len(found) - len(pending)} already recorded", flush=True)
+        records, left = [], len(pending)
+        for checkpoint, record in zip(found, kept):
+            if record is None:
+                record, left = evaluate(self.what, checkpoint, options), left - 1
+                if left and left == len(pending) - 1 and not self.as_json:
+                    print(f"{left} more to measure, {spoken(left * record['seconds'])} at the pace of the first", flush=True)
                 if self.results is not None:
                     write_result(self.results, record)
             records.append(record)
@@ -310,13 +374,14 @@ class Sweep:
     set: tuple[str, ...] = ()
     """what stays: NAME=VALUE in YAML, for instance tier=smoke"""
     out: Path = Path("runs")
-    """folder for the executed notebooks and the report"""
+    """folder for the executed notebooks and the report; another one for each sweep"""
     jobs: int = 1
     """runs side by side"""
 
     def run(self) -> int:
         from mae_lib.commands.sweeps import run_sweep
 
+        _require_writable(self.out)
         return run_sweep(self.notebook, self.over, self.set, self.out, self.jobs)
 
 

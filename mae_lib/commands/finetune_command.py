@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -11,15 +12,18 @@ import torch
 
 from mae_lib.training import distributed
 from mae_lib.base.errors import InputError
+from mae_lib.base.files import cache_directory
+from mae_lib.data.image_files import cores
 from mae_lib.base.intervals import Interval
-from mae_lib.training.pretrain import resolve_device
-from mae_lib.base.records import recorded, write_result
-from mae_lib.training.store import cache_directory
+from mae_lib.training.pretrain import check_share, resolve_device
+from mae_lib.base.records import own_record, write_result
+from mae_lib.training.store import Checkpoint, require_free
 from mae_lib.training.tiers import tier
 from mae_lib.worlds.world import Scenes
 
 if TYPE_CHECKING:
     from mae_lib.data.coco import CocoFolder
+    from mae_lib.detection.finetune import FinetuneConfig
 
 
 SCORING = timedelta(hours=6)
@@ -77,8 +81,8 @@ class Finetune:
             return self._run(str(device))
 
     def _run(self, device: str) -> int:
-        from mae_lib.commands.cli import _checkpoints, _require_writable
-        from mae_lib.detection.detectors import finetune_config, identity, obtain_detector, record_of, run_of
+        from mae_lib.commands.cli import _checkpoints, _require_apart, _require_writable
+        from mae_lib.detection.detectors import StoredDetector, finetune_config, identity, obtain_detector, record_of, run_of
 
         if self.threads < 1:
             raise InputError(f"--threads {self.threads} must be at least 1")
@@ -89,15 +93,27 @@ class Finetune:
         for folder in (self.out, self.results, cache_directory()):
             if folder is not None:
                 _require_writable(folder)
+        models = self.out or cache_directory() / "detectors"
+        _require_apart(models, self.results)
         train, validation = self._data()
         starts = [(found, None) for found in (_checkpoints(self.checkpoint) if self.checkpoint else [])] + [(None, patch) for patch in self.scratch]
         changes = {"seed": self.seed, "steps": self.steps, "batch": self.batch, "learning_rate": self.lr, "layer_decay": self.layer_decay}
         sizes = {"image_size": self.image_size, "anchors": self.anchors, "proposals": self.proposals}
-        for checkpoint, patch in starts:
-            config = finetune_config(train, checkpoint, self.tier, patch, **sizes, **changes)
+        configs = [finetune_config(train, checkpoint, self.tier, patch, **sizes, **changes) for checkpoint, patch in starts]
+
+        def known(config: FinetuneConfig, checkpoint: Checkpoint | None) -> dict | None:
+            """What is recorded; InputError, before anything is trained, where it or the detector could not be written."""
             wanted = identity(config, run_of(config, checkpoint, self.tier), self.tier, validation, self.images)
-            record = None if self.results is None else recorded(self.results, wanted["name"], wanted["hash"])
-            if distributed.first_says(lambda: record is None or record.get("key") != wanted["key"]):
+            record = None if self.results is None else own_record(self.results, wanted)
+            if record is None:
+                require_free(StoredDetector, config, models)
+            return record
+
+        records = distributed.first_tries(lambda: [known(config, checkpoint) for config, (checkpoint, _) in zip(configs, starts)])
+        fresh = [(config, checkpoint) for config, (checkpoint, _), record in zip(configs, starts, records) if record is None]
+        self._prepare(fresh, len(starts), train, validation, device)
+        for config, (checkpoint, _), record in zip(configs, starts, records):
+            if record is None:
                 stored = obtain_detector(config, checkpoint, train, device=device, out=self.out, tier_name=self.tier, save_every=self.save_every)
                 if not first:
                     continue
@@ -109,12 +125,38 @@ class Finetune:
                 print(f"{record['name']}-{record['hash']}  trained {record['minutes']:.1f} min, scored {record['seconds']:.0f} s", *numbers, sep="\n", flush=True)
         return 0
 
+    def _prepare(
+        self, fresh: list[tuple[FinetuneConfig, Checkpoint | None]], total: int, train: CocoFolder, validation: CocoFolder, device: str
+    ) -> None:
+        """InputError for whatever can be known before the first step; and a line on how many are to be trained, and for about how long."""
+        from mae_lib.detection.finetune import build
+        from mae_lib.commands.forecast import announce_detectors
+
+        for config, checkpoint in fresh:
+            check_share(config.batch, distributed.world())
+            build(config, checkpoint)
+        if fresh:
+            self._check_scored(validation)
+        if distributed.rank() == 0:
+            print(f"{total} to record, {total - len(fresh)} already recorded", flush=True)
+        announce_detectors(fresh, train, device=device, out=self.out)
+
+    def _check_scored(self, validation: CocoFolder) -> None:
+        """InputError for an image that is to be scored and cannot be decoded, or a mask of it that cannot be drawn."""
+        from mae_lib.data.coco_description import faults_of
+
+        with ThreadPoolExecutor(cores()) as pool:
+            for faults in pool.map(lambda i: list(faults_of(validation, i)), range(min(len(validation), self.images or len(validation)))):
+                if faults:
+                    raise InputError(faults[0])
+
     def _data(self) -> tuple[CocoFolder, CocoFolder]:
         """Training and validation images; scenes are written if they are not there, by whichever process comes first."""
         from mae_lib.data.coco import open_coco, write_scenes
 
         if self.data is not None:
-            return open_coco(self.data, self.train), open_coco(self.data, self.validation)
+            train = open_coco(self.data, self.train)
+            return train, open_coco(self.data, self.validation, train.classes)
         sizes = tier(self.tier).detection["scenes"]
         folder = cache_directory() / "scenes" / f"{self.tier}-{sizes['size']}px"
         return tuple(write_scenes(Scenes(split, sizes["size"], length=sizes[split]), folder, split) for split in ("train", "validation"))

@@ -21,6 +21,8 @@ from tqdm import tqdm
 from mae_lib.base.parameters import check_notebook_parameters
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import write_json
+from mae_lib.data.image_files import existing_folder
+from mae_lib.training.pretrain import resolve_device
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ def run_sweep(notebook: Path, over: Sequence[str], fixed: Sequence[str], out: Pa
     """Runs every combination and writes ``report.json`` in ``out`` after each. Returns 0 if all succeeded, else 1.
 
     Raises:
-        InputError: before anything starts, for an unknown parameter name or type, a missing notebook, or a bad ``jobs``.
+        InputError: before anything starts, for an unknown parameter name or type, a missing notebook, ``data_root`` or ``device``, a bad ``jobs``,
+            or an ``out`` that holds the report or a notebook of another sweep, which is not replaced.
     """
     if not notebook.is_file():
         raise InputError(f"no notebook at {notebook}")
@@ -74,10 +77,19 @@ def run_sweep(notebook: Path, over: Sequence[str], fixed: Sequence[str], out: Pa
     runs = grid(parse_assignments(over, lists=True), parse_assignments(fixed, lists=False))
     for parameters in runs:
         check_notebook_parameters(notebook, parameters)
+        if folder := parameters.get("data_root"):  # two names that mean the same in every chapter
+            existing_folder(folder)
+        if device := parameters.get("device"):
+            resolve_device(device)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {out}: {error.strerror}; choose another with --out") from error
+    if taken := next((path for number, parameters in enumerate(runs) if (path := _target(notebook, parameters, out, number)).exists()), None):
+        raise InputError(f"{taken} is there already, and is not replaced: choose another folder with --out")
+    write_json(out / "report.json", [], replace=False)  # which is this sweep's from here on
+    together = f", {jobs} at a time" if jobs > 1 else ""
+    print(f"{len(runs)} runs of {notebook.name}{together}; the bar shows the time left once the first has ended", flush=True)
     reports: dict[int, RunReport] = {}
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(runs), unit="run", desc=notebook.stem) as bar:
         futures = {pool.submit(_run, notebook, parameters, out, number): number for number, parameters in enumerate(runs)}
@@ -96,9 +108,14 @@ def run_sweep(notebook: Path, over: Sequence[str], fixed: Sequence[str], out: Pa
     return 1 if failed else 0
 
 
-def _run(notebook: Path, parameters: dict, out: Path, number: int) -> RunReport:
+def _target(notebook: Path, parameters: dict, out: Path, number: int) -> Path:
+    """The executed notebook of one run."""
     words = re.sub(r"[^A-Za-z0-9.]+", "-", "_".join(f"{k}-{v}" for k, v in parameters.items())).strip("-")
-    target = out / f"{notebook.stem}_{number:03d}_{words[:80]}.ipynb"
+    return out / f"{notebook.stem}_{number:03d}_{words[:80]}.ipynb"
+
+
+def _run(notebook: Path, parameters: dict, out: Path, number: int) -> RunReport:
+    target = _target(notebook, parameters, out, number)
     # YAML, not -p: papermill turns "-p quick false" into the string "false".
     command = [sys.executable, "-m", "papermill", str(notebook), str(target), "-y", yaml.safe_dump(parameters), "--no-progress-bar"]
     began = time.monotonic()

@@ -15,8 +15,9 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from mae_lib.data.annotations import RLE, SHAPELESS, Annotation, annotation_of, by_id, corners, encode, file_name_of, read, size_of
+from mae_lib.data.contents import file_digests, fingerprint
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import write_text
 from mae_lib.data.image_files import eight_bit, existing_folder, opened, shown
@@ -61,21 +63,24 @@ class CocoFolder:
     Args:
         images: the folder that the file names are relative to.
         annotations: COCO's `instances_*.json`.
+        classes: the names in the order of the labels, where another split has numbered them; this file's categories are matched to them by
+            name, whatever their ids.
 
     Attributes:
-        classes: names in ascending category id; category_ids: those ids, with their gaps: label k stands for `category_ids[k - 1]`.
+        classes: names in the order of the labels, in ascending category id unless given; category_ids: the file's ids, with their gaps: label k
+            stands for `category_ids[k - 1]`.
         image_ids: the file's, in its order. names: the images' paths under `images`.
         dropped: how many annotations are left out of `instances`, by reason; COCO's scores count them all the same.
-        identity: what names the data exactly, a small JSON value: by the annotations' hash; the world's scenes, as elsewhere in the project, by
-            their law, seed and sizes, since processors that round differently may draw a pixel of a mask otherwise.
         info: the file's own description of itself.
 
     Raises:
         InputError: the JSON cannot be read or lacks something; ids occur twice or point nowhere; numbers are NaN; an RLE has another size
-            than its image; image files are missing. Names the first thing that is wrong and the remedy.
+            than its image; image files are missing; the categories' names are not `classes`. Names the first thing that is wrong and the remedy.
     """
 
-    def __init__(self, images: str | os.PathLike[str], annotations: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, images: str | os.PathLike[str], annotations: str | os.PathLike[str], classes: Sequence[str] | None = None
+    ) -> None:
         self.folder, self.annotations = Path(images), Path(annotations)
         content, digest = read(self.annotations)
         where = shown(self.annotations)
@@ -84,6 +89,8 @@ class CocoFolder:
         self.classes: tuple[str, ...] = tuple(str(categories[k].get("name", k)) for k in self.category_ids)
         if not categories:
             raise InputError(f"{where} has no categories: fill its 'categories' with the classes' ids and names")
+        if classes is not None:
+            self.category_ids, self.classes = self.ids_of(classes), tuple(classes)
         pictures = by_id(content["images"], "image", where)
         if not pictures:
             raise InputError(f"{where} has no images: point at a split that holds some")
@@ -108,12 +115,26 @@ class CocoFolder:
             raise InputError(f"{where} holds boxes alone, no masks: Mask R-CNN needs each instance's 'segmentation'")
         self._require_files()
         self.info: dict = content.get("info") if isinstance(content.get("info"), dict) else {}
-        self.identity: dict = _identity(content, self.info) or {
-            "kind": "coco", "name": self.annotations.stem, "images": len(self), "instances": len(everything), "sha256": digest,
-        }
+        self._scenes = _identity(content, self.info)
+        self._instances, self._digest = len(everything), digest
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What names the data exactly, a small JSON value: by the hashes of the annotations and of the images (what reading these costs:
+        `mae_lib.data.contents`); the world's scenes, as elsewhere in the project, by their law, seed and sizes, since processors that round differently
+        may draw a pixel of a mask otherwise."""
+        found = self._contents()
+        if self._scenes is not None and self.info.get("contents", found) == found:
+            return self._scenes
+        named = {"kind": "coco", "name": self.annotations.stem, "images": len(self), "instances": self._instances, "sha256": self._digest}
+        return named | ({"fingerprint": found} if found else {})
+
+    def _contents(self) -> str:
+        """The images' fingerprint; empty for those that were named by their annotations alone before contents were looked at."""
+        return fingerprint(zip(self.names, file_digests(self.folder, self.names)))
 
     def size(self, i: int) -> tuple[int, int]:
         """(H, W) of image `i`, in [0, len), in pixels, as the file says."""
@@ -131,7 +152,6 @@ class CocoFolder:
             if image.size != (width, height):
                 found = f"{image.width}×{image.height} pixels, where {self.annotations.name} says {width}×{height}"
                 raise InputError(f"{shown(path)} has {found}: restore the original file, or correct image {self.image_ids[i]} there")
-            image.load()
             pixels = np.array(eight_bit(image, "RGB", path))
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
@@ -164,6 +184,21 @@ class CocoFolder:
             area=torch.tensor([annotation.area for annotation in kept], dtype=torch.float32),
         )
 
+    def ids_of(self, classes: Sequence[str]) -> tuple[int, ...]:
+        """The file's category id of each of ``classes``, another split's names; InputError if they are not this file's, or not unique in it."""
+        if self.classes == tuple(classes):
+            return self.category_ids
+        where = shown(self.annotations)
+        for names, what in ((set(classes) - set(self.classes), "lacks {}, which the training split has"), (set(self.classes) - set(classes), "has {}, which the training split lacks")):
+            if names:
+                some = f"the category '{shown(min(names))}'" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+                raise InputError(f"{where} {what.format(some)}: list the same categories in both, those without an instance too")
+        ids = dict(zip(self.classes, self.category_ids))
+        if not len(ids) == len(self.classes) == len(classes):
+            twice = max((*self.classes, *classes), key=(*self.classes, *classes).count)
+            raise InputError(f"{where} and the training split list the categories in unlike order, and '{shown(twice)}' more than once: give each a name of its own")
+        return tuple(ids[name] for name in classes)
+
     def _require_files(self) -> None:
         if not self.folder.is_dir():
             raise InputError(f"{shown(self.folder)}, the image folder of {self.annotations.name}, is missing: put it there")
@@ -189,12 +224,13 @@ def nested(directory: Path) -> Path | None:
     return next((path.parent for path in sorted(directory.glob("*/annotations")) if splits_of(path.parent)), None)
 
 
-def open_coco(directory: str | os.PathLike[str], split: str) -> CocoFolder:
+def open_coco(directory: str | os.PathLike[str], split: str, classes: Sequence[str] | None = None) -> CocoFolder:
     """A split of a folder in COCO's own layout: `annotations/instances_train2017.json` beside `train2017/` (or `images/train2017/`).
 
     Args:
         directory: the folder that holds `annotations/`.
         split: a name in full, as `train2017`, or its beginning, as `train`, if that names one split only.
+        classes: of the training split, for one that is scored beside it: see `CocoFolder`.
 
     Raises:
         InputError: no such folder or split (the ones there are listed), or what `CocoFolder` raises.
@@ -209,7 +245,7 @@ def open_coco(directory: str | os.PathLike[str], split: str) -> CocoFolder:
         raise InputError(f"{shown(root)} {which}: choose one of {', '.join(present)}")
     name = chosen[0]
     images = root / "images" / name if not (root / name).is_dir() and (root / "images" / name).is_dir() else root / name
-    return CocoFolder(images, root / "annotations" / f"instances_{name}.json")
+    return CocoFolder(images, root / "annotations" / f"instances_{name}.json", classes)
 
 
 def write_scenes(scenes: Scenes, directory: str | os.PathLike[str], name: str) -> CocoFolder:
@@ -282,7 +318,9 @@ def _write(scenes: Scenes, images: Path, annotations: Path) -> None:
                     entry = _scene_annotation(masks[k].numpy(), boxes[k].int().tolist())
                     numbered = {"id": len(content["annotations"]) + 1, "image_id": i, "category_id": int(labels[k]) + 1}
                     content["annotations"].append(numbered | entry)
-        info = {"description": "Scenes of the embedded world", "scenes": _scenes_identity(scenes), "sha256": _digest(content)}
+        names = [picture["file_name"] for picture in content["images"]]
+        drawn = fingerprint(zip(names, file_digests(temporary, names)))
+        info = {"description": "Scenes of the embedded world", "scenes": _scenes_identity(scenes), "sha256": _digest(content), "contents": drawn}
         temporary.chmod(0o755)
         write_text(annotations, json.dumps({"info": info} | content) + "\n")
         os.replace(temporary, images)

@@ -81,18 +81,23 @@ def describe_coco(directory: Path, limit: int = 20_000, threads: int | None = No
     """
     opened: dict[str, CocoFolder] = {}
     problems: list[str] = []
+    warnings: list[str] = []
     for name in splits_of(directory):
         try:
             opened[name] = open_coco(directory, name)
         except InputError as error:
             problems.append(str(error))
     everything = [(folder, i) for folder in opened.values() for i in range(len(folder))]
-    looks = looked_at(lambda one: list(_faults(*one)), everything, limit, threads, progress, "image")
+    looks = looked_at(lambda one: list(faults_of(*one)), everything, limit, threads, progress, "image")
     problems += [fault for faults in looks for fault in faults]
-    vocabularies = {(folder.classes, folder.category_ids) for folder in opened.values()}
-    warnings = ["the splits have unlike categories: labels of one mean something else in another"] if len(vocabularies) > 1 else []
     train, validation = (next((name for name in opened if name.startswith(kind)), None) for kind in ("train", "val"))
     train = train or next(iter(opened), None)
+    for name, folder in opened.items():
+        try:
+            if folder.ids_of(opened[train].classes) != opened[train].category_ids:
+                warnings.append(f"the split '{name}' numbers the categories unlike '{train}': they are matched by name")
+        except InputError as error:  # only of the split to score on does `mae finetune` ask this
+            (problems if name == validation else warnings).append(str(error))
     if validation is None:
         warnings.append("there is no validation split: a score on the training images says nothing about others")
         validation = train
@@ -114,7 +119,7 @@ def describe_coco(directory: Path, limit: int = 20_000, threads: int | None = No
     )
 
 
-def _faults(folder: CocoFolder, i: int) -> Iterator[str]:
+def faults_of(folder: CocoFolder, i: int) -> Iterator[str]:
     """What is wrong with one image or its masks, a line each."""
     try:
         folder.image(i)

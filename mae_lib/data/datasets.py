@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from mae_lib.data.contents import file_digests, fingerprint
 from mae_lib.base.errors import InputError
 from mae_lib.base.image_source import ImageSource
-from mae_lib.data.image_files import Member, cores, crop_box, decode, existing_folder, file_sizes, fingerprint, select
+from mae_lib.data.image_files import Member, cores, crop_box, decode, existing_folder, select
 from mae_lib.worlds.world import World
 
 __all__ = ["EncodedImages", "FolderImages", "Subset", "Resident", "image_source", "nbytes"]
@@ -150,7 +151,7 @@ class EncodedImages(ABC):
         return torch.from_numpy(pixels)
 
     def _identity(self, kind: str, split: str | None, sha256: str) -> dict[str, Any]:
-        """The identity of files of this `kind` whose paths and sizes have this hash."""
+        """The identity of files of this `kind` whose paths and contents have this hash."""
         channels, height, width = self._shape
         return {
             "kind": kind,
@@ -214,13 +215,13 @@ class FolderImages(EncodedImages):
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Kind, split, size, channels, counts, and `fingerprint`: the sha256 of the sorted relative paths and file sizes; the border
-        where one is cut off.
+        """Kind, split, size, channels, counts, and `fingerprint`: the sha256 of the sorted relative paths and the files' contents (what reading
+        these costs: `mae_lib.data.contents`); the border where one is cut off. Asked for once: a changed folder has to be opened again.
 
         Raises:
-            InputError: a file has gone, or is a broken link.
+            InputError: a file has gone, is a broken link, or cannot be read.
         """
-        return self._identity("folder", self._split, fingerprint(zip(self._files, file_sizes(self._root, self._files))))
+        return self._identity("folder", self._split, fingerprint(zip(self._files, file_digests(self._root, self._files))))
 
     def path(self, index: int) -> Path:
         """The file behind one index."""

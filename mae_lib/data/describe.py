@@ -28,7 +28,6 @@ from mae_lib.data.image_files import (
     VALIDATION,
     Member,
     cores,
-    eight_bit,
     existing_folder,
     is_image,
     opened,
@@ -36,6 +35,7 @@ from mae_lib.data.image_files import (
     shown,
     split_folders,
     subfolders,
+    upright,
     walk,
 )
 from mae_lib.data.shards import ShardImages, holds_shards
@@ -350,19 +350,19 @@ def _look(file: Path | Member) -> _Look:
     try:
         with opened(file) as image:
             oddities = list(_oddities(image))
-            mode, size = image.mode, image.size
-            image.load()
-            eight_bit(image, "RGB", file)
-            if orientation(image) != 1:
+            mode = image.mode
+            turned = image.format == "TIFF" and orientation(image) != 1  # which Pillow turns, and forgets, while it loads
+            picture = upright(image, "RGB", file)
+            if turned or orientation(image) != 1:
                 oddities.append("file(s) with an EXIF orientation are turned upright")
-            return _Look(image.format or "", mode, size, tuple(oddities))
+            return _Look(image.format or "", mode, picture.size, tuple(oddities))
     except InputError as error:
         return _Look(problem=str(error))
 
 
 def _oddities(image: Image.Image) -> Iterator[str]:
     """What an opened, not yet loaded image has that is unusual, and what will be done with it."""
-    if ";16" in str(image.tile) or image.mode.startswith("I"):
+    if image.format != "BMP" and ";16" in str(image.tile) or image.mode.startswith("I"):  # a BMP's 16 bits are those of a whole pixel
         yield "16-bit file(s) are scaled to 8 bits"
     if image.mode == "F":
         yield "float file(s) are scaled from [0, 1] to 8 bits"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -33,12 +34,12 @@ __all__ = [
     "spellings",
     "select",
     "file_sizes",
-    "fingerprint",
     "Member",
     "opened",
     "decode",
     "crop_box",
     "orientation",
+    "upright",
     "eight_bit",
 ]
 
@@ -57,6 +58,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_PHOTOMETRIC, _SAMPLE_FORMAT = 262, 339  # a TIFF's tags: 0 is white in the first, signed is 2 in the second
 
 
 def cores() -> int:
@@ -232,14 +234,6 @@ def file_sizes(root: Path, files: Iterable[str]) -> list[int]:
     return sizes
 
 
-def fingerprint(sized: Iterable[tuple[str, int]]) -> str:
-    """SHA-256, in hex, of relative paths and bytes, whatever their order."""
-    digest = hashlib.sha256()
-    for name, size in sorted(sized):
-        digest.update(os.fsencode(name) + b"\0" + str(size).encode() + b"\n")
-    return digest.hexdigest()
-
-
 # ---------------------------------------------------------------------------------------------------------------------------
 # Decoding
 
@@ -267,7 +261,10 @@ def _refusal(file: Path | Member, what: str, cure: str = "") -> InputError:
 def opened(file: Path | Member) -> Iterator[Image.Image]:
     """A file opened by Pillow; whatever goes wrong until it is closed becomes an InputError that names it."""
     try:
-        with Image.open(io.BytesIO(file.content) if isinstance(file, Member) else file, formats=_FORMATS) as image:
+        with (
+            io.BytesIO(file.content) if isinstance(file, Member) else open(file, "rb") as stream,
+            Image.open(_without_texts(stream), formats=_FORMATS) as image,
+        ):
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError
@@ -285,6 +282,26 @@ def opened(file: Path | Member) -> Iterator[Image.Image]:
         raise _refusal(file, f"is damaged or truncated ({error})") from error
     except Exception as error:  # on damaged files Pillow raises SyntaxError, ValueError, struct.error and more
         raise _refusal(file, f"cannot be decoded ({error})") from error
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_EXIF_TEXTS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")  # where an orientation may stand
+
+
+def _without_texts(stream: BinaryIO) -> BinaryIO:
+    """A PNG without its colour profile and its texts, from the start; other files as they are. Nothing of them is used, and Pillow
+    refuses a sound picture for the size of one, unpacked."""
+    if stream.read(len(_PNG)) != _PNG:
+        stream.seek(0)
+        return stream
+    content, kept, at = stream.read(), [_PNG], 0
+    while len(content) - at >= 12:
+        kind, end = content[at + 4 : at + 8], at + 12 + int.from_bytes(content[at : at + 4], "big")
+        text = kind in (b"tEXt", b"zTXt", b"iTXt") and not content.startswith(_EXIF_TEXTS, at + 8)
+        if not (kind == b"iCCP" or text) or end > len(content):
+            kept.append(content[at:end])
+        at = end
+    return io.BytesIO(b"".join([*kept, content[at:]]))
 
 
 Box = tuple[float, float, float, float]
@@ -314,13 +331,9 @@ def decode(
             spare = min((right - left) / width, (bottom - top) / height) / 2
             scale = next((scale for scale in (8, 4, 2) if scale <= spare), 1)
             image.draft(mode, (image.width // scale, image.height // scale))
-        image.load()
-        picture = eight_bit(image, mode, file)
+        picture = upright(image, mode, file)
         if border:  # cut off before resizing, whose filter would draw the border in
             picture = picture.crop((border, border, picture.width - border, picture.height - border))
-        turn = _TURNS.get(orientation(image))
-        if turn is not None:
-            picture = picture.transpose(turn)
         pixels = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC, box=box(*picture.size)))
     return pixels.transpose(2, 0, 1) if channels == 3 else pixels[None]
 
@@ -354,35 +367,71 @@ def _placed(width: int, height: int, across: float, down: float, left: float, to
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8, of a loaded image; of a JPEG also before. A damaged tag is no reason to refuse sound pixels."""
+    """EXIF orientation, 1 to 8, of a loaded image; of a JPEG or TIFF also before. A damaged tag is no reason to refuse sound pixels, nor
+    is one that was written as another type than SHORT."""
     try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        number = float(value[0] if isinstance(value, (bytes, tuple)) else value)
     except Exception:
         return 1
+    return int(number) if number in _TURNS else 1
+
+
+def upright(image: Image.Image, mode: str, file: Path | Member) -> Image.Image:
+    """An opened image, loaded, in `mode`, 'RGB' or 'L', turned as its EXIF orientation says."""
+    picture = eight_bit(image, mode, file)
+    turn = _TURNS.get(orientation(image))  # of a TIFF none is left: Pillow turns it while it loads
+    return picture if turn is None else picture.transpose(turn)
 
 
 def eight_bit(image: Image.Image, mode: str, file: Path | Member) -> Image.Image:
-    """A loaded image in `mode`, 'RGB' or 'L'."""
-    if image.mode[0] in "IF":
-        return _grey_from_wide(np.asarray(image), file).convert(mode)
+    """An opened image, loaded, in `mode`, 'RGB' or 'L', laid on white where it is transparent."""
+    raw = str(image.tile[0].args) if image.tile else ""  # how the file packs its samples, which loading forgets
+    tags = getattr(image, "tag_v2", {})  # a TIFF's
+    image.load()
+    clear = image.info.get("transparency")
+    signed = image.mode == "L" and tags.get(_SAMPLE_FORMAT, (1,))[0] == 2
+    if signed or image.mode[0] in "IF":
+        values = np.asarray(image)
+        grey = _grey_from_wide(values.view(np.int8) if signed else values, 255 if signed else 4095 if "I;12" in raw else 65535, file)
+        if tags and not signed and tags.get(_PHOTOMETRIC, 0) == 0:
+            grey = 255 - grey
+        return Image.fromarray(grey if clear is None else np.where(values == clear, np.uint8(255), grey)).convert(mode)
+    if clear is not None and raw in ("L;2", "L;4"):  # Pillow spreads the samples over 0 … 255, and leaves the transparent one as it is
+        image.info["transparency"] = clear % 2 ** int(raw[-1]) * (85 if raw == "L;2" else 17)
+    elif clear is not None and raw == "RGB;16B":
+        image = _laid_on_white(image, clear, file)
     if image.has_transparency_data:
         ground = Image.new("RGBA", image.size, "white")
+        if image.mode == "La":  # Pillow would drop its alpha
+            image = image.convert("LA")
         image = Image.alpha_composite(ground, image.convert("RGBA"))
     return image if image.mode == mode else image.convert(mode)
 
 
-def _grey_from_wide(values: np.ndarray, file: Path | Member) -> Image.Image:
-    """16-bit, 32-bit or float grey `[H, W]` as 8 bits. Pillow's own conversion clips at 255, so that most become white.
+def _laid_on_white(image: Image.Image, clear: tuple[int, int, int], file: Path | Member) -> Image.Image:
+    """A loaded PNG of 16-bit colours, white where it has the colour `clear` in all of the bits. Pillow reads the upper eight: the
+    lower ones come from reading the file again as if the bytes stood the other way round."""
+    with opened(file) as again:
+        again.tile = [tile._replace(args="RGB;16L") for tile in again.tile]
+        lower = np.asarray(again)
+    upper = np.asarray(image)
+    shows = (upper.astype(np.uint16) << 8 | lower) != np.array(clear)
+    return Image.fromarray(np.where(shows.any(2, keepdims=True), upper, np.uint8(255)))
+
+
+def _grey_from_wide(values: np.ndarray, top: int, file: Path | Member) -> np.ndarray:
+    """Grey `[H, W]` of 16 or 32 bits, signed or float, as uint8; `top` is the brightest whole number, as 1 is the brightest float.
+    Pillow's own conversion clips at 255, so that most become white.
 
     The scale is fixed, never fitted to one file: a dark picture stays dark beside the others.
     """
+    slack, asked = 0.0, "save it with 8 or 16 bits"
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
             raise _refusal(file, "has NaN or infinite pixels")
-        top, asked = 1.0, "rescale it to [0, 1]"
-    else:
-        top, asked = 65535.0, "save it with 8 or 16 bits"
+        top, slack, asked = 1, 1e-3, "rescale it to [0, 1]"
     low, high = float(values.min()), float(values.max())
-    if low < -1e-3 * top or high > 1.001 * top:
+    if low < -slack or high > top + slack:
         raise _refusal(file, f"has values from {low:g} to {high:g}, outside 0 to {top:g}", asked)
-    return Image.fromarray(np.rint(values.clip(0, top) * (255.0 / top)).astype(np.uint8))
+    return np.rint(values.clip(0, top) * (255.0 / top)).astype(np.uint8)

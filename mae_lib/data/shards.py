@@ -29,10 +29,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from mae_lib.data.contents import fingerprint, piece_digests
 from mae_lib.data.datasets import EncodedImages
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import write_atomically, write_json
-from mae_lib.data.image_files import EXTENSIONS, SPLITS, Member, entries, existing_folder, file_sizes, fingerprint, select, shown, spellings, split_folders, subfolders
+from mae_lib.data.image_files import EXTENSIONS, SPLITS, Member, entries, existing_folder, file_sizes, select, shown, spellings, split_folders, subfolders
 
 __all__ = ["ShardImages", "Packed", "holds_shards", "pack"]
 
@@ -282,8 +283,7 @@ class ShardImages(EncodedImages):
         progress: bool | None = None,
     ) -> None:
         super().__init__(image_size, channels, min_side, workers)
-        root = existing_folder(directory)
-        folder = _folder(root, split)
+        self._folder = folder = _folder(existing_folder(directory), split)
         names = _shards(folder)
         told = _samples_told(folder, names)
         self._split, self._classes = split, _class_names(folder)
@@ -326,11 +326,13 @@ class ShardImages(EncodedImages):
     def identity(self) -> dict[str, Any]:
         """That of the folder of class folders with the same files; where a folder would number the classes otherwise, of kind `shards`, and with
         the numbers in the fingerprint. How the samples are spread over the shards has no part in it."""
-        labelled = zip(self._labels.tolist(), self._members, self._places[:, 2].tolist())
-        files = [(label, _unpacked(member, self._classes[label]), size) for label, member, size in labelled]
+        places = [tuple(place) for place in self._places.tolist()]
+        digests = piece_digests(self._folder, [path.name for path in self._paths], places, lambda k: self._reader.read(*places[k]))
+        labels = self._labels.tolist()
+        files = [(label, _unpacked(member, self._classes[label]), digest) for label, member, digest in zip(labels, self._members, digests)]
         if list(self._classes) == sorted(self._classes):
-            return self._identity("folder", self._split, fingerprint((path, size) for _, path, size in files))
-        return self._identity("shards", self._split, fingerprint((f"{label}/{path}", size) for label, path, size in files))
+            return self._identity("folder", self._split, fingerprint((path, digest) for _, path, digest in files))
+        return self._identity("shards", self._split, fingerprint((f"{label}/{path}", digest) for label, path, digest in files))
 
     def encoded(self, index: int) -> Member:
         """The bytes of one image file, and its name `shard!member`."""
@@ -403,13 +405,13 @@ def pack(
         sizes[split] = file_sizes(folder, (file for file, _ in ordered[split]))
         _refuse_twins(folder, [file for file, _ in labelled])
     total = sum(map(sum, sizes.values()))
-    made = not target.exists()
+    made, placed = not target.exists(), []
     staging = target / ".part"
     try:
-        try:
-            staging.mkdir(parents=True)
-        except OSError as error:
-            raise InputError(f"cannot write in {shown(target)} ({error.strerror}): choose another folder") from error
+        staging.mkdir(parents=True)  # or another process packs into it
+    except OSError as error:
+        raise InputError(f"cannot write in {shown(target)} ({error.strerror}): choose another folder") from error
+    try:
         if (free := shutil.disk_usage(staging).free) < total:
             raise InputError(f"{shown(target)} needs {total / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB left: free some space")
         packed = {}
@@ -417,15 +419,18 @@ def pack(
             for split, (folder, _, _) in selected.items():
                 packed[split] = _write_split(folder, ordered[split], list(_parts(sizes[split], megabytes * 1e6)), staging / split, bar)
         # The class names first: until the last split has its name, the folder says that something is missing.
-        write_json(target / "classes.json", list(names.pop()))
+        write_json(target / "classes.json", list(names.pop()), replace=False)
+        placed.append(target / "classes.json")
         for split in selected:
             os.replace(staging / split, target / split)
+            placed.append(target / split)
         staging.rmdir()
     except BaseException as error:
-        for folder in (staging, *(target / split for split in selected)):
-            shutil.rmtree(folder, ignore_errors=True)
+        for mine in (staging, *placed[1:]):
+            shutil.rmtree(mine, ignore_errors=True)
         with contextlib.suppress(OSError):
-            (target / "classes.json").unlink(missing_ok=True)
+            for mine in placed[:1]:
+                mine.unlink()
             if made:
                 target.rmdir()
         if isinstance(error, OSError):

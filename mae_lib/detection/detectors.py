@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
-import torch
 from torchvision.models.detection import MaskRCNN
 
 from mae_lib.training import distributed
@@ -24,14 +23,14 @@ from mae_lib.detection.average_precision import Detections, average_precision
 from mae_lib.data.coco import CocoFolder
 from mae_lib.detection.mask_rcnn import DetectorConfig, detect, detector
 from mae_lib.base.errors import InputError
-from mae_lib.base.files import DamagedFile, remove_parts, set_aside, write_json, write_safetensors
+from mae_lib.base.files import DamagedFile, cache_directory, remove_parts, set_aside
 from mae_lib.detection.finetune import FinetuneConfig, Finetuned, finetune
 from mae_lib.base.intervals import Interval
 from mae_lib.training.tiers import run_name
 from mae_lib.model.autoencoder import MaskedAutoencoder
 from mae_lib.training.pretrain import resolve_device
 from mae_lib.base.provenance import provenance
-from mae_lib.training.store import Checkpoint, Stored, cache_directory, find_stored, read_stored, search_path, thin_curve
+from mae_lib.training.store import Checkpoint, Stored, find_stored, read_stored, require_free, search_path, store_model, thin_curve
 from mae_lib.training.tiers import tier
 
 DETECT_BATCH = 16
@@ -42,6 +41,7 @@ class StoredDetector(Stored):
     """A stored detector; its record also says which ``run`` of the ledger it starts from."""
 
     what = "detector"
+    mark = "detector"
 
     @staticmethod
     def config_of(values: dict) -> FinetuneConfig:
@@ -79,6 +79,7 @@ def obtain_detector(
     """
     rank = distributed.rank()
     target = cache_directory() / "detectors" if out is None else Path(out)
+    require_free(StoredDetector, config, target)
     states = cache_directory() / "states"
     states.mkdir(parents=True, exist_ok=True)
     state = states / f"{config.name}-{config.hash}.safetensors"
@@ -109,17 +110,14 @@ def _train(config: FinetuneConfig, checkpoint: Checkpoint | None, folder: CocoFo
 
 
 def _save(trained: Finetuned, config: FinetuneConfig, folder: Path, tier_name: str, run: str) -> StoredDetector:
-    path = folder / f"{config.name}-{config.hash}.safetensors"
-    digest = write_safetensors(path, dict(trained.model.state_dict()), {"config": config.hash})
     record = {
-        "name": config.name, "hash": config.hash, "digest": digest, "tier": tier_name, "run": run, "config": config.to_dict(),
+        "tier": tier_name, "run": run, "config": config.to_dict(),
         "seconds": round(trained.seconds, 1),
         "images_per_second": round(config.steps * config.batch / max(trained.seconds, 1e-9), 1),
         "curve": thin_curve(trained.losses),
         **provenance(next(trained.model.parameters()).device),
     }
-    write_json(path.with_suffix(".json"), record)
-    return StoredDetector(path, record)
+    return store_model(StoredDetector, trained.model, config, folder, record)
 
 
 def run_of(config: FinetuneConfig, checkpoint: Checkpoint | None, tier_name: str) -> str:
@@ -196,7 +194,9 @@ def evaluate_detector(model: MaskRCNN, folder: CocoFolder, images: int | None = 
 
 
 def identity(config: FinetuneConfig, run: str, tier_name: str, validation: CocoFolder, images: int | None = None) -> dict:
-    """The part of a record that is known before anything is trained. ``run``: see :func:`run_of`."""
+    """The part of a record that is known before anything is trained. ``run``: see :func:`run_of`. InputError for classes that are not the config's."""
+    if validation.classes != config.classes:
+        raise InputError(f"{validation.annotations.name} numbers its classes unlike the training images: open it with their classes")
     settings = {"images": min(len(validation), images or len(validation))}
     data = {"train": config.data, "validation": validation.identity}
     key = hashlib.sha256(json.dumps(["detection", config.hash, settings, data], sort_keys=True).encode()).hexdigest()[:16]

@@ -19,17 +19,17 @@ from mae_lib.evaluation.attention import evaluate_attention, untrained
 from mae_lib.data.datasets import Resident, Subset, image_source
 from mae_lib.base.image_source import ImageSource
 from mae_lib.base.errors import InputError
-from mae_lib.evaluation.few_labels import evaluate_few_labels
+from mae_lib.evaluation.few_labels import check_enough, evaluate_few_labels
 from mae_lib.evaluation.features import Features, encode, features, pixel_features
 from mae_lib.base.intervals import Interval
 from mae_lib.evaluation.latents import evaluate_latents, readout, world_latents
 from mae_lib.training.tiers import run_name
 from mae_lib.training.pretrain import resolve_device
-from mae_lib.evaluation.probe import evaluate_pixels, evaluate_probe
+from mae_lib.evaluation.probe import check_labels, evaluate_pixels, evaluate_probe
 from mae_lib.base.provenance import provenance
 from mae_lib.evaluation.reconstruction import evaluate_reconstruction
-from mae_lib.evaluation.separability import evaluate_separability
-from mae_lib.evaluation.shape_bias import Stimuli, category_groups, evaluate_shape_bias, read_stimuli, world_stimuli
+from mae_lib.evaluation.separability import check_enough as check_enough_to_separate, evaluate_separability, ten_classes
+from mae_lib.evaluation.shape_bias import Stimuli, category_groups, category_probabilities, evaluate_shape_bias, read_stimuli, world_stimuli
 from mae_lib.data.shifted import ShiftedSet, open_shifted
 from mae_lib.training.store import Checkpoint
 from mae_lib.worlds.world import EVALUATION_SETS, World
@@ -90,10 +90,9 @@ def evaluate(kind: str, checkpoint: Checkpoint, options: Options = Options()) ->
     Raises:
         InputError: an unknown kind, or data that the evaluation cannot be run on.
     """
-    _check(kind, options)
-    began = time.perf_counter()
+    named, began = identity(kind, checkpoint, options), time.perf_counter()
     measures = EVALUATIONS[kind](checkpoint, options)
-    return identity(kind, checkpoint, options) | {
+    return named | {
         "measures": {name: interval.to_dict() for name, interval in measures.items()},
         "seconds": round(time.perf_counter() - began, 1),
         **provenance(resolve_device(options.device)),
@@ -124,9 +123,11 @@ def identity(kind: str, checkpoint: Checkpoint, options: Options) -> dict:
     settings = {name: getattr(options, name) for name in SETTINGS[kind]}
     model, data = config.model, {}
     for split in ("validation", "train") if kind in (*PROBES, "shape_bias", "latents") else ("validation",):
-        data[split] = image_source(options.data, split, model.image_size, model.channels).identity
+        source = image_source(options.data, split, model.image_size, model.channels)
+        data[split] = source.identity
+        _check_labels(kind, split, source, options)
     if kind in PROBES:
-        classes = tuple(image_source(options.data, "train", model.image_size, model.channels).classes)
+        classes = tuple(source.classes)
         opened = {name: open_shifted(name, folder, classes, model.image_size, model.channels) for name, folder in options.shifted.items()}
         # What counts as right is not the images' but, for ObjectNet, a file's beside them.
         data["shifted"] = {name: each.source.identity | {"accepts": _digest(each.accepts.int().tolist())} for name, each in opened.items()}
@@ -139,14 +140,44 @@ def identity(kind: str, checkpoint: Checkpoint, options: Options) -> dict:
     }
 
 
+def _check_labels(kind: str, split: str, source: ImageSource, options: Options) -> None:
+    """What an evaluation asks of the labels, before any image is encoded."""
+    if kind == "separability":
+        check_enough_to_separate(source.labels[ten_classes(source.labels, seed=options.seed)])
+    elif split == "train" and kind != "latents":
+        labels, classes = _thinned(source, options.train_images).labels, tuple(source.classes)
+        check_labels(labels, len(labels), len(classes))
+        if kind == "few_labels":
+            check_enough(labels, classes)
+        if kind == "shape_bias" and options.stimuli is not None:
+            category_probabilities(torch.zeros(1, len(classes)), classes, category_groups())  # refuses classes of fewer than two categories
+
+
 def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class _Named:
+    """A source that stands for its identity: equal to any other of the same images."""
+
+    identity: str
+    source: ImageSource = field(compare=False)
+
+
 @lru_cache(maxsize=16)
+def _held(named: _Named) -> ImageSource:
+    return Resident(named.source)
+
+
+def _resident(source: ImageSource) -> ImageSource:
+    """The images of a source, decoded or drawn once in a process, however many models look at them, and anew where they have changed."""
+    return _held(_Named(_digest(source.identity), source))
+
+
 def _opened(data: Path | None, split: str, size: tuple[int, int], channels: int, count: int | None) -> ImageSource:
-    """``count`` images of a split at most, spread evenly over it; decoded or drawn once in a process, however many models look at them."""
-    return Resident(_thinned(image_source(data, split, size, channels), count))
+    """``count`` images of a split at most, spread evenly over it."""
+    return _resident(_thinned(image_source(data, split, size, channels), count))
 
 
 def _thinned(source: ImageSource, count: int | None) -> ImageSource:
@@ -162,16 +193,17 @@ def _features(checkpoint: Checkpoint, options: Options, split: str, count: int |
     return features(checkpoint, _images(checkpoint, options, split, count), device=options.device)
 
 
-@lru_cache(maxsize=16)
 def _shifted(name: str, directory: Path, classes: tuple[str, ...], size: tuple[int, int], channels: int) -> ShiftedSet:
     opened = open_shifted(name, directory, classes, size, channels)
-    return replace(opened, source=Resident(opened.source))
+    return replace(opened, source=_resident(opened.source))
 
 
-@lru_cache(maxsize=4)
 def _stimuli(directory: Path | None, size: tuple[int, int]) -> Stimuli:
-    opened = world_stimuli(size[0]) if directory is None else read_stimuli(directory, size)
-    return replace(opened, source=Resident(opened.source))
+    opened = _world_stimuli(size[0]) if directory is None else read_stimuli(directory, size)
+    return replace(opened, source=_resident(opened.source))
+
+
+_world_stimuli = lru_cache(maxsize=4)(world_stimuli)
 
 
 def _reconstruction(checkpoint: Checkpoint, options: Options) -> Measures:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mae_lib.model import autoencoder as model_module
+from mae_lib.model.autoencoder import autoencoder as model_module
 from mae_lib.data.datasets import Subset
 from mae_lib.base.image_source import ImageSource
 from mae_lib.base.errors import InputError

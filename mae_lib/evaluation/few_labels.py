@@ -6,7 +6,7 @@ be told apart. From few labels it cannot.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ def evaluate_few_labels(
     Raises:
         InputError: a class with fewer images than are to be drawn, and what `evaluate_probe` refuses.
     """
+    check_enough(train.labels, train.classes, images)
     drawn = [_draw(train, images, seed, k) for k in range(draws)]
     measures: dict[str, Interval] = {}
     for pool in POOLS:
@@ -50,14 +51,18 @@ def evaluate_few_labels(
     return measures
 
 
+def check_enough(labels: Tensor, classes: Sequence[str], images: int = IMAGES) -> None:
+    """InputError where a class has fewer training images than are to be drawn: known before any feature is."""
+    for name, count in zip(classes, torch.bincount(labels, minlength=len(classes)).tolist()):
+        if count < images:
+            raise InputError(f"class {name} has {count} training images, and a probe from few labels takes {images} of each: give more by --train-images")
+
+
 def _draw(train: Features, images: int, seed: int, draw: int) -> Tensor:
     """int64 [images · classes]: as many of each class, without repetition."""
     generator = torch.Generator().manual_seed(1_000_003 * seed + draw)
     order = torch.randperm(len(train), generator=generator)
     chosen = []
-    for number, name in enumerate(train.classes):
-        own = order[train.labels[order] == number]
-        if len(own) < images:
-            raise InputError(f"class {name} has {len(own)} training images, and a probe from few labels takes {images} of each: give more by --train-images")
-        chosen.append(own[:images])
+    for number in range(len(train.classes)):
+        chosen.append(order[train.labels[order] == number][:images])
     return torch.cat(chosen)

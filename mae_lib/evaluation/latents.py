@@ -66,7 +66,8 @@ _OPPONENT = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [0.5, -0.5, 0.0], [0.25, 0.25, 
 
 
 def world_latents(world: World, indices=None) -> dict[str, Tensor]:
-    """What made each image: name of `LATENTS` → int64 [N] for a class, float32 [N, K] for K coordinates. ``indices``: all images by default."""
+    """What made each image: name of `LATENTS` → int64 [N] for a class, float32 [N, K] for K coordinates; colours, which are
+    sums, to the last digit. ``indices``: all images by default."""
     index = torch.as_tensor(range(len(world)) if indices is None else indices)
     parts: list[dict[str, Tensor]] = []
     for some in index.split(_BATCH):

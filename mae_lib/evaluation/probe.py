@@ -78,7 +78,7 @@ def train_probe(
             class; a single class; fewer images than classes; no class with a second image to hold out.
     """
     _check_features(features)
-    _check_labels(labels, len(features), classes)
+    check_labels(labels, len(features), classes)
     target, x, y = resolve_device(device), features.float(), labels.cpu()
     part = _held_out_images(y, classes, held_out, seed)
     fitted = _fit(x[~part], y[~part], classes, rates, steps, batch, seed, target)
@@ -242,8 +242,6 @@ def _held_out_images(labels: Tensor, classes: int, share: float, seed: int) -> T
     place = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[order]]
     part = torch.zeros(len(labels), dtype=torch.bool)
     part[order] = place < wanted[labels[order]]
-    if not part.any():
-        raise InputError("a linear probe holds out training images to choose its learning rate, and no class has two: take more images")
     return part
 
 
@@ -287,7 +285,8 @@ def _check_features(features: Tensor) -> None:
             raise InputError(f"the features of image {int(bad[0])} are NaN or infinite ({len(bad)} such images): look at the encoder's weights")
 
 
-def _check_labels(labels: Tensor, images: int, classes: int) -> None:
+def check_labels(labels: Tensor, images: int, classes: int) -> None:
+    """InputError unless a probe can be trained on ``images`` with these labels: known before any feature is."""
     if labels.shape != (images,) or labels.is_floating_point():
         raise InputError(f"labels {labels.dtype} {list(labels.shape)} for {images} images: give one whole number an image")
     if classes < 2:
@@ -300,3 +299,5 @@ def _check_labels(labels: Tensor, images: int, classes: int) -> None:
     if not counts.all():
         missing = (counts == 0).nonzero().flatten().tolist()
         raise InputError(f"class {missing[0]} has no training image ({len(missing)} of {classes} classes lack one): train the probe on more images")
+    if int(counts.max()) < 2:
+        raise InputError("a linear probe holds out training images to choose its learning rate, and no class has two: take more images")

@@ -12,7 +12,7 @@ import piq
 import torch
 from torch import Tensor
 
-from mae_lib.worlds import rendering
+from mae_lib.worlds.world import rendering
 from mae_lib.data.datasets import Subset
 from mae_lib.base.image_source import ImageSource
 from mae_lib.base.errors import InputError

@@ -55,11 +55,18 @@ def purity(features: Tensor, labels: Tensor, k: int = NEIGHBOURS) -> Tensor:
         InputError: features that are not finite, k below 1, a single class, or a class of no more than k images, whose purity could not reach 1.
     """
     _check(features, labels)
+    check_enough(labels, k)
+    return (labels[neighbours(features, k)] == labels[:, None]).float().mean(1)
+
+
+def check_enough(labels: Tensor, k: int = NEIGHBOURS) -> None:
+    """InputError for labels of one class, or of a class with too few images for :func:`purity`: known before any feature is."""
     names, counts = labels.unique(return_counts=True)
+    if len(names) < 2:
+        raise InputError("separability of one class: give images of two classes at least")
     if int(counts.min()) <= k:
         few = int(counts.argmin())
         raise InputError(f"class {int(names[few])} has {int(counts[few])} images, too few for purity among {k} neighbours: give {k + 1} of each class at least")
-    return (labels[neighbours(features, k)] == labels[:, None]).float().mean(1)
 
 
 def purity_chance(labels: Tensor) -> float:

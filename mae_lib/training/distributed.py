@@ -240,6 +240,21 @@ def first_says(ask: Callable[[], Answer]) -> Answer:
     return answer[0]
 
 
+def first_tries(ask: Callable[[], Answer]) -> Answer:
+    """As :func:`first_says`; what the first process refuses with an InputError, all do, in place of waiting for it."""
+
+    def attempt() -> tuple[Answer | None, str]:
+        try:
+            return ask(), ""
+        except InputError as error:
+            return None, str(error)
+
+    answer, refused = first_says(attempt)
+    if refused:
+        raise InputError(refused)
+    return answer
+
+
 def summed(value: torch.Tensor) -> torch.Tensor:
     """The sum of ``value`` over all processes."""
     if dist.is_initialized():

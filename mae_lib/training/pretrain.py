@@ -316,10 +316,12 @@ def _divergence(run: Run, state: Path | None) -> str:
     return f"{run.config.name}: the loss is not finite at step {at} of {run.config.steps}; {kept}. {run.advice}"
 
 
-def check_share(batch: int, world: int) -> None:
-    """InputError where ``world`` processes cannot share a batch equally."""
+def check_share(batch: int, world: int, accumulate: int = 1) -> None:
+    """InputError where ``world`` processes cannot share a batch equally, or ``accumulate`` pieces would be more than a share has images."""
     if batch % world:
         raise InputError(f"a batch of {batch} images cannot be shared by {world} processes: choose a multiple")
+    if not 1 <= accumulate <= batch // world:
+        raise InputError(f"accumulate {accumulate} must be between 1 and a process's share of the batch, {batch // world} images")
 
 
 def pretrain(
@@ -361,9 +363,7 @@ def pretrain(
         raise InputError("crops out of files (crop_from 'file') need a folder of images or shards: give that as the source, or crop_from 'image'")
     where = resolve_device(device)
     run = Run(config, where, where.type == "cuda" if compiled is None else compiled)
-    check_share(config.batch, run.world)
-    if not 1 <= accumulate <= config.batch // run.world:
-        raise InputError(f"accumulate {accumulate} must be between 1 and a process's share of the batch, {config.batch // run.world} images")
+    check_share(config.batch, run.world, accumulate)
     if state is not None and state.exists():
         run.restore(state)
     # Reading all images first pays off only if this run looks at each of them about once, or more often.

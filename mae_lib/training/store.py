@@ -2,17 +2,16 @@
 
 A checkpoint is two files named by run and config hash: ``NAME-HASH.safetensors`` with the weights and ``NAME-HASH.json`` with how they
 were made (config, tier, loss curve, command, hardware, minutes, versions). The pair counts only if the weights' digest is the one the
-JSON states; a damaged file is named, renamed to ``….damaged`` and never used. Two processes that want the same checkpoint train it once.
+JSON states; a damaged file is named, renamed to ``….damaged`` and never used. No file is replaced. Two processes that want the same checkpoint train it once.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -24,21 +23,15 @@ from torch import Tensor
 from mae_lib.training import distributed
 from mae_lib.base.image_source import ImageSource
 from mae_lib.base.errors import InputError
-from mae_lib.base.files import DamagedFile, read_safetensors, remove_parts, set_aside, write_json, write_safetensors
+from mae_lib.base.files import DamagedFile, cache_directory, read_safetensors, remove_parts, set_aside, write_json, write_safetensors
 from mae_lib.model.autoencoder import MaskedAutoencoder
 from mae_lib.training.pretrain import Trained, pretrain, resolve_device
 from mae_lib.base.provenance import provenance
+from mae_lib.base.records import refusal
 from mae_lib.training.tiers import PretrainConfig
 from mae_lib.worlds.world import World
 
 CURVE_POINTS = 120
-
-
-def cache_directory() -> Path:
-    """Where checkpoints that are trained here go: ``$MAE_CACHE``, else ``mae_lib`` in the user's cache folder."""
-    if os.environ.get("MAE_CACHE"):
-        return Path(os.environ["MAE_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mae_lib"
 
 
 def search_path() -> list[Path]:
@@ -54,6 +47,7 @@ class Stored(ABC):
     path: Path
     record: dict
     what: ClassVar[str]  # the kind, in words
+    mark: ClassVar[str]  # what the configs of this kind have, and no others
 
     @property
     def config(self):
@@ -85,8 +79,13 @@ class Stored(ABC):
 Kind = TypeVar("Kind", bound=Stored)
 
 
+class OtherKind(InputError):
+    """A JSON file that is whole, and not a record of this kind of model."""
+
+
 def read_stored(kind: type[Kind], path: str | Path) -> Kind:
-    """The model at ``path`` (its .safetensors or .json). InputError if one of the two is missing; DamagedFile if the record is unreadable."""
+    """The model at ``path`` (its .safetensors or .json). InputError if one of the two is missing;
+    OtherKind if the record is of something else; DamagedFile if it is unreadable."""
     record = Path(path).with_suffix(".json")
     weights = record.with_suffix(".safetensors")
     for file in (weights, record):
@@ -94,11 +93,81 @@ def read_stored(kind: type[Kind], path: str | Path) -> Kind:
             raise InputError(f"no {kind.what} at {path}: {file.name} is missing")
     try:
         contents = json.loads(record.read_text(encoding="utf-8"))
+        if _is_another(kind, contents):
+            raise OtherKind(f"{record} is no {kind.what}'s record: name one that is, or its folder")
         kind.config_of(contents["config"])
         _ = contents["digest"], contents["curve"]["step"]
+    except OtherKind:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedFile(f"{record} is damaged: {error}") from error
     return kind(weights, contents)
+
+
+def _is_another(kind: type[Stored], contents: dict) -> bool:
+    """Whether a record is one of measures, or of another kind of model."""
+    return "measures" in contents or kind.mark not in contents["config"]
+
+
+def stored_in(kind: type[Kind], folder: str | Path) -> list[Kind]:
+    """Every model of a kind in ``folder``, by name; all else there is passed over, and half a pair
+    too. DamagedFile if the record of a pair is unreadable."""
+    found = []
+    for path in sorted(Path(folder).glob("*.json")):
+        if path.with_suffix(".safetensors").is_file():
+            with suppress(OtherKind):
+                found.append(read_stored(kind, path))
+    return found
+
+
+def require_free(kind: type[Stored], config, folder: Path) -> None:
+    """InputError if the model of ``config`` cannot be stored in ``folder`` because what lies under
+    its name there is neither this model nor a part of it: nothing that another command wrote is
+    replaced. To be asked before the training, so that none is lost."""
+    path = folder / f"{config.name}-{config.hash}.json"
+    if folder.resolve() == (cache_directory() / "states").resolve():
+        raise InputError(f"{folder} is where unfinished trainings are kept: give another folder")
+    if not path.exists():
+        return
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+        own = not _is_another(kind, contents) and "curve" in contents and "digest" in contents
+    except (ValueError, KeyError, TypeError):
+        contents, own = None, False
+    if not own or "held_out" in contents and not path.with_suffix(".safetensors").exists():
+        raise InputError(refusal(path, contents))
+
+
+def store_model(
+    kind: type[Kind], model: torch.nn.Module, config, folder: Path, record: dict
+) -> Kind:
+    """Stores a model under its config's name: weights, then the record, each whole or not at all.
+
+    No file is replaced. What a kill between the two left of the same weights is completed; any other
+    half of a pair is set aside, with a warning. InputError as in :func:`require_free`.
+    """
+    require_free(kind, config, folder)
+    path, tensors = folder / f"{config.name}-{config.hash}.safetensors", dict(model.state_dict())
+    for left in (path, path.with_suffix(".json")):
+        if left.exists() and not (left == path and _same_weights(path, tensors)):
+            what = f"{left} was half of a {kind.what}. Set aside as {set_aside(left).name}"
+            warnings.warn(f"{what}; it will not be used.", stacklevel=3)
+    if path.exists():
+        digest = read_safetensors(path)[1]["digest"]
+    else:
+        digest = write_safetensors(path, tensors, {"config": config.hash}, replace=False)
+    record = {"name": config.name, "hash": config.hash, "digest": digest} | record
+    write_json(path.with_suffix(".json"), record, replace=False)
+    return kind(path, record)
+
+
+def _same_weights(path: Path, tensors: dict[str, Tensor]) -> bool:
+    try:
+        there, _ = read_safetensors(path)
+    except DamagedFile:
+        return False
+    pairs = [(there.get(name), tensor.cpu()) for name, tensor in tensors.items()]
+    return len(there) == len(pairs) and all(a is not None and torch.equal(a, b) for a, b in pairs)
 
 
 def find_stored(kind: type[Kind], config, folders: Iterable[Path]) -> Kind | None:
@@ -125,6 +194,7 @@ class Checkpoint(Stored):
     """A stored masked autoencoder."""
 
     what = "checkpoint"
+    mark = "ratio"
 
     @staticmethod
     def config_of(values: dict) -> PretrainConfig:
@@ -152,8 +222,8 @@ def read(path: str | Path) -> Checkpoint:
 
 
 def checkpoints(folder: str | Path) -> list[Checkpoint]:
-    """Every checkpoint in ``folder``, by name."""
-    return [read(path) for path in sorted(Path(folder).glob("*.json"))]
+    """Every checkpoint in ``folder``: see :func:`stored_in`."""
+    return stored_in(Checkpoint, folder)
 
 
 def named(stem: str) -> Checkpoint:
@@ -177,14 +247,9 @@ def find(config: PretrainConfig, folders: list[Path] | None = None) -> Checkpoin
 
 
 def save(trained: Trained, config: PretrainConfig, folder: Path, tier: str = "custom") -> Checkpoint:
-    """Stores a finished run in ``folder``: weights first, then the record, each whole or not at all."""
-    path = folder / f"{config.name}-{config.hash}.safetensors"
-    digest = write_safetensors(path, dict(trained.model.state_dict()), {"config": config.hash})
+    """Stores a finished run in ``folder``: see :func:`store_model`."""
     device = next(trained.model.parameters()).device
     record = {
-        "name": config.name,
-        "hash": config.hash,
-        "digest": digest,
         "tier": tier,
         "config": config.to_dict(),
         "seconds": round(trained.seconds, 1),
@@ -192,8 +257,7 @@ def save(trained: Trained, config: PretrainConfig, folder: Path, tier: str = "cu
         "curve": thin_curve(trained.losses),
         **provenance(device),
     }
-    write_json(path.with_suffix(".json"), record)
-    return Checkpoint(path, record)
+    return store_model(Checkpoint, trained.model, config, folder, record)
 
 
 def thin_curve(losses: Tensor, points: int = CURVE_POINTS) -> dict[str, list]:
@@ -250,12 +314,13 @@ def obtain(
     found = find(config, folders) if first else None
     if distributed.first_says(lambda: found is not None):
         return found or _stored(config, folders)
+    target = cache_directory() / "checkpoints" if folder is None else Path(folder)
+    require_free(Checkpoint, config, target)
     if source is None:
         source = world_of(config, resolve_device(device))
     states = cache_directory() / "states"
     states.mkdir(parents=True, exist_ok=True)
     state = states / f"{config.name}-{config.hash}.safetensors"
-    target = cache_directory() / "checkpoints" if folder is None else Path(folder)
     with filelock.FileLock(state.with_suffix(".lock")) if first else nullcontext():
         # Another process may have trained it while this one waited.
         if not distributed.first_says(lambda: find(config, folders) is not None):

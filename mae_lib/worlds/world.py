@@ -2,8 +2,9 @@
 
 A hierarchical process in the sense of §2.1 (eq. 1): class → part layout → pose, textures, colours → pixels, every step with its own
 exogenous noise. It needs no download and returns what real data sets lack: object masks, boxes, part labels and the latents that made
-each image. Image i of a split is a pure function of (world version, seed, split, i, size), on any device and in any batch. The
-rationale, written before any sweep was run, is the book's page *The embedded world*; :data:`WORLD_VERSION` names the law, and any
+each image. Image i of a split is a pure function of (world version, seed, split, i, size), on any device and in any batch: classes and
+places to the bit, colours to the last digit of a float, pixels but for one in a million or so, which another processor's sines round to the
+neighbouring level. The rationale, written before any sweep was run, is the book's page *The embedded world*; :data:`WORLD_VERSION` names the law, and any
 change of the law must change it.
 """
 
@@ -18,7 +19,7 @@ from importlib import resources
 import torch
 from torch import Tensor
 
-from mae_lib.worlds import rendering
+from mae_lib.worlds.world import rendering
 from mae_lib.base.errors import InputError
 from mae_lib.model.autoencoder import patchify
 from mae_lib.worlds.rendering import TEXTURES, Drawing, hashed_bits, hashed_normal, hashed_uniform
@@ -307,7 +308,7 @@ def _chunk(device: torch.device) -> int:
 
 def hard_indices() -> Tensor:
     """int64 [N]: which images of the candidate stream make up *hard*, those that the fixed reference classifier gets wrong."""
-    record = json.loads(resources.files("mae_lib.worlds").joinpath("assets/hard.json").read_text())
+    record = json.loads(resources.files("mae_lib.worlds.world").joinpath("assets/hard.json").read_text())
     if record["world_version"] != WORLD_VERSION:
         raise InputError("the hard set was chosen for another version of the embedded world: run `python -m mae_lib.training.reference`")
     return torch.tensor(record["indices"], dtype=torch.int64)

@@ -1,5 +1,5 @@
-"""What the tests of training and storing share: a source of images, a config that trains in a moment, a checkpoint after no step, a fixture for
-one thread, and real processes to kill.
+"""What tests share: whether two drawings are alike; for training and storing, a source of images, a config that trains in a moment, a checkpoint
+after no step, a fixture for one thread, and real processes to kill.
 
 Processes come from a fork server that has imported the library once: starting one takes milliseconds, and it is a process like any other.
 """
@@ -66,6 +66,13 @@ def model(sizes: ModelConfig, seed: int = 0) -> MaskedAutoencoder:
 def checkpoint(folder: Path, own: PretrainConfig) -> store.Checkpoint:
     """A model after no step, its weights of the config's seed, stored in ``folder`` as `mae_lib.training.store` stores a trained one of tier smoke."""
     return store.save(Trained(model(own.model, own.seed), torch.linspace(1, 0.5, 5), 1.0), own, folder, "smoke")
+
+
+def alike(found: Tensor, wanted: Tensor, most: int = 1) -> bool:
+    """Whether two drawings of the embedded world, as integers or booleans, are one but for what its promise leaves open (`mae_lib.worlds.world`): another batch,
+    thread count or processor may round single values, one in ten thousand at most, by ``most``."""
+    apart = (found.int() - wanted.int()).abs()
+    return found.dtype == wanted.dtype and found.shape == wanted.shape and int(apart.max()) <= most and int(apart.count_nonzero()) <= 2 + apart.numel() // 10_000
 
 
 @pytest.fixture(autouse=True)

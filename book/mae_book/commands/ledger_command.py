@@ -129,7 +129,7 @@ class Rerun:
     def run(self) -> int:
         from mae_book.sweep.cells import world_cells
         from mae_book.verdicts.results import results_directory
-        from mae_book.verdicts.staleness import SOURCES, confirm, confirmed, confirms, fingerprint
+        from mae_book.verdicts.staleness import SOURCES, confirm, confirmed, fingerprint
 
         known = world_cells()
         if self.show:
@@ -148,12 +148,11 @@ class Rerun:
         for name in wanted:
             agreement, again = made_again(known[name])
             print(f"{name}: {agreement}", flush=True)
-            again_made = confirms(known[name].kind, agreement)
-            if not again_made and (elsewhere := _elsewhere(known[name], again)):
-                print(f"  {elsewhere}: sums may come in another order there, so digits need not agree; compare by the intervals", flush=True)
-            if again_made:
+            if not agreement.exact and (elsewhere := _elsewhere(known[name], again)):
+                print(f"  {elsewhere}: sums come in another order there, so digits need not agree", flush=True)
+            if not agreement.outside:
                 confirm(known[name].kind, name, agreement, again)
-            differ += not again_made
+            differ += bool(agreement.outside)
         return 1 if differ else 0
 
 
@@ -169,18 +168,22 @@ def _quickest(kind: str, known: dict) -> str | None:
 
 
 def _elsewhere(cell, again: dict) -> str:
-    """Which processor or GPU a cell was recorded on, where it is not this one."""
+    """On what a cell was recorded and made again, where that is not the same arithmetic."""
     from mae_book.verdicts.results import results_directory
+    from mae_book.verdicts.staleness import same_arithmetic
 
-    then, now = (record["hardware"]["gpu"] or record["hardware"]["cpu"] for record in (json.loads(cell.path(results_directory()).read_text(encoding="utf-8")), again))
-    return "" if then == now else f"recorded on {then}, made again on {now}"
+    record = json.loads(cell.path(results_directory()).read_text(encoding="utf-8"))
+    if same_arithmetic(record, again):
+        return ""
+    then, now = (", ".join(str(one["hardware"][name]) for name in ("gpu", "cpu", "instructions", "threads") if one["hardware"].get(name)) for one in (record, again))
+    return f"recorded on {then}, made again on {now} (processor, instruction set, threads)"
 
 
 def made_again(cell) -> tuple:
     """(how far the cell's recorded numbers and those made now agree, the new record). In a folder of its own, which is removed; a training starts
     from nothing, an evaluation computes its features anew. InputError where nothing is recorded, or a command fails."""
     from mae_book.verdicts.results import results_directory
-    from mae_book.verdicts.staleness import compare
+    from mae_book.verdicts.staleness import allowed, compare
     from mae_lib.training.store import cache_directory
 
     recorded = cell.path(results_directory())
@@ -200,7 +203,9 @@ def made_again(cell) -> tuple:
         if not made.is_file():
             raise InputError(f"{cell.id} was made under another name than {made.name}: its config has changed; delete {recorded.name} and make it anew")
         again = json.loads(made.read_text(encoding="utf-8"))
-        return compare(json.loads(recorded.read_text(encoding="utf-8")), again), again
+        record = json.loads(recorded.read_text(encoding="utf-8"))
+        beside = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(recorded.parent.glob("*.json"))]
+        return compare(record, again, allowed(cell.kind, record, again, beside)), again
 
 
 def _call(words: Iterable[str], environment: dict[str, str]) -> None:

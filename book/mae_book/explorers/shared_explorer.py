@@ -7,7 +7,6 @@ from __future__ import annotations
 import base64
 import difflib
 import html
-import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass

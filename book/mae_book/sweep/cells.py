@@ -8,10 +8,8 @@ which is found if it is stored.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -263,13 +261,9 @@ def _stored(stem: str) -> Checkpoint | None:
 
 
 def _tree_world(design: str, seed: int) -> Cell:
-    settings = tree_world.Settings()
-    groups = _tree_groups(design, seed)
-    config = {"seed": seed, "design": design, "groups": groups, "margin": tree_world.DESIGNS[design].margin, **asdict(settings)}
-    identity = hashlib.sha256(json.dumps(config).encode()).hexdigest()[:8]
-    name = f"{design}-r{round(settings.ratio * 100)}-s{seed}"
+    identity = tree_world.identity(design, seed, _tree_groups(design, seed))
     last = ("python", "-m", "mae_book.sweep.tree_world", "--designs", design, "--seeds", str(seed))
-    return Cell("tree_world", "", name, identity, (), (), last, "--out")
+    return Cell("tree_world", "", identity["name"], identity["hash"], (), (), last, "--out")
 
 
 @lru_cache(maxsize=None)

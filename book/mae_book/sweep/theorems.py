@@ -27,7 +27,7 @@ from mae_lib.theory.identify import BATCH, FIGURES, STEPS, Case, every_mask_case
 from mae_lib.base.intervals import over_seeds
 from mae_lib.base.provenance import provenance
 from mae_book.verdicts.results import results_directory
-from mae_lib.base.records import recorded, write_result
+from mae_lib.base.records import own_record, write_result
 from mae_lib.theory.shared import locate_shared
 
 SEEDS = {"theory": (0, 1, 2, 3, 4), "identify": (3, 4, 5, 6, 7)}
@@ -231,15 +231,17 @@ def evaluate_theory(folder: Path, seeds: Sequence[int] = SEEDS["theory"], report
     """Writes into ``folder`` one record a run and seed: "random graphs", the three of `FIGURE_4` on trees, as the paper draws them, and beside these
     "RUN, several parents", which decide nothing: there, what is below one child of z can be below another, so that the other is neither wholly masked
     nor wholly visible. What is there is not computed again. ``report`` is called with each new record."""
+    wanted = []
     for seed in seeds:
-        runs = {"random graphs": random_graphs(seed)}
+        wanted.append(("random graphs", *random_graphs(seed)))
         for several in (False, True):
-            runs |= {f"{run}, several parents" if several else run: figure_4_run(run, seed, several) for run in FIGURE_4}
-        for run, (config, measure) in runs.items():
-            if not recorded(folder, *_named(run, config)):
-                began = time.perf_counter()
-                measures = measure()
-                _write(folder, "theory", run, config, measures, time.perf_counter() - began, report)
+            wanted += [(f"{run}, several parents" if several else run, *figure_4_run(run, seed, several)) for run in FIGURE_4]
+    known = [_recorded(folder, "theory", run, config) for run, config, _ in wanted]
+    for there, (run, config, measure) in zip(known, wanted):
+        if not there:
+            began = time.perf_counter()
+            measures = measure()
+            _write(folder, "theory", run, config, measures, time.perf_counter() - began, report)
 
 
 def evaluate_identify(
@@ -255,15 +257,16 @@ def evaluate_identify(
         folder: of the records. What is there is not computed again, so that a stop loses no more than one training. cases: `identify.table_cases`
             and `identify.every_mask_case` by default. steps, batch: of each training. report: called with each new record.
     """
-    for case in (*table_cases(), every_mask_case()) if cases is None else cases:
-        for seed in seeds:
-            wanted = [_identify_runs(case, mask, seed, steps, batch) for mask in case.measured or case.masks]
-            if all(recorded(folder, *_named(run, config)) for pair in wanted for run, config in pair):
-                continue
-            for result, ((run, config), (untrained, untrained_config)) in zip(run_case(case, seed, steps, batch), wanted):
-                figures = {name: getattr(result, name) for name in FIGURES}
-                _write(folder, "identify", run, config, figures, result.seconds, report)
-                _write(folder, "identify", untrained, untrained_config, {"code_to_c": result.untrained_to_c}, 0.0, report)
+    trainings = [(case, seed) for case in ((*table_cases(), every_mask_case()) if cases is None else cases) for seed in seeds]
+    wanted = [[_identify_runs(case, mask, seed, steps, batch) for mask in case.measured or case.masks] for case, seed in trainings]
+    known = [[_recorded(folder, "identify", run, config) for pair in runs for run, config in pair] for runs in wanted]
+    for (case, seed), runs, there in zip(trainings, wanted, known):
+        if all(there):
+            continue
+        for result, ((run, config), (untrained, untrained_config)) in zip(run_case(case, seed, steps, batch), runs):
+            figures = {name: getattr(result, name) for name in FIGURES}
+            _write(folder, "identify", run, config, figures, result.seconds, report)
+            _write(folder, "identify", untrained, untrained_config, {"code_to_c": result.untrained_to_c}, 0.0, report)
 
 
 def _identify_runs(case: Case, mask: str, seed: int, steps: int, batch: int) -> tuple[tuple[str, dict], tuple[str, dict]]:
@@ -280,6 +283,12 @@ def _named(run: str, config: Mapping) -> tuple[str, str]:
     """Name and hash of a record; the name is fit for a file: "c = z2, z3" of seed 3 is "c-z2-z3-s3"."""
     name = re.sub(r"[^\w.]+", "-", run).strip("-")
     return f"{name}-s{config['seed']}", hashlib.sha256(json.dumps([run, config]).encode()).hexdigest()[:8]
+
+
+def _recorded(folder: Path, kind: str, run: str, config: Mapping) -> bool:
+    """Whether a run is recorded; InputError where another file has its name."""
+    name, identity = _named(run, config)
+    return own_record(folder, {"kind": kind, "name": name, "hash": identity}) is not None
 
 
 def _write(folder: Path, kind: str, run: str, config: dict, measures: Mapping[str, float], seconds: float, report: Report | None) -> None:

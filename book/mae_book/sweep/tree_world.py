@@ -46,7 +46,7 @@ from mae_lib.model.autoencoder import MaskedAutoencoder, ModelConfig
 from mae_lib.theory.process import LeakyMap, Process, Sample
 from mae_lib.base.provenance import provenance
 from mae_book.verdicts.results import results_directory
-from mae_lib.base.records import write_result
+from mae_lib.base.records import own_record, write_result
 from mae_lib.theory.scores import DRAWS, kernel_ridge_r2
 from mae_lib.theory.structure import bipartitions, estimate_tree, information_distances, neighbour_joining, partition, robinson_foulds
 
@@ -238,6 +238,13 @@ def _linear(features: Tensor, targets: Tensor) -> float:
     return float(r2_score(targets[FIT:], ridge(features[:FIT], targets[:FIT])(features[FIT:])))
 
 
+def identity(name: str, seed: int, groups: tuple[int, ...] | None, settings: Settings = Settings()) -> dict:
+    """The part of a record that is known before anything is trained. ``groups``: those of the design in the world of this seed, None where it has none."""
+    config = {"seed": seed, "design": name, "groups": groups, "margin": DESIGNS[name].margin, **asdict(settings)}
+    named, run = hashlib.sha256(json.dumps(config).encode()).hexdigest()[:8], f"{name}-r{round(settings.ratio * 100)}"
+    return {"kind": "tree_world", "name": f"{run}-s{seed}", "hash": named, "run": run, "seed": seed, "config": config}
+
+
 def evaluate_tree_world(
     designs: Sequence[str] = ("random", "subtrees2"), seeds: Sequence[int] = (0,), settings: Settings = Settings(steps=150),
     report: Callable[[dict], None] | None = None,
@@ -274,11 +281,8 @@ def evaluate_tree_world(
                 tokens = readout.tokens(model)
                 trained[groups, design.margin] = readout.levels("mean", tokens.mean(1)) | readout.token_levels(tokens), run, loss
             measures, first, loss = trained[groups, design.margin]
-            config = {"seed": seed, "design": name, "groups": groups, "margin": design.margin, **asdict(settings)}
-            identity = hashlib.sha256(json.dumps(config).encode()).hexdigest()[:8]
-            record = {
-                "kind": "tree_world", "name": f"{run}-s{seed}", "hash": identity, "run": run, "seed": seed,
-                "config": config, "trained_as": first, "loss": loss,
+            record = identity(name, seed, groups, settings) | {
+                "trained_as": first, "loss": loss,
                 "measures": {key: over_seeds([value]).to_dict() for key, value in (measures | controls).items()},
                 "seconds": round(time.perf_counter() - began, 1), **provenance(),
             }
@@ -289,7 +293,7 @@ def evaluate_tree_world(
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """``python -m mae_book.sweep.tree_world``: all designs and seeds with the full settings, into results/tree_world."""
+    """``python -m mae_book.sweep.tree_world``: all designs and seeds with the full settings, into results/tree_world. What is recorded is not trained again."""
     parser = argparse.ArgumentParser(prog="python -m mae_book.sweep.tree_world", description=main.__doc__)
     parser.add_argument("--designs", nargs="+", default=list(DESIGNS), choices=list(DESIGNS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
@@ -302,7 +306,19 @@ def main(words: Sequence[str] | None = None) -> None:
         levels = " ".join(f"{record['measures'][f'mean/level{k}']['value']:.3f}" for k in range(LEVELS, -1, -1))
         print(f"{record['name']}: loss {record['loss']:.3f}, R² of levels 3 to 0: {levels}, {record['seconds']} s", flush=True)
 
-    evaluate_tree_world(options.designs, options.seeds, Settings(), report)
+    try:
+        missing = {seed: [name for name in options.designs if not _recorded(options.out, name, seed)] for seed in options.seeds}
+        for seed, designs in missing.items():
+            if designs:
+                evaluate_tree_world(designs, [seed], Settings(), report)
+    except InputError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+def _recorded(folder: Path, name: str, seed: int) -> bool:
+    """Whether a run with the full settings is recorded; InputError where another file has its name."""
+    groups = DESIGNS[name].groups
+    return own_record(folder, identity(name, seed, groups(TreeWorld(seed).reference) if groups else None)) is not None
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Numbers of finished runs: one JSON file a run under ``results/KIND/DATA/``, from which tables, prose and figures are made.
 
 A result carries its origin: config and hash, tier, data, seed, commit, hardware, versions, time. Nothing in the book is typed by hand
-that could be read from here.
+that could be read from here. No record is ever replaced: who wants one made anew moves the old one away.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What keeps numbers from outliving the code that makes them. For each kind of result: a fingerprint of the source that decides its numbers, and,
 in ``results/code.json``, the fingerprint under which a result of that kind was last made again with the same numbers. The two differ as soon as that
-source changes, and the check fails until a cell is made again: `mae rerun --changed`.
+source changes, and the check fails until a cell is made again: `mae rerun --changed`. What counts as the same numbers, here and on another
+processor, :func:`allowed` says.
 
 The fingerprint covers the modules of `SOURCES` and all that they import from these packages: what they do, not how it is written down and where.
 """
@@ -12,10 +13,14 @@ import hashlib
 import importlib.util
 import json
 import math
+import os
+import re
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 
 from mae_book.verdicts.claims import CLAIMS
 from mae_lib.base.errors import InputError
@@ -57,9 +62,17 @@ SILENT = ("mae_lib.base", "mae_lib.training.distributed", "mae_lib.training.tier
 """Wings and modules that decide no number of a finished run: what reads, writes, names, prints and judges.
 A config's own values are in the record."""
 
-MAGNIFYING = frozenset({"separability"})
-"""Kinds whose numbers hang on the last digit of their input: t-SNE's map of the same features differs on
-another processor."""
+TRAINED = frozenset({"pretraining", "detection", "identify", "tree_world"})
+"""Kinds whose cells train something: every step magnifies the last digit of the one before, so that on another processor they end as another seed might."""
+
+MAPPED = frozenset({"separability"})
+"""Kinds that lay out a map by t-SNE, which magnifies likewise: it differs even between processors that go by one name."""
+
+SHARE = 0.25
+"""Of given weights, what part of chance a number may move by on another processor: see :func:`allowed`."""
+
+DEVIATIONS = 4
+"""How many standard deviations over seeds a training may move by on another processor. Two seeds differ by more once in two hundred times."""
 
 _PACKAGES = ("mae_lib", "mae_book")
 
@@ -139,9 +152,8 @@ class Agreement:
     """A record beside the same cell made again.
 
     Attributes:
-        numbers: how many were compared. equal: how many are the same to nine digits, all that a sum keeps whose terms another processor adds in
-            another order. outside: names of those whose new value lies outside the
-            recorded interval (or, where the record has none, differs at all).
+        numbers: how many were compared. equal: how many are the same to nine digits, all that a sum keeps whose terms come in another order.
+        outside: names of those that differ by more than is allowed (:func:`allowed`), or that only one of the two has.
     """
 
     numbers: int
@@ -156,7 +168,7 @@ class Agreement:
         if self.exact:
             return f"{self.numbers} numbers, all the same to nine digits"
         within = self.numbers - self.equal - len(self.outside)
-        text = f"{self.numbers} numbers: {self.equal} the same to nine digits, {within} within the recorded intervals, {len(self.outside)} outside"
+        text = f"{self.numbers} numbers: {self.equal} the same to nine digits, {within} as near as another processor comes, {len(self.outside)} outside"
         return text + (f" ({', '.join(self.outside[:5])}{' …' if len(self.outside) > 5 else ''})" if self.outside else "")
 
 
@@ -175,8 +187,57 @@ def _flat(values: object) -> dict[str, float]:
     return {f"{name}/{rest}".rstrip("/"): number for name, value in values.items() if isinstance(value, (int, float, Mapping)) for rest, number in _flat(value).items()}
 
 
-def compare(record: Mapping, again: Mapping) -> Agreement:
-    """How far two records of one cell state the same numbers. InputError if they are not of one cell."""
+def same_arithmetic(record: Mapping, again: Mapping) -> bool:
+    """Whether two records come from the same processor or GPU, instruction set, number of threads and PyTorch, so that every sum keeps its order. One that
+    does not name its instruction set is taken for the processor's own, unless ``ATEN_CPU_CAPABILITY`` chooses another now."""
+    then, now = ({**one["hardware"], "torch": one.get("versions", {}).get("torch")} for one in (record, again))
+    if "instructions" not in then and "ATEN_CPU_CAPABILITY" not in os.environ:
+        then["instructions"] = now.get("instructions")
+    return all(then.get(name) == now.get(name) for name in ("gpu", "cpu", "threads", "instructions", "torch"))
+
+
+def allowed(kind: str, record: Mapping, again: Mapping, recorded: Sequence[Mapping]) -> dict[str, float]:
+    """name → how far a number made again may lie from the recorded one. Empty, so to nine digits, where the arithmetic is the same (`MAPPED` kinds aside).
+
+    Elsewhere a number may move by a part of what chance would move it by, and by a unit in the sixth digit in any case:
+
+    - Of given weights: a quarter (`SHARE`) of half its recorded interval; where it has none, a quarter of what follows.
+    - Of `TRAINED` and `MAPPED` kinds: as far as chance puts two seeds of one run apart, `DEVIATIONS` standard deviations over the seeds of this run or of
+      the median run among ``recorded`` (the records beside this one), whichever varies more. Half the recorded interval, if that is more.
+    """
+    if same_arithmetic(record, again) and kind not in MAPPED:
+        return {}
+    found, others = numbers(record), [(_run(other), numbers(other)) for other in recorded]
+    widths = {}
+    for name, interval in found.items():
+        seeds = DEVIATIONS * _deviation(_run(record), [(run, other[name].value) for run, other in others if name in other])
+        half = (interval.high - interval.low) / 2  # NaN where it has none
+        if kind in TRAINED | MAPPED:
+            chance = seeds if math.isnan(half) else max(half, seeds)
+        else:
+            chance = SHARE * (seeds if math.isnan(half) else half)
+        widths[name] = max(chance, 1e-6 * abs(interval.value))
+    return widths
+
+
+def _run(record: Mapping) -> str:
+    """The name without its seed."""
+    return re.sub(r"-s\d+(?=-|$)", "", record["name"])
+
+
+def _deviation(own: str, values: Sequence[tuple[str, float]]) -> float:
+    """Standard deviation over seeds, from (run, value) of all runs: the ``own`` run's or, if that is more, the median run's; 0 where no run has two."""
+    runs: dict[str, list[float]] = {}
+    for run, value in values:
+        if math.isfinite(value):
+            runs.setdefault(run, []).append(value)
+    found = {run: statistics.stdev(seeds) for run, seeds in runs.items() if len(seeds) > 1}
+    return max(found.get(own, 0.0), statistics.median(found.values())) if found else 0.0
+
+
+def compare(record: Mapping, again: Mapping, widths: Mapping[str, float] = MappingProxyType({})) -> Agreement:
+    """How far two records of one cell state the same numbers; ``widths``: by how much which may differ (:func:`allowed`). InputError if they are not of
+    one cell."""
     if (record["name"], record["hash"]) != (again["name"], again["hash"]):
         raise InputError(f"{record['name']}-{record['hash']} was to be made again, and {again['name']}-{again['hash']} came: its config has changed")
     old, new = numbers(record), numbers(again)
@@ -184,7 +245,7 @@ def compare(record: Mapping, again: Mapping) -> Agreement:
     for name, value in old.items():
         if name in new and _same(value, new[name]):
             equal += 1
-        elif name not in new or not value.low <= new[name].value <= value.high:
+        elif name not in new or not abs(new[name].value - value.value) <= widths.get(name, 0.0):
             outside.append(name)
     outside += [name for name in new if name not in old]
     return Agreement(len(old.keys() | new.keys()), equal, tuple(outside))
@@ -194,11 +255,6 @@ def _same(old: Interval, new: Interval) -> bool:
     """Whether two values and their ends are the same to nine digits; NaN is the same as NaN."""
     pairs = ((old.value, new.value), (old.low, new.low), (old.high, new.high))
     return old.n == new.n and all(math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) or math.isnan(a) and math.isnan(b) for a, b in pairs)
-
-
-def confirms(kind: str, agreement: Agreement) -> bool:
-    """Whether a cell of ``kind`` was made again: all numbers the same; of `MAGNIFYING` kinds, none outside the recorded intervals."""
-    return agreement.exact or (kind in MAGNIFYING and not agreement.outside)
 
 
 def code_file() -> Path:
@@ -212,8 +268,8 @@ def confirmed() -> dict[str, dict]:
 
 
 def confirm(kind: str, cell: str, agreement: Agreement, again: Mapping) -> None:
-    """Notes that the present code makes ``cell`` again. InputError if it does not: see :func:`confirms`."""
-    if not confirms(kind, agreement):
+    """Notes that the present code makes ``cell`` again. InputError if it does not: a number is outside."""
+    if agreement.outside:
         raise InputError(f"{cell} was not made again: {agreement}; results/{kind} is of older code: make it again (`make results` after deleting it)")
     entry = {"code": fingerprint(kind), "cell": cell, "agreement": str(agreement), "commit": again["commit"], "finished": again["finished"]}
     write_json(code_file(), dict(sorted((confirmed() | {kind: entry}).items())))

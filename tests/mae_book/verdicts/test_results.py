@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from mae_lib.base import provenance as origin
 from mae_book.verdicts import results
@@ -27,8 +28,8 @@ def test_what_is_written_is_read(store):
     paths = [write_result(store / "pretrain" / "world", record) for record in records]
     assert [path.name for path in paths] == ["r90-0123.json", "r10-0123.json", "r50-0123.json"]
     assert read_results("pretrain", "world") == sorted(records, key=lambda record: record["name"])
-    write_result(store / "pretrain" / "world", records[0] | {"loss": [0]})  # the same run again: one file, the newer
-    assert [r["loss"] for r in read_results("pretrain", "world")] == [[0.5, 1 / 3], [0.5, 1 / 3], [0]]
+    write_result(store / "pretrain" / "world", records[0] | {"loss": [0]})  # the same run again: one file, the first
+    assert [r["loss"] for r in read_results("pretrain", "world")] == [[0.5, 1 / 3]] * 3
     assert not list(store.rglob("*.part"))
     write_result(store / "timing", records[0])
     assert len(read_results("timing")) == 1
@@ -105,6 +106,7 @@ def test_provenance_is_complete_and_names_no_folder(monkeypatch, tmp_path):
     assert found["command"] == "mae pretrain --data images '--out=out put' --ratio 0.5 'name with space'"
     assert set(found) == {"commit", "hardware", "versions", "command", "finished"}
     assert found["hardware"]["device"] == "cpu" and found["hardware"]["gpu"] is None and found["hardware"]["cores"] >= 1
+    assert found["hardware"]["instructions"] == torch.backends.cpu.get_cpu_capability()
     assert set(found["versions"]) == {"python", "torch", "timm", "numpy", "safetensors"}
     assert found["finished"].endswith("+00:00")
     assert found["commit"] is None or len(found["commit"].split("+")[0]) == 12

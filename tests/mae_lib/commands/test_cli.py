@@ -70,7 +70,8 @@ def written(folder: Path) -> list[str]:
 def test_pretraining_on_the_world_in_a_process_of_its_own(tmp_path, cache):
     done = subprocess.run([sys.executable, "-m", "mae_lib", "pretrain", "--tier", "smoke", "--steps", "3"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "1 to have, 0 already stored" in done.stdout and "loss" in done.stdout and "img/s" in done.stderr and "Traceback" not in done.stderr
+    line = "1 to have, 0 already stored: 1 to train, less than a minute here (an estimate from a few timed steps)"
+    assert done.stdout.splitlines()[0] == line and "loss" in done.stdout and "img/s" in done.stderr and "Traceback" not in done.stderr
     (record,) = (cache / "checkpoints").glob("*.json")
     checkpoint = read(record)
     assert (checkpoint.config.steps, checkpoint.config.ratio, checkpoint.config.data["kind"]) == (3, 0.75, "world")
@@ -111,6 +112,27 @@ def test_pretraining_on_a_folder_stores_once_and_writes_complete_results(tmp_pat
     assert mae(*words) == 0
     assert "1 to have, 1 already stored" in capsys.readouterr().out
     assert (tmp_path / "out" / weights).stat().st_mtime_ns == before and written(tmp_path / "numbers") == [record]
+
+
+def test_a_folder_overwritten_by_other_images_of_the_same_size_is_trained_on_anew(tmp_path, capsys):
+    root = tmp_path / "images"
+
+    def fill_with(first: int) -> int:
+        for split in ("train", "val"):
+            for c, name in enumerate(("cat", "dog")):
+                for k in range(3):
+                    colours(root / split / name / f"{k}.bmp", first + 10 * c + k + 50 * (split == "val"))
+        return sum(path.stat().st_size for path in root.rglob("*.bmp"))
+
+    words = ["pretrain", "--tier", "smoke", "--steps", 2, "--batch", 4, "--data", root, "--out", tmp_path / "out"]
+    size = fill_with(0)
+    assert mae(*words) == 0 and "0 already stored" in capsys.readouterr().out
+    assert fill_with(1000) == size
+    assert mae(*words) == 0 and "0 already stored" in capsys.readouterr().out
+    first, second = (read(path) for path in sorted((tmp_path / "out").glob("*.json")))
+    assert first.record["digest"] != second.record["digest"] and first.config.data != second.config.data
+    fill_with(0)
+    assert mae(*words) == 0 and "1 already stored" in capsys.readouterr().out
 
 
 def test_the_sweep_in_two_processes_gives_what_each_run_alone_gives(tmp_path, folder, capsys):
@@ -178,6 +200,15 @@ BAD_RUNS = {
     "images smaller than a unit": (["--data", "{tmp}/tiny", "--unit", "16"], ["16"]),
     "unwritable out": (["--data", "{tmp}/images", "--out", "{tmp}/file/out"], ["file", "write"]),
     "unwritable results": (["--data", "{tmp}/images", "--results", "{tmp}/file"], ["file", "write"]),
+    "accumulate": (["--data", "{tmp}/images", "--sweep", "--accumulate", "99"], ["accumulate 99"]),
+    "accumulate 0": (["--accumulate", "0"], ["accumulate 0"]),
+    "no val to measure on": (["--data", "{tmp}/cut", "--results", "{tmp}/numbers"], ["no split 'val'"]),
+    "no val, in a sweep": (["--data", "{tmp}/cut", "--sweep", "--results", "{tmp}/numbers"], ["no split 'val'"]),
+    "flat val": (["--data", "{tmp}/flat", "--sweep", "--results", "{tmp}/numbers"], ["val", "sort them into <class>/ folders"]),
+    "a class of val alone": (["--data", "{tmp}/strange", "--sweep", "--results", "{tmp}/numbers"], ["'wolf'", "train lacks"]),
+    "damaged image in val": (["--data", "{tmp}/worn", "--sweep", "--results", "{tmp}/numbers"], ["val/dog/0.jpg"]),
+    "val smaller than the sweep's largest unit": (["--data", "{tmp}/low", "--sweep", "--results", "{tmp}/numbers"], ["val", "mask unit (16)"]),
+    "images smaller than the sweep's largest unit": (["--data", "{tmp}/tiny", "--sweep"], ["mask unit (16)"]),
 }
 
 
@@ -193,6 +224,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(case, tmp_path, cache, folder,
         for name in ("cat", "dog"):
             colours(tmp_path / "cut" / "train" / name / f"{k}.jpg", k)
             colours(tmp_path / "tiny" / "train" / name / f"{k}.png", k, side=9)
+            for split in ("train", "val"):
+                for root in ("worn", "strange", "low"):
+                    colours(tmp_path / root / split / name / f"{k}.jpg", k, side=9 if (root, split) == ("low", "val") else 40)
+            colours(tmp_path / "flat" / "train" / name / f"{k}.jpg", k)
+        colours(tmp_path / "flat" / "val" / f"{k}.jpg", k)
+    (tmp_path / "worn" / "val" / "dog" / "0.jpg").write_bytes(b"worn")
+    (tmp_path / "strange" / "val" / "dog").rename(tmp_path / "strange" / "val" / "wolf")
     whole = (tmp_path / "cut" / "train" / "dog" / "2.jpg").read_bytes()
     (tmp_path / "cut" / "train" / "dog" / "2.jpg").write_bytes(whole[: len(whole) // 2])
     before = written(tmp_path)

@@ -88,7 +88,7 @@ def test_each_run_reports_its_true_status(notebook, tmp_path, capsys):
     executed = nbformat.read(out / report[0]["notebook"], 4)
     assert executed.cells[-1].outputs[0].text.strip() == "0 b c True"  # the bool arrived as a bool
     captured = capsys.readouterr()
-    assert "1 of 3 runs succeeded" in captured.out and captured.err.count("FAILED") == 2
+    assert captured.out.startswith("3 runs of chapter.ipynb, 2 at a time") and "1 of 3 runs succeeded" in captured.out and captured.err.count("FAILED") == 2
     assert str(tmp_path) not in json.dumps(report)
 
 
@@ -118,6 +118,22 @@ def test_what_cannot_be_swept_is_named(notebook, tmp_path):
         run_sweep(notebook, [], [], tmp_path / "runs", jobs=0)
     with pytest.raises(InputError, match="chapter.ipynb"):
         run_sweep(notebook, [], [], notebook)
+
+
+@pytest.mark.parametrize(
+    "fixed, out, named",
+    [("data_root=nowhere", "runs", "nowhere: no such folder"), ("device=abacus", "runs", "unknown device"), ("data_root=''", "file/runs", "cannot write in")],
+)
+def test_folders_and_devices_that_are_not_there_are_named_before_anything_runs(tmp_path, monkeypatch, capsys, fixed, out, named):
+    monkeypatch.setattr("mae_lib.commands.sweeps.subprocess.run", lambda *_, **__: pytest.fail("a run was started"))
+    source = "from mae_book.chapters.pages import check_parameters\ncheck_parameters(globals(), data_root=str, device=str)"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), tmp_path / "chapter.ipynb")
+    (tmp_path / "file").write_text("no folder")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(SystemExit) as caught:
+        main(["sweep", str(tmp_path / "chapter.ipynb"), "--out", str(tmp_path / out), "--set", fixed])
+    error = capsys.readouterr().err.splitlines()
+    assert caught.value.code == 2 and len(error) == 1 and named in error[0] and sorted(tmp_path.iterdir()) == before
 
 
 def test_an_interrupt_starts_nothing_more(notebook, tmp_path, monkeypatch):

@@ -191,14 +191,30 @@ def test_what_is_wrong_in_cocos_layout_is_listed(tmp_path):
     assert "annotation 5" in told.problems[1] and "not an image" in told.problems[2] and "usable" in str(told)
 
 
-def test_unlike_categories_are_noted_and_a_sample_is_said_to_be_one(tmp_path):
+def test_unlike_categories_make_a_folder_unusable_and_a_sample_is_said_to_be_one(tmp_path):
     content = random_content(1)
     save_coco(tmp_path, content)
     save_coco(tmp_path, content | {"categories": [*content["categories"], {"id": 1, "name": "dog"}]}, split="val2017")
     told = describe(tmp_path, limit=4)
-    assert told.usable and told.checked == 4 < told.files and "sample of 4 of 10" in str(told)
+    assert told.checked == 4 < told.files and "sample of 4 of 10" in str(told)
     assert told == describe(tmp_path, limit=4, threads=1)
-    assert any("unlike categories" in note for note in told.warnings)
+    assert not told.usable and "instances_val2017.json has the category 'dog', which the training split lacks" in told.reason
+    (tmp_path / "annotations" / "instances_val2017.json").rename(tmp_path / "annotations" / "instances_test.json")
+    (tmp_path / "val2017").rename(tmp_path / "test")
+    told = describe(tmp_path)  # nothing is scored on it
+    assert told.usable and any("'dog'" in note for note in told.warnings)
+
+
+@pytest.mark.parametrize("ids", [(90, 2, 7), (2, 90, 7), (1, 2, 3)])
+def test_categories_of_another_numbering_are_said_to_be_matched_by_name(tmp_path, ids):
+    content = random_content(1)
+    save_coco(tmp_path, content)
+    renamed = [{"id": new, "name": old["name"]} for new, old in zip(ids, content["categories"])]
+    of = {old["id"]: new for new, old in zip(ids, content["categories"])}
+    annotations = [each | {"category_id": of[each["category_id"]]} for each in content["annotations"]]
+    save_coco(tmp_path, content | {"categories": renamed, "annotations": annotations}, split="val2017")
+    told = describe(tmp_path)
+    assert told.usable and any("matched by name" in note for note in told.warnings) == (ids != (90, 2, 7))
 
 
 def test_a_single_split_is_noted_and_a_nested_folder_is_pointed_at(tmp_path):

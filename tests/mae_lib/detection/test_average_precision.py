@@ -334,3 +334,42 @@ def test_wrong_indices_are_named(pair, count, indices, message):
     truth, one = pair
     with pytest.raises(InputError, match=message):
         average_precision(truth, [one] * count, indices)
+
+
+@pytest.mark.parametrize("ids", [(90, 2, 7), (2, 90, 7), (7, 90, 2), (1, 2, 3)])
+def test_a_perfect_detector_is_perfect_whatever_ids_the_scored_split_gives_the_same_names(tmp_path, ids):
+    content = random_content(3, images=3, crowds=False)
+    save_coco(tmp_path, content)
+    of = {old["id"]: new for new, old in zip(ids, content["categories"])}
+    other = content | {
+        "categories": [{"id": of[each["id"]], "name": each["name"]} for each in content["categories"]],
+        "annotations": [each | {"category_id": of[each["category_id"]]} for each in content["annotations"]],
+    }
+    save_coco(tmp_path, other, split="val2017")
+    train = open_coco(tmp_path, "train")
+    val = open_coco(tmp_path, "val", train.classes)
+    assert val.classes == train.classes and [of[k] for k in train.category_ids] == list(val.category_ids)
+    found = [
+        Detections(real.boxes, real.labels, torch.linspace(0.5, 1, len(real.labels)), real.masks)  # as trained: labels of the training split
+        for real in map(train.instances, range(len(train)))
+    ]
+    scores = average_precision(val, found)
+    assert scores["box/AP"] == pytest.approx(average_precision(train, found)["box/AP"]) and scores["box/AP"] > 0.9
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        (["cat", "ant", "wasp"], "lacks the category 'bee', which the training split has: list the same"),
+        (["cat", "ant"], "lacks the category 'bee'"),
+        (["cat", "ant", "bee", "wasp", "dog"], "has the category 'dog' and 1 more, which the training split lacks"),
+        (["bee", "ant", "cat", "ant"], "'ant' more than once: give each a name of its own"),
+    ],
+)
+def test_categories_of_other_names_are_refused(tmp_path, names, message):
+    content = random_content(3, images=2) | {"annotations": []}
+    save_coco(tmp_path, content)
+    save_coco(tmp_path, content | {"categories": [{"id": k, "name": name} for k, name in enumerate(names)]}, split="val2017")
+    with pytest.raises(InputError, match=message) as caught:
+        open_coco(tmp_path, "val", open_coco(tmp_path, "train").classes)
+    assert "instances_val2017.json" in str(caught.value) and "\n" not in str(caught.value)

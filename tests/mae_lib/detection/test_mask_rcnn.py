@@ -189,26 +189,39 @@ def test_every_parameter_receives_a_gradient(patch):
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
+def shown(model: nn.Module, image: Tensor, target: dict[str, Tensor]) -> bool:
+    """Whether every object of the image is found: its class with a score above a half, its box to 4 px, its mask to three fifths."""
+    (found,) = detect(model, [image])
+    assert found.masks.dtype == torch.bool and found.masks.shape == (len(found.scores), 64, 64)
+    assert (found.scores.diff() <= 0).all()
+    for box, label, mask in zip(target["boxes"], target["labels"], target["masks"].bool()):
+        near = (found.boxes - box).abs().amax(1) < 4
+        overlap = (found.masks & mask).flatten(1).sum(1) / (found.masks | mask).flatten(1).sum(1)
+        if not (near & (found.labels == label) & (found.scores > 0.5) & (overlap > 0.6)).any():
+            return False
+    return True
+
+
 def test_it_learns_one_image():
     image, target = scene(3)
     assert len(target["labels"]) >= 2
     torch.manual_seed(0)
     model = detector(small(), encoder(8), 10).train()
+    assert not shown(model, image, target)
+    model.train()
     optimiser = torch.optim.AdamW(parameter_groups(model, 6e-3, 0.0, 1.0))
-    for _ in range(60):
+    # How many steps it takes hangs on the last bits of a sum, so on the processor: 60 on some, more on others. That it gets there does not.
+    for step in range(1, 401):
         loss = sum(model([to_float(image)], [target]).values())
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-    (found,) = detect(model, [image])
-    assert found.masks.dtype == torch.bool and found.masks.shape == (len(found.scores), 64, 64)
-    assert (found.scores.diff() <= 0).all()
-    for box, label, mask in zip(target["boxes"], target["labels"], target["masks"].bool()):
-        best = int(((found.boxes - box).abs().amax(1) + 1000 * (found.labels != label)).argmin())
-        assert found.labels[best] == label and (found.boxes[best] - box).abs().max() < 4
-        overlap = (found.masks[best] & mask).sum() / (found.masks[best] | mask).sum()
-        assert found.scores[best] > 0.5 and overlap > 0.6
+        if step % 20 == 0:
+            if shown(model, image, target):
+                return
+            model.train()
+    raise AssertionError("400 steps on one image, and its objects are not found")
 
 
 def test_what_is_found_does_not_depend_on_the_others_of_the_batch_and_is_in_the_images_own_pixels():

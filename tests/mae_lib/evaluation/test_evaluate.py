@@ -27,7 +27,7 @@ from mae_lib.training.tiers import tier
 from mae_lib.worlds.world import EVALUATION_SETS, World
 
 SMOKE = tier("smoke")
-FEW = Options(images=12, train_images=240, device="cpu")
+FEW = Options(images=12, train_images=400, device="cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +36,8 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setenv("MAE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("mae_lib.worlds.world.EVALUATION_LENGTH", 300)
     monkeypatch.setattr("mae_lib.worlds.world.hard_indices", lambda every=torch.arange(300): every)
-    for opened in (evaluation._opened, evaluation._shifted, evaluation._stimuli):
-        opened.cache_clear()
+    for kept in (evaluation._held, evaluation._world_stimuli):
+        kept.cache_clear()
     torch.set_num_threads(1)
 
 
@@ -61,7 +61,7 @@ def mae(*words: object) -> int:
 def test_a_record_holds_what_the_ledger_asks_for(kind, checkpoint):
     record = evaluate(kind, checkpoint, FEW)
     wanted = {test.measure for claim in CLAIMS.values() if claim.kind == kind for test in claim.tests}
-    assert wanted and wanted <= record["measures"].keys()
+    assert wanted <= record["measures"].keys() and record["measures"]  # no claim is about few labels
     for interval in map(Interval.from_dict, record["measures"].values()):
         assert interval.n >= 1 and not interval.low > interval.value and not interval.high < interval.value
     assert record["run"] in RUNS and record["run"] == "r75" and (record["name"], record["hash"]) == (checkpoint.config.name, checkpoint.config.hash)
@@ -200,7 +200,29 @@ def test_what_is_recorded_is_not_measured_again(tmp_path, checkpoint, monkeypatc
     assert mae(*words) == 0 and path.read_text() == first
     monkeypatch.undo()
     monkeypatch.setenv("MAE_CACHE", str(tmp_path / "cache"))
-    assert mae(*words, "--seed", 1) == 0 and json.loads(path.read_text())["settings"]["seed"] == 1
+    assert mae(*words, "--seed", 1) == 2 and path.read_text() == first  # another record wants another folder
+    assert mae(*words[:-1], tmp_path / "others", "--seed", 1) == 0
+    assert json.loads((tmp_path / "others" / path.name).read_text())["settings"]["seed"] == 1
+
+
+def test_images_changed_between_two_commands_of_one_process_are_looked_at_anew(tmp_path):
+    """Same names, same sizes: neither the images held in memory nor the features in the cache are those of before."""
+    folder, seen = tmp_path / "pixels", []
+
+    def pictures(first: int) -> None:
+        for split, count in (("train", 40), ("val", 10)):
+            for c, name in enumerate(("ant", "bee")):
+                for k in range(count):
+                    save(picture(first + 100 * c + k + 1000 * (split == "val"), 32, 32), folder / split / name / f"{k}.bmp")
+
+    pictures(0)
+    real = folder_checkpoint(tmp_path, folder)
+    for turn in (0, 5000, 0):
+        pictures(turn)
+        held = {name: evaluation._images(real, replace(FEW, data=folder), name).images(range(3)) for name in ("train", "validation")}
+        assert all(torch.equal(images, image_source(folder, name, (32, 32)).images(range(3))) for name, images in held.items())
+        seen.append(evaluate("probe", real, replace(FEW, data=folder)))
+    assert seen[0]["key"] == seen[2]["key"] != seen[1]["key"] and seen[0]["measures"] == seen[2]["measures"] != seen[1]["measures"]
 
 
 def test_a_bare_name_is_looked_up_in_the_cache(tmp_path, checkpoint, monkeypatch, capsys):
@@ -248,3 +270,57 @@ def test_bad_input_is_one_clear_line(words, says, checkpoint, photographs, tmp_p
 def test_an_unknown_evaluation_is_named(checkpoint):
     with pytest.raises(InputError, match="no evaluation 'tsne'"):
         evaluate("tsne", checkpoint)
+
+
+def nothing_is_encoded(monkeypatch) -> None:
+    monkeypatch.setattr(MaskedAutoencoder, "forward", lambda *_, **__: pytest.fail("it was measured"))
+    monkeypatch.setattr(MaskedAutoencoder, "encode", lambda *_, **__: pytest.fail("it was measured"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "images", "words", "says"),
+    [
+        ("few_labels", 8, (), "has 8 training images, and a probe from few labels takes 20"),
+        ("separability", 8, (), "too few for purity among 10 neighbours"),
+        ("probe", 8, ("--train-images", 2), "2 images for 3 classes"),
+        ("probe", 1, (), "no class has two"),
+        ("probe", 8, ("--train-images", 3), "no class has two"),
+        ("shape_bias", 8, ("--stimuli", "STIMULI"), "cover 0 of the categories"),
+    ],
+)
+def test_what_the_labels_cannot_give_is_said_before_anything_is_encoded(kind, images, words, says, stimuli, tmp_path, monkeypatch, capsys):
+    data = fill(tmp_path / "set", classes=("ant", "bee", "cat"), images=images)
+    real = folder_checkpoint(tmp_path, data)
+    nothing_is_encoded(monkeypatch)
+    spelt = [stimuli if word == "STIMULI" else word for word in words]
+    assert mae("evaluate", kind, "--checkpoint", real.path, "--data", data, *spelt) == 2
+    error = capsys.readouterr().err.strip()
+    assert says in error and "\n" not in error
+
+
+@pytest.mark.parametrize("fault", ["other images", "weights"])
+def test_the_last_of_several_checkpoints_is_checked_before_the_first_is_measured(fault, checkpoint, tmp_path, monkeypatch, capsys):
+    last = stored(tmp_path / "checkpoints", SMOKE.config(World("train", 32).identity, 0.9))
+    if fault == "weights":
+        content = bytearray(last.path.read_bytes())
+        content[-1] ^= 1
+        last.path.write_bytes(content)
+        says = f"{last.path.name} is damaged"
+    else:
+        last = stored(tmp_path / "checkpoints", replace(last.config, model=replace(last.config.model, channels=1)))
+        says = "draws square RGB images"
+    nothing_is_encoded(monkeypatch)
+    assert mae("evaluate", "separability", "--checkpoint", checkpoint.path, last.path) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_several_checkpoints_are_counted_and_the_time_left_is_told_after_the_first(checkpoint, tmp_path, capsys):
+    for ratio in (0.5, 0.9):
+        stored(tmp_path / "checkpoints", SMOKE.config(World("train", 32).identity, ratio))
+    words = ("evaluate", "separability", "--checkpoint", tmp_path / "checkpoints", "--results", tmp_path / "results")
+    assert mae(*words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "3 to measure, 0 already recorded" and lines.count("2 more to measure, less than a minute at the pace of the first") == 1
+    assert mae(*words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "0 to measure, 3 already recorded" and not any("pace" in line for line in lines)

@@ -388,6 +388,32 @@ def test_a_killed_holder_frees_the_lock_and_its_run_goes_on(cache: Path, tmp_pat
     assert not leftover.exists() and stranger.exists()
 
 
+def _killed(folder: str, at: int) -> None:
+    """In a process of its own: stores a model, and is killed at its ``at``-th renaming."""
+    link, calls = os.link, []
+
+    def kill(source, target) -> None:
+        calls.append(target)
+        if len(calls) == at + 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        link(source, target)
+
+    os.link = kill
+    own = tiny.config(steps=3)
+    store.save(Trained(tiny.model(own.model), torch.ones(3), 1.0), own, Path(folder))
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_kill_between_two_files_is_made_good(at: int, tmp_path: Path) -> None:
+    process = tiny.start(_killed, str(tmp_path / "R"), at)
+    tiny.finish(process, -signal.SIGKILL)
+    left = {path.name: path.read_bytes() for path in (tmp_path / "R").glob("*.safetensors")}
+    assert len(left) == at and find(SHORT, [tmp_path / "R"]) is None and checkpoints(tmp_path / "R") == []
+    store.save(Trained(tiny.model(SHORT.model), torch.ones(3), 1.0), SHORT, tmp_path / "R")
+    assert find(SHORT, [tmp_path / "R"]) is not None and not list((tmp_path / "R").glob("*.damaged"))
+    assert {name: (tmp_path / "R" / name).read_bytes() for name in left} == left
+
+
 # --- the hash -------------------------------------------------------------------------------------------------------------
 
 OTHER_MODEL = {
