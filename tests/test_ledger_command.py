@@ -36,8 +36,10 @@ def copy(tmp_path, monkeypatch):
 
 def test_every_claim_is_printed_with_its_verdict(capsys):
     assert mae("ledger") == 0
-    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:]}
+    table, sweep = capsys.readouterr().out.split("\n\n")
+    lines = {line.split()[0]: line for line in table.splitlines()[1:]}
     assert set(lines) == set(every_claim())
+    assert [line.split(" runs")[0].rpartition(" of ")[2] for line in sweep.splitlines()] == ["40", "40", "15"]
     for row in entries():
         assert row.decision.verdict in lines[row.claim.id]
 
@@ -150,7 +152,7 @@ def cell(copy, monkeypatch):
     """A cell of made-up numbers, recorded, and what its command writes the next time: [record]."""
     record = {
         "name": "fold-s0", "hash": "1", "measures": {"a": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}}, "seconds": 1.0, "commit": "abc", "finished": "now",
-        "hardware": {"cpu": "one", "gpu": None},
+        "hardware": {"cpu": "one", "gpu": None, "instructions": "AVX2"},
     }
     (copy / "identify" / "fold-s0-1.json").write_text(json.dumps(record))
     writes = [json.loads(json.dumps(record))]
