@@ -13,7 +13,6 @@ import hashlib
 import importlib.util
 import json
 import math
-import os
 import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -188,12 +187,11 @@ def _flat(values: object) -> dict[str, float]:
 
 
 def same_arithmetic(record: Mapping, again: Mapping) -> bool:
-    """Whether two records come from the same processor or GPU, instruction set, number of threads and PyTorch, so that every sum keeps its order. One that
-    does not name its instruction set is taken for the processor's own, unless ``ATEN_CPU_CAPABILITY`` chooses another now."""
+    """Whether two records come from the same processor or GPU, instruction set, number of threads and PyTorch, so that every sum keeps its order. A record
+    that does not name its instruction set may be of any: processors that go by one name differ in it."""
     then, now = ({**one["hardware"], "torch": one.get("versions", {}).get("torch")} for one in (record, again))
-    if "instructions" not in then and "ATEN_CPU_CAPABILITY" not in os.environ:
-        then["instructions"] = now.get("instructions")
-    return all(then.get(name) == now.get(name) for name in ("gpu", "cpu", "threads", "instructions", "torch"))
+    named = then.get("instructions") is not None
+    return named and all(then.get(name) == now.get(name) for name in ("gpu", "cpu", "threads", "instructions", "torch"))
 
 
 def allowed(kind: str, record: Mapping, again: Mapping, recorded: Sequence[Mapping]) -> dict[str, float]:
