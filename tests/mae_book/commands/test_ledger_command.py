@@ -153,7 +153,7 @@ def cell(copy, monkeypatch):
     """A cell of made-up numbers, recorded, and what its command writes the next time: [record]."""
     record = {
         "name": "fold-s0", "hash": "1", "measures": {"a": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}}, "seconds": 1.0, "commit": "abc", "finished": "now",
-        "hardware": {"cpu": "one", "gpu": None},
+        "hardware": {"cpu": "one", "gpu": None, "instructions": "AVX2"},
     }
     (copy / "identify" / "fold-s0-1.json").write_text(json.dumps(record))
     writes = [json.loads(json.dumps(record))]
