@@ -185,14 +185,14 @@ def test_a_cell_that_differs_is_not_noted(cell, copy, capsys):
     cell[0]["measures"]["a"]["value"], cell[0]["hardware"]["cpu"] = 90.0, "another"
     assert mae("rerun", "--changed") == 1
     out = capsys.readouterr().out
-    assert "1 outside (a)" in out and "recorded on one, made again on another" in out and not (copy / "code.json").exists()
+    assert "1 outside (a)" in out and "recorded on one, AVX2, made again on another" in out and not (copy / "code.json").exists()
 
 
 def test_a_cell_that_another_processor_makes_nearly_the_same_is_noted(cell, copy, capsys):
     cell[0]["measures"]["a"]["value"], cell[0]["hardware"]["cpu"] = 0.51, "another"
     assert mae("rerun", "--changed") == 0
     out = capsys.readouterr().out
-    assert "1 as near as another processor comes, 0 outside" in out and "recorded on one, made again on another" in out
+    assert "1 as near as another processor comes, 0 outside" in out and "recorded on one, AVX2, made again on another" in out
     assert json.loads((copy / "code.json").read_text())["identify"]["code"] == staleness.fingerprint("identify")
 
 
