@@ -1,12 +1,15 @@
-"""Sphinx extension: what a chapter's numbers depend on decides whether the chapter is executed again.
+"""Sphinx extension: what a chapter's numbers depend on decides whether the chapter is executed
+again.
 
-jupyter-cache recognises a notebook by its code cells alone, so a page would go on showing the numbers of an older library.
-Here the cache's folder is named after a hash of everything else that numbers come from (the library, the shipped
-checkpoints, the results of finished runs, the package versions): another hash is another, empty, cache, and a changed
-configuration value, so that Sphinx reads every page again. It runs inside the build, hence `jupyter-book build .` has it too.
+jupyter-cache recognises a notebook by its code cells alone, so a page would go on showing the
+numbers of an older library. Here the cache's folder is named after a hash of everything else that
+numbers come from (the library, the shipped checkpoints, the results of finished runs, the package
+versions): another hash is another, empty, cache, and a changed configuration value, so that Sphinx
+reads every page again. It runs inside the build, hence `jupyter-book build .` has it too.
 
-It also keeps a failure from being forgotten: Sphinx stores the pages it has read even when they gave warnings, and a second
-build, reading nothing, would succeed. After a build with warnings the store is dropped.
+It also keeps a failure from being forgotten: Sphinx stores the pages it has read even when they
+gave warnings, and a second build, reading nothing, would succeed. After a build with warnings the
+store is dropped.
 """
 
 from __future__ import annotations
@@ -43,7 +46,8 @@ def input_files(root: Path) -> list[Path]:
 
 
 def inputs_key(root: Path) -> str:
-    """The sha256 (hex) of the names and contents of all inputs under `root`, and of the Python version."""
+    """The sha256 (hex) of the names and contents of all inputs under `root`, and of the Python
+    version."""
     digest = hashlib.sha256(f"python {sys.version_info.major}.{sys.version_info.minor}\n".encode())
     for path in input_files(root):
         name = path.relative_to(root).as_posix().encode()
@@ -58,8 +62,8 @@ def inputs_key(root: Path) -> str:
 def choose_cache(app: Sphinx, config: Config) -> None:
     """Point myst-nb at the cache of the present inputs and remove the caches of older ones.
 
-    myst-nb reads its configuration at `builder-inited`, and Sphinx compares it with the stored one between the two
-    events, so `config-inited` is early enough for both.
+    myst-nb reads its configuration at `builder-inited`, and Sphinx compares it with the stored one
+    between the two events, so `config-inited` is early enough for both.
     """
     key = inputs_key(Path(app.srcdir))
     caches = Path(app.outdir).parent / ".jupyter_cache"
@@ -73,12 +77,14 @@ def choose_cache(app: Sphinx, config: Config) -> None:
 
 
 def drop_old_reports(app: Sphinx) -> None:
-    """Remove the tracebacks of an earlier build: what lies in reports/ after a build is that build's."""
+    """Remove the tracebacks of an earlier build: what lies in reports/ after a build is that
+    build's."""
     shutil.rmtree(Path(app.outdir) / "reports", ignore_errors=True)
 
 
 def forget_failed_reading(app: Sphinx, exception: Exception | None) -> None:
-    """After warnings, make the next build read (and report) every page again; good executions stay cached."""
+    """After warnings, make the next build read (and report) every page again; good executions stay
+    cached."""
     if exception is not None or app._warncount:
         (Path(app.doctreedir) / ENV_PICKLE_FILENAME).unlink(missing_ok=True)
 

@@ -2,4 +2,5 @@
 
 
 class InputError(ValueError):
-    """Bad input from a user. The message, one line, names the thing that is wrong and the remedy; the CLI prints it alone and exits 2."""
+    """Bad input from a user. The message, one line, names the thing that is wrong and the remedy;
+    the CLI prints it alone and exits 2."""

@@ -1,4 +1,5 @@
-"""Files that are whole or not there: atomic writes, hashes, and safetensors in and out. No pickle is ever read or written."""
+"""Files that are whole or not there: atomic writes, hashes, and safetensors in and out. No pickle
+is ever read or written."""
 
 from __future__ import annotations
 
@@ -29,30 +30,37 @@ class TakenName(InputError):
 
 
 def cache_directory() -> Path:
-    """Where all goes that is kept to save time: ``$MAE_CACHE``, else ``mae_lib`` in the user's cache folder."""
+    """Where all goes that is kept to save time: ``$MAE_CACHE``, else ``mae_lib`` in the user's
+    cache folder."""
     if os.environ.get("MAE_CACHE"):
         return Path(os.environ["MAE_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mae_lib"
 
 
 def write_atomically(path: Path, write: Callable[[Path], None], replace: bool = True) -> None:
-    """Calls ``write`` with a temporary path beside ``path``, flushes it to disk and renames it; on any failure nothing is left.
+    """Calls ``write`` with a temporary path beside ``path``, flushes it to disk and renames it; on
+    any failure nothing is left.
 
     Args:
-        replace: whether a file that lies at ``path``, perhaps only since a moment ago, may go for it.
+        replace: whether a file that lies at ``path``, perhaps only since a moment ago, may go for
+            it.
 
     Raises:
-        InputError: the disk is full or the folder cannot be written; ``path`` still holds what it held.
+        InputError: the disk is full or the folder cannot be written; ``path`` still holds what it
+            held.
         TakenName: it holds something that must stay.
     """
-    # The name is chosen before the file is made: a signal that comes between the two leaves nothing behind.
+    # The name is chosen before the file is made: a signal that comes between the two leaves nothing
+    # behind.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.touch(exist_ok=False)
         except OSError as error:
-            raise InputError(f"cannot write {path}: {error.strerror}; choose another folder or free some space") from error
+            raise InputError(
+                f"cannot write {path}: {error.strerror}; choose another folder or free some space"
+            ) from error
         write(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -71,12 +79,15 @@ def write_atomically(path: Path, write: Callable[[Path], None], replace: bool = 
         if isinstance(error, (OSError, safetensors.SafetensorError)):
             full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
             remedy = "the disk is full: free some space" if full else f"{error}"
-            raise InputError(f"cannot write {path}: {remedy}; what it held before is untouched") from error
+            raise InputError(
+                f"cannot write {path}: {remedy}; what it held before is untouched"
+            ) from error
         raise
 
 
 def _move(path: Path, target: Path) -> None:
-    """Renames a file, and replaces none: FileExistsError. A kill leaves it under one name or both."""
+    """Renames a file, and replaces none: FileExistsError. A kill leaves it under one name or
+    both."""
     try:
         os.link(path, target)
     except FileExistsError:
@@ -95,7 +106,8 @@ def write_text(path: Path, text: str, replace: bool = True) -> None:
 
 
 def write_json(path: Path, value: object, replace: bool = True) -> None:
-    """Writes JSON (indented, NaN refused), whole or not at all; ``replace`` as in :func:`write_atomically`."""
+    """Writes JSON (indented, NaN refused), whole or not at all; ``replace`` as in
+    :func:`write_atomically`."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n", replace)
 
 
@@ -109,27 +121,42 @@ def content_digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     return digest.hexdigest()
 
 
-def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], replace: bool = True) -> str:
-    """Writes tensors (moved to the CPU) and string metadata, whole or not at all; returns their :func:`content_digest`, kept inside. ``replace`` as
-    in :func:`write_atomically`."""
+def write_safetensors(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], replace: bool = True
+) -> str:
+    """Writes tensors (moved to the CPU) and string metadata, whole or not at all; returns their
+    :func:`content_digest`, kept inside. ``replace`` as in :func:`write_atomically`."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     digest = content_digest(on_cpu, metadata)
-    write_atomically(path, lambda temporary: safetensors.torch.save_file(on_cpu, temporary, metadata | {"digest": digest}), replace)
+    write_atomically(
+        path,
+        lambda temporary: safetensors.torch.save_file(
+            on_cpu, temporary, metadata | {"digest": digest}
+        ),
+        replace,
+    )
     return digest
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(tensors, metadata) of a file that :func:`write_safetensors` wrote; DamagedFile if a single bit has changed since."""
+    """(tensors, metadata) of a file that :func:`write_safetensors` wrote; DamagedFile if a single
+    bit has changed since."""
     while True:
         before = _stamp(path)
         try:
             with safetensors.safe_open(path, framework="pt") as file:
-                tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+                tensors, metadata = (
+                    {name: file.get_tensor(name) for name in file.keys()},
+                    file.metadata() or {},
+                )
         except (safetensors.SafetensorError, OSError) as error:
             raise DamagedFile(f"{path} is damaged or no safetensors file ({error})") from error
-        if content_digest(tensors, {key: value for key, value in metadata.items() if key != "digest"}) == metadata.get("digest"):
+        if content_digest(
+            tensors, {key: value for key, value in metadata.items() if key != "digest"}
+        ) == metadata.get("digest"):
             return tensors, metadata
-        # safetensors opens a file twice, for its head and for its tensors: one that was replaced in between is read anew.
+        # safetensors opens a file twice, for its head and for its tensors: one that was replaced in
+        # between is read anew.
         if _stamp(path) == before:
             raise DamagedFile(f"{path} is damaged: its contents fail the hash written with them")
 
@@ -143,13 +170,15 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def remove_parts(path: Path) -> None:
-    """Deletes what killed writers of ``path`` left beside it. Only for who holds the lock on it: a live writer's file would go too."""
+    """Deletes what killed writers of ``path`` left beside it. Only for who holds the lock on it: a
+    live writer's file would go too."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         left.unlink(missing_ok=True)
 
 
 def set_aside(path: Path) -> Path:
-    """Renames a damaged file to ``NAME.damaged`` (or ``.damaged-2``, …) beside it, and returns the new path; replaces nothing."""
+    """Renames a damaged file to ``NAME.damaged`` (or ``.damaged-2``, …) beside it, and returns the
+    new path; replaces nothing."""
     for k in range(1, 1000):
         target = path.with_name(f"{path.name}.damaged" + (f"-{k}" if k > 1 else ""))
         with contextlib.suppress(FileExistsError):

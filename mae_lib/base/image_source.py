@@ -1,4 +1,5 @@
-"""`ImageSource`, the protocol that every source of images meets: folders, shards, the embedded world, a user's own."""
+"""`ImageSource`, the protocol that every source of images meets: folders, shards, the embedded
+world, a user's own."""
 
 from __future__ import annotations
 
@@ -10,15 +11,16 @@ from torch import Tensor
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """A finite, indexable set of labelled images of one size. The same index always gives the same image, in any batch; where
-    images are computed, as the embedded world's are, another processor may round single values to the neighbouring level.
+    """A finite, indexable set of labelled images of one size. The same index always gives the same
+    image, in any batch; where images are computed, as the embedded world's are, another processor
+    may round single values to the neighbouring level.
 
     Attributes:
         shape: `(C, H, W)` of every image, in pixels.
         labels: int64 `[N]` on the CPU, each in `[0, len(classes))`.
         classes: the class names, in the order of the labels.
-        identity: a dict that JSON can hold and that names the data exactly, free of machine paths; equal identities mean
-            equal images. It is hashed into a checkpoint's address.
+        identity: a dict that JSON can hold and that names the data exactly, free of machine paths;
+            equal identities mean equal images. It is hashed into a checkpoint's address.
     """
 
     @property

@@ -1,9 +1,10 @@
-"""A notebook's parameters, declared once and checked twice: inside, in the cell below its `parameters` cell, and from outside, before
-papermill starts a kernel.
+"""A notebook's parameters, declared once and checked twice: inside, in the cell below its
+`parameters` cell, and from outside, before papermill starts a kernel.
 
-papermill takes any name and any value: a misspelt parameter is injected beside the right one and only warned about, and
-`-p quick false` injects the *string* "false". A notebook therefore declares its parameters in a call of `check_parameters`;
-`check_notebook_parameters` reads the same call before anything is run.
+papermill takes any name and any value: a misspelt parameter is injected beside the right one and
+only warned about, and `-p quick false` injects the *string* "false". A notebook therefore declares
+its parameters in a call of `check_parameters`; `check_notebook_parameters` reads the same call
+before anything is run.
 """
 
 from __future__ import annotations
@@ -24,39 +25,54 @@ INTERACTIVE_NAMES = frozenset({"In", "Out", "exit", "quit", "get_ipython", "open
 """What IPython itself puts into a notebook's namespace, beside names with a leading underscore."""
 
 INJECTABLE = (str, int, float, bool, list, tuple, dict, type(None))
-"""The only types papermill can inject (what YAML holds): whatever else is in the namespace is no parameter."""
+"""The only types papermill can inject (what YAML holds): whatever else is in the namespace is no
+parameter."""
+
 
 def check_parameters(namespace: Mapping[str, Any], /, **types: Any) -> None:
     """Check a chapter's parameters; call it in the cell after the one tagged `parameters`.
 
-        check_parameters(globals(), tier=Literal["smoke", "laptop"], data_root=str, mask_ratios=list[float], quick=bool)
+        check_parameters(globals(), tier=Literal["smoke", "laptop"], data_root=str,
+        mask_ratios=list[float], quick=bool)
 
     Args:
-        namespace: the notebook's `globals()`. Names of IPython, modules, functions, classes and objects that no
-            notebook parameter can be are passed over; any other name has to be declared.
-        types: each parameter's type: `str`, `int`, `float` (takes an int), `bool`, `None`, `Literal[...]`, `list[T]` (takes a
-            tuple), `tuple[T, ...]`, `tuple[A, B]`, `dict[K, V]`, unions of these, `Any`.
+        namespace: the notebook's `globals()`. Names of IPython, modules, functions, classes and
+            objects that no notebook parameter can be are passed over; any other name has to be
+            declared.
+        types: each parameter's type: `str`, `int`, `float` (takes an int), `bool`, `None`,
+            `Literal[...]`, `list[T]` (takes a tuple), `tuple[T, ...]`, `tuple[A, B]`, `dict[K, V]`,
+            unions of these, `Any`.
 
     Raises:
-        InputError: a declared parameter is missing or of another type, or there is a name that was not declared; one
-            line that says how to pass it, with the nearest declared name.
+        InputError: a declared parameter is missing or of another type, or there is a name that was
+            not declared; one line that says how to pass it, with the nearest declared name.
         TypeError: `types` itself holds something that is no such type.
     """
-    problems = [f"parameter {name!r} is missing: define it in the cell tagged 'parameters'" for name in types if name not in namespace]
+    problems = [
+        f"parameter {name!r} is missing: define it in the cell tagged 'parameters'"
+        for name in types
+        if name not in namespace
+    ]
     for name, value in namespace.items():
         if name in types:
             problems += _type_problem(name, value, types[name])
-        elif not name.startswith("_") and name not in INTERACTIVE_NAMES and isinstance(value, INJECTABLE):
+        elif (
+            not name.startswith("_")
+            and name not in INTERACTIVE_NAMES
+            and isinstance(value, INJECTABLE)
+        ):
             problems.append(_unknown(name, types))
     if problems:
         raise InputError("; ".join(problems))
 
 
 def check_notebook_parameters(notebook: str | Path, parameters: Mapping[str, Any]) -> None:
-    """The same check from outside, before papermill starts a kernel: `parameters` is what it would inject.
+    """The same check from outside, before papermill starts a kernel: `parameters` is what it would
+    inject.
 
-    The declarations are read from the notebook's own `check_parameters` call, without running anything. (papermill's
-    `inspect_notebook` gives less: it skips lines with two `=` or a union, and keeps no element types.)
+    The declarations are read from the notebook's own `check_parameters` call, without running
+    anything. (papermill's `inspect_notebook` gives less: it skips lines with two `=` or a union,
+    and keeps no element types.)
 
     Raises:
         InputError: the notebook cannot be read or declares nothing, or a name or a type is wrong.
@@ -64,16 +80,20 @@ def check_notebook_parameters(notebook: str | Path, parameters: Mapping[str, Any
     types = declared_parameters(notebook)
     problems = []
     for name, value in parameters.items():
-        problems += _type_problem(name, value, types[name]) if name in types else [_unknown(name, types)]
+        problems += (
+            _type_problem(name, value, types[name]) if name in types else [_unknown(name, types)]
+        )
     if problems:
         raise InputError(f"{Path(notebook).name}: " + "; ".join(problems))
 
 
 def declared_parameters(notebook: str | Path) -> dict[str, Any]:
-    """The parameters a notebook declares in its `check_parameters(globals(), name=type, ...)` call, with their types.
+    """The parameters a notebook declares in its `check_parameters(globals(), name=type, ...)` call,
+    with their types.
 
     Raises:
-        InputError: no such file, no notebook, no such call, or a type in it that is not spelt with built-in names and `typing`'s.
+        InputError: no such file, no notebook, no such call, or a type in it that is not spelt with
+            built-in names and `typing`'s.
     """
     path = Path(notebook)
     try:
@@ -82,12 +102,24 @@ def declared_parameters(notebook: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"there is no notebook {path}: check the path") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a readable notebook ({type(error).__name__}): give an .ipynb file") from None
+        raise InputError(
+            f"{path} is not a readable notebook ({type(error).__name__}): give an .ipynb file"
+        ) from None
     for source in sources:
         for node in ast.walk(_parse(source)):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == check_parameters.__name__:
-                return {keyword.arg: _read_type(path, keyword) for keyword in node.keywords if keyword.arg}
-    raise InputError(f"{path} declares no parameters: call check_parameters(globals(), ...) after its 'parameters' cell")
+            if (
+                isinstance(node, ast.Call)
+                and ast.unparse(node.func).split(".")[-1] == check_parameters.__name__
+            ):
+                return {
+                    keyword.arg: _read_type(path, keyword)
+                    for keyword in node.keywords
+                    if keyword.arg
+                }
+    raise InputError(
+        f"{path} declares no parameters: call check_parameters(globals(), ...) after its"
+        " 'parameters' cell"
+    )
 
 
 def _parse(source: str) -> ast.AST:
@@ -106,17 +138,35 @@ TYPE_NAMES: dict[str, Any] = {
 
 
 def _read_type(path: Path, keyword: ast.keyword) -> Any:
-    """The type written in one argument of a `check_parameters` call, without running the notebook."""
+    """The type written in one argument of a `check_parameters` call, without running the
+    notebook."""
     text = ast.unparse(keyword.value)
-    # The nodes are restricted before the evaluation: a notebook that is only looked at must not get code run.
-    allowed = (ast.Name, ast.Attribute, ast.Subscript, ast.Tuple, ast.Constant, ast.BinOp, ast.BitOr, ast.Load, ast.UnaryOp, ast.USub)
+    # The nodes are restricted before the evaluation: a notebook that is only looked at must not get
+    # code run.
+    allowed = (
+        ast.Name,
+        ast.Attribute,
+        ast.Subscript,
+        ast.Tuple,
+        ast.Constant,
+        ast.BinOp,
+        ast.BitOr,
+        ast.Load,
+        ast.UnaryOp,
+        ast.USub,
+    )
     try:
         if not all(isinstance(node, allowed) for node in ast.walk(keyword.value)):
             raise ValueError(text)
-        return eval(compile(ast.Expression(keyword.value), str(path), "eval"), {"__builtins__": {}}, TYPE_NAMES)
+        return eval(
+            compile(ast.Expression(keyword.value), str(path), "eval"),
+            {"__builtins__": {}},
+            TYPE_NAMES,
+        )
     except Exception:
         raise InputError(
-            f"{path.name}: the type {text!r} of parameter {keyword.arg!r} cannot be read from outside: spell it with built-in types and those of typing"
+            f"{path.name}: the type {text!r} of parameter {keyword.arg!r} cannot be read from"
+            " outside: spell it with built-in types and those of typing"
         ) from None
 
 
@@ -132,15 +182,26 @@ def _type_problem(name: str, value: Any, expected: Any) -> list[str]:
     if _matches(value, expected):
         return []
     options = _options(expected)
-    message = f"parameter {name!r} has to be {_spell(expected)}, not {type(value).__name__} {value!r}"
+    message = (
+        f"parameter {name!r} has to be {_spell(expected)}, not {type(value).__name__} {value!r}"
+    )
     if isinstance(value, str):
-        near = difflib.get_close_matches(value, [option for option in _literals(expected) if isinstance(option, str)], n=1)
+        near = difflib.get_close_matches(
+            value, [option for option in _literals(expected) if isinstance(option, str)], n=1
+        )
         if near:
             return [f"{message}: did you mean {near[0]!r}?"]
         if bool in options and value.strip().lower() in ("true", "false"):
             word = value.strip().lower()
-            return [f"{message}: papermill's -p passes {value} as text, so use -p {name} {word.capitalize()} or -y '{name}: {word}'"]
-    containers = [kind for option in options if (kind := typing.get_origin(option) or option) in (list, tuple, dict)]
+            return [
+                f"{message}: papermill's -p passes {value} as text, so use -p {name}"
+                f" {word.capitalize()} or -y '{name}: {word}'"
+            ]
+    containers = [
+        kind
+        for option in options
+        if (kind := typing.get_origin(option) or option) in (list, tuple, dict)
+    ]
     if containers:
         example = "{key: value}" if containers[0] is dict else "[first, second]"
         return [f"{message}: papermill takes it as -y '{name}: {example}'"]
@@ -162,11 +223,17 @@ def _is_literal(expected: Any) -> bool:
 
 def _literals(expected: Any) -> list[Any]:
     """All the values that the `Literal`s in a type allow."""
-    return [value for option in _options(expected) if _is_literal(option) for value in typing.get_args(option)]
+    return [
+        value
+        for option in _options(expected)
+        if _is_literal(option)
+        for value in typing.get_args(option)
+    ]
 
 
 def _matches(value: Any, expected: Any) -> bool:
-    """Whether `value` is of the declared type. A bool is no int, an int is a float, a tuple is as good as a list."""
+    """Whether `value` is of the declared type. A bool is no int, an int is a float, a tuple is as
+    good as a list."""
     origin, arguments = typing.get_origin(expected), typing.get_args(expected)
     if expected is Any:
         return True
@@ -176,7 +243,10 @@ def _matches(value: Any, expected: Any) -> bool:
         return any(_matches(value, option) for option in _options(expected))
     if _is_literal(expected):
         # True == 1, so equality alone would take one for the other.
-        return any(value == allowed and isinstance(value, bool) == isinstance(allowed, bool) for allowed in arguments)
+        return any(
+            value == allowed and isinstance(value, bool) == isinstance(allowed, bool)
+            for allowed in arguments
+        )
     if expected is bool:
         return isinstance(value, bool)
     if expected in (int, float):
@@ -186,7 +256,11 @@ def _matches(value: Any, expected: Any) -> bool:
         return isinstance(value, str)
     if (origin or expected) is dict:
         return isinstance(value, dict) and (
-            not arguments or all(_matches(key, arguments[0]) and _matches(item, arguments[1]) for key, item in value.items())
+            not arguments
+            or all(
+                _matches(key, arguments[0]) and _matches(item, arguments[1])
+                for key, item in value.items()
+            )
         )
     if (origin or expected) in (list, tuple):
         if not isinstance(value, (list, tuple)):

@@ -1,4 +1,5 @@
-"""Where a number comes from: the code, libraries and hardware that a checkpoint or a result records beside its config."""
+"""Where a number comes from: the code, libraries and hardware that a checkpoint or a result records
+beside its config."""
 
 from __future__ import annotations
 
@@ -17,11 +18,18 @@ LIBRARIES = ("torch", "timm", "numpy", "safetensors")
 
 
 def _commit() -> str | None:
-    """The Git commit this package's code stands at, with ``+changes`` if ``mae_lib`` differs from it; None outside a repository."""
+    """The Git commit this package's code stands at, with ``+changes`` if ``mae_lib`` differs from
+    it; None outside a repository."""
     here = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(here), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        ).stdout.strip()
 
     try:
         head = git("rev-parse", "--short=12", "HEAD")
@@ -35,16 +43,28 @@ COMMIT = _commit()
 
 
 def hardware(device: torch.device | str = "cpu") -> dict:
-    """Processor or GPU, PyTorch's instruction set on the processor (``AVX2``, …), and how many threads it may use."""
+    """Processor or GPU, PyTorch's instruction set on the processor (``AVX2``, …), and how many
+    threads it may use."""
     device = torch.device(device)
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    processor = {"cpu": _processor(), "instructions": torch.backends.cpu.get_cpu_capability(), "cores": os.cpu_count()}
-    return {"device": device.type, "gpu": accelerator, **processor, "threads": torch.get_num_threads()}
+    processor = {
+        "cpu": _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+    }
+    return {
+        "device": device.type,
+        "gpu": accelerator,
+        **processor,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def versions() -> dict[str, str]:
     """Python's and the libraries' versions."""
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in LIBRARIES}
+    return {"python": platform.python_version()} | {
+        name: metadata.version(name) for name in LIBRARIES
+    }
 
 
 def provenance(device: torch.device | str = "cpu") -> dict:

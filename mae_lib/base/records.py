@@ -1,5 +1,5 @@
-"""Records of finished runs: one JSON file a run, named by the run and its hash, with all that says where its numbers come from.
-No record is ever replaced.
+"""Records of finished runs: one JSON file a run, named by the run and its hash, with all that says
+where its numbers come from. No record is ever replaced.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ def _path(folder: Path, name: str, identity: str) -> Path:
 
 def write_result(folder: Path, record: dict) -> Path:
     """Writes one run's numbers as ``folder/NAME-HASH.json``; ``record`` must hold ``name`` and
-    ``hash``. No file is ever replaced: what another process has recorded of the same in the meantime
-    stays, and anything else under that name is an InputError, as in :func:`own_record`."""
+    ``hash``. No file is ever replaced: what another process has recorded of the same in the
+    meantime stays, and anything else under that name is an InputError, as in :func:`own_record`."""
     path = _path(folder, record["name"], record["hash"])
     try:
         write_json(path, record, replace=False)
@@ -35,13 +35,14 @@ def recorded(folder: Path, name: str, identity: str) -> dict | None:
 
 
 SUBJECT = ("kind", "name", "hash", "key", "digest", "validation")
-"""What a record is of: an evaluation's kind and key, a pretraining's weights and held-out images."""
+"""What a record is of: an evaluation's kind and key, a pretraining's weights and held-out
+images."""
 
 
 def own_record(folder: Path, wanted: Mapping) -> dict | None:
     """The record in ``folder`` of just what ``wanted`` names by the fields of `SUBJECT`, or None
-    where its name is free. To be asked before the work, so that no work is lost. InputError where the
-    file of that name is anything else: it says what, for it will not be replaced."""
+    where its name is free. To be asked before the work, so that no work is lost. InputError where
+    the file of that name is anything else: it says what, for it will not be replaced."""
     there = recorded(folder, wanted["name"], wanted["hash"])
     sought = json.loads(json.dumps({name: wanted.get(name) for name in SUBJECT}))
     if there is None:
@@ -71,4 +72,7 @@ def read_record(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{'/'.join(path.parts[-4:])} is damaged ({error}): restore it from Git, or delete it and measure again") from error
+        raise InputError(
+            f"{'/'.join(path.parts[-4:])} is damaged ({error}): restore it from Git, or delete it"
+            " and measure again"
+        ) from error

@@ -1,4 +1,5 @@
-"""``mae finetune``: Mask R-CNN on pretrained encoders and from scratch (§3.5), trained, scored and recorded one after another."""
+"""``mae finetune``: Mask R-CNN on pretrained encoders and from scratch (§3.5), trained, scored and
+recorded one after another."""
 
 from __future__ import annotations
 
@@ -10,13 +11,13 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from mae_lib.training import distributed
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import cache_directory
-from mae_lib.data.image_files import cores
 from mae_lib.base.intervals import Interval
-from mae_lib.training.pretrain import check_share, resolve_device
 from mae_lib.base.records import own_record, write_result
+from mae_lib.data.image_files import cores
+from mae_lib.training import distributed
+from mae_lib.training.pretrain import check_share, resolve_device
 from mae_lib.training.store import Checkpoint, require_free
 from mae_lib.training.tiers import tier
 from mae_lib.worlds.world import Scenes
@@ -32,11 +33,14 @@ SCORING = timedelta(hours=6)
 
 @dataclass(frozen=True)
 class Finetune:
-    """Fine-tune a detector on each checkpoint, and from scratch, and score it by COCO's average precision (§3.5). What is already recorded in
-    --results, or stored, is not trained again; what was stopped goes on. For many GPUs: torchrun --nproc-per-node N -m mae_lib finetune …"""
+    """Fine-tune a detector on each checkpoint, and from scratch, and score it by COCO's average
+    precision (§3.5). What is already recorded in --results, or stored, is not trained again; what
+    was stopped goes on. For many GPUs: torchrun --nproc-per-node N -m mae_lib finetune …
+    """
 
     checkpoint: tuple[Path, ...] = ()
-    """pretrained encoders (their .safetensors or .json), folders of them, or bare names (NAME-HASH) of what is in checkpoints/ or in the cache"""
+    """pretrained encoders (their .safetensors or .json), folders of them, or bare names (NAME-HASH)
+    of what is in checkpoints/ or in the cache"""
     scratch: tuple[int, ...] = ()
     """ViT patches, in pixels, of encoders that are trained from scratch at the tier's sizes"""
     data: Path | None = None
@@ -48,11 +52,13 @@ class Finetune:
     tier: Literal["smoke", "laptop", "gpu", "paper"] = "laptop"
     """sizes and lengths (mae_lib/training/tiers.py)"""
     seed: int | None = None
-    """of heads, data order, augmentation and proposals; default: the checkpoint's own, 0 from scratch"""
+    """of heads, data order, augmentation and proposals; default: the checkpoint's own, 0 from
+    scratch"""
     image_size: int | None = None
     """longer side of the images, pixels; default: the tier's"""
     anchors: tuple[float, ...] = ()
-    """side of the anchors on each level of the pyramid (strides 4, 8, 16, 32), pixels; default: the tier's, scaled as the images are"""
+    """side of the anchors on each level of the pyramid (strides 4, 8, 16, 32), pixels; default: the
+    tier's, scaled as the images are"""
     proposals: int | None = None
     """boxes an image that are looked at; more for crowded images; default: the tier's"""
     steps: int | None = None
@@ -62,7 +68,8 @@ class Finetune:
     lr: float | None = None
     """peak learning rate; default: the tier's"""
     layer_decay: float | None = None
-    """factor on the learning rate from one block to the one below it; default: the tier's, 1 from scratch"""
+    """factor on the learning rate from one block to the one below it; default: the tier's, 1 from
+    scratch"""
     images: int | None = None
     """validation images to score on, at most; default: all"""
     out: Path | None = None
@@ -82,12 +89,22 @@ class Finetune:
 
     def _run(self, device: str) -> int:
         from mae_lib.commands.cli import _checkpoints, _require_apart, _require_writable
-        from mae_lib.detection.detectors import StoredDetector, finetune_config, identity, obtain_detector, record_of, run_of
+        from mae_lib.detection.detectors import (
+            StoredDetector,
+            finetune_config,
+            identity,
+            obtain_detector,
+            record_of,
+            run_of,
+        )
 
         if self.threads < 1:
             raise InputError(f"--threads {self.threads} must be at least 1")
         if not self.checkpoint and not self.scratch:
-            raise InputError("nothing to fine-tune: give --checkpoint a .safetensors or a folder of them, or --scratch a ViT patch in pixels")
+            raise InputError(
+                "nothing to fine-tune: give --checkpoint a .safetensors or a folder of them, or"
+                " --scratch a ViT patch in pixels"
+            )
         torch.set_num_threads(self.threads)
         first = distributed.rank() == 0
         for folder in (self.out, self.results, cache_directory()):
@@ -96,41 +113,88 @@ class Finetune:
         models = self.out or cache_directory() / "detectors"
         _require_apart(models, self.results)
         train, validation = self._data()
-        starts = [(found, None) for found in (_checkpoints(self.checkpoint) if self.checkpoint else [])] + [(None, patch) for patch in self.scratch]
-        changes = {"seed": self.seed, "steps": self.steps, "batch": self.batch, "learning_rate": self.lr, "layer_decay": self.layer_decay}
-        sizes = {"image_size": self.image_size, "anchors": self.anchors, "proposals": self.proposals}
-        configs = [finetune_config(train, checkpoint, self.tier, patch, **sizes, **changes) for checkpoint, patch in starts]
+        starts = [
+            (found, None) for found in (_checkpoints(self.checkpoint) if self.checkpoint else [])
+        ] + [(None, patch) for patch in self.scratch]
+        changes = {
+            "seed": self.seed,
+            "steps": self.steps,
+            "batch": self.batch,
+            "learning_rate": self.lr,
+            "layer_decay": self.layer_decay,
+        }
+        sizes = {
+            "image_size": self.image_size,
+            "anchors": self.anchors,
+            "proposals": self.proposals,
+        }
+        configs = [
+            finetune_config(train, checkpoint, self.tier, patch, **sizes, **changes)
+            for checkpoint, patch in starts
+        ]
 
         def known(config: FinetuneConfig, checkpoint: Checkpoint | None) -> dict | None:
-            """What is recorded; InputError, before anything is trained, where it or the detector could not be written."""
-            wanted = identity(config, run_of(config, checkpoint, self.tier), self.tier, validation, self.images)
+            """What is recorded; InputError, before anything is trained, where it or the detector
+            could not be written."""
+            wanted = identity(
+                config, run_of(config, checkpoint, self.tier), self.tier, validation, self.images
+            )
             record = None if self.results is None else own_record(self.results, wanted)
             if record is None:
                 require_free(StoredDetector, config, models)
             return record
 
-        records = distributed.first_tries(lambda: [known(config, checkpoint) for config, (checkpoint, _) in zip(configs, starts)])
-        fresh = [(config, checkpoint) for config, (checkpoint, _), record in zip(configs, starts, records) if record is None]
+        records = distributed.first_tries(
+            lambda: [known(config, checkpoint) for config, (checkpoint, _) in zip(configs, starts)]
+        )
+        fresh = [
+            (config, checkpoint)
+            for config, (checkpoint, _), record in zip(configs, starts, records)
+            if record is None
+        ]
         self._prepare(fresh, len(starts), train, validation, device)
         for config, (checkpoint, _), record in zip(configs, starts, records):
             if record is None:
-                stored = obtain_detector(config, checkpoint, train, device=device, out=self.out, tier_name=self.tier, save_every=self.save_every)
+                stored = obtain_detector(
+                    config,
+                    checkpoint,
+                    train,
+                    device=device,
+                    out=self.out,
+                    tier_name=self.tier,
+                    save_every=self.save_every,
+                )
                 if not first:
                     continue
                 record = record_of(stored, validation, self.images, device)
                 if self.results is not None:
                     write_result(self.results, record)
             if first:
-                numbers = (f"  {name:<12} {Interval.from_dict(value):.4f}" for name, value in record["measures"].items())
-                print(f"{record['name']}-{record['hash']}  trained {record['minutes']:.1f} min, scored {record['seconds']:.0f} s", *numbers, sep="\n", flush=True)
+                numbers = (
+                    f"  {name:<12} {Interval.from_dict(value):.4f}"
+                    for name, value in record["measures"].items()
+                )
+                print(
+                    f"{record['name']}-{record['hash']}  trained {record['minutes']:.1f} min,"
+                    f" scored {record['seconds']:.0f} s",
+                    *numbers,
+                    sep="\n",
+                    flush=True,
+                )
         return 0
 
     def _prepare(
-        self, fresh: list[tuple[FinetuneConfig, Checkpoint | None]], total: int, train: CocoFolder, validation: CocoFolder, device: str
+        self,
+        fresh: list[tuple[FinetuneConfig, Checkpoint | None]],
+        total: int,
+        train: CocoFolder,
+        validation: CocoFolder,
+        device: str,
     ) -> None:
-        """InputError for whatever can be known before the first step; and a line on how many are to be trained, and for about how long."""
-        from mae_lib.detection.finetune import build
+        """InputError for whatever can be known before the first step; and a line on how many are to
+        be trained, and for about how long."""
         from mae_lib.commands.forecast import announce_detectors
+        from mae_lib.detection.finetune import build
 
         for config, checkpoint in fresh:
             check_share(config.batch, distributed.world())
@@ -142,16 +206,21 @@ class Finetune:
         announce_detectors(fresh, train, device=device, out=self.out)
 
     def _check_scored(self, validation: CocoFolder) -> None:
-        """InputError for an image that is to be scored and cannot be decoded, or a mask of it that cannot be drawn."""
+        """InputError for an image that is to be scored and cannot be decoded, or a mask of it that
+        cannot be drawn."""
         from mae_lib.data.coco_description import faults_of
 
         with ThreadPoolExecutor(cores()) as pool:
-            for faults in pool.map(lambda i: list(faults_of(validation, i)), range(min(len(validation), self.images or len(validation)))):
+            for faults in pool.map(
+                lambda i: list(faults_of(validation, i)),
+                range(min(len(validation), self.images or len(validation))),
+            ):
                 if faults:
                     raise InputError(faults[0])
 
     def _data(self) -> tuple[CocoFolder, CocoFolder]:
-        """Training and validation images; scenes are written if they are not there, by whichever process comes first."""
+        """Training and validation images; scenes are written if they are not there, by whichever
+        process comes first."""
         from mae_lib.data.coco import open_coco, write_scenes
 
         if self.data is not None:
@@ -159,4 +228,7 @@ class Finetune:
             return train, open_coco(self.data, self.validation, train.classes)
         sizes = tier(self.tier).detection["scenes"]
         folder = cache_directory() / "scenes" / f"{self.tier}-{sizes['size']}px"
-        return tuple(write_scenes(Scenes(split, sizes["size"], length=sizes[split]), folder, split) for split in ("train", "validation"))
+        return tuple(
+            write_scenes(Scenes(split, sizes["size"], length=sizes[split]), folder, split)
+            for split in ("train", "validation")
+        )

@@ -1,4 +1,5 @@
-"""The command `mae data shard`: a folder of class folders packed into tar shards (:mod:`mae_lib.data.shards`)."""
+"""The command `mae data shard`: a folder of class folders packed into tar shards
+(:mod:`mae_lib.data.shards`)."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ from mae_lib.data.shards import pack
 
 @dataclass(frozen=True)
 class Shard:
-    """Pack a folder of class folders into a few large tar files, for storage that is slow at opening many small ones. The files' bytes stay as they
-    are; training on the shards is training on the folder."""
+    """Pack a folder of class folders into a few large tar files, for storage that is slow at
+    opening many small ones. The files' bytes stay as they are; training on the shards is training
+    on the folder."""
 
     directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """the data set's folder: class folders, or train/ and val/ with class folders in them"""

@@ -1,11 +1,14 @@
-"""Data sets in COCO's layout. What lives here: `CocoFolder`, the images and instances of one split, read from COCO's JSON with polygons, both
-kinds of run-length code (RLE), crowds and gaps in the category ids; `open_coco`, which finds a split in a folder; and `write_scenes`, which
-puts the embedded world's scenes (§3.5) on disk in the same layout, so that they come back through the same reader.
+"""Data sets in COCO's layout. What lives here: `CocoFolder`, the images and instances of one split,
+read from COCO's JSON with polygons, both kinds of run-length code (RLE), crowds and gaps in the
+category ids; `open_coco`, which finds a split in a folder; and `write_scenes`, which puts the
+embedded world's scenes (§3.5) on disk in the same layout, so that they come back through the same
+reader.
 
-Where an annotation is odd but legal the rule is COCO's, as its reference tools apply it: a box that leaves the image is clipped to it; a box
-without area inside the image, and an instance without a polygon of three points, are left out and counted (`CocoFolder.dropped`); an image
-without instances stays; EXIF orientation is not applied, since the annotations refer to the pixels as stored. Whatever else is wrong is an
-`InputError` that names the image or annotation."""
+Where an annotation is odd but legal the rule is COCO's, as its reference tools apply it: a box that
+leaves the image is clipped to it; a box without area inside the image, and an instance without a
+polygon of three points, are left out and counted (`CocoFolder.dropped`); an image without instances
+stays; EXIF orientation is not applied, since the annotations refer to the pixels as stored.
+Whatever else is wrong is an `InputError` that names the image or annotation."""
 
 from __future__ import annotations
 
@@ -28,14 +31,33 @@ from faster_coco_eval.core import mask as rle_api
 from PIL import Image
 from torch import Tensor
 
-from mae_lib.data.annotations import RLE, SHAPELESS, Annotation, annotation_of, by_id, corners, encode, file_name_of, read, size_of
-from mae_lib.data.contents import file_digests, fingerprint
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import write_text
+from mae_lib.data.annotations import (
+    RLE,
+    SHAPELESS,
+    Annotation,
+    annotation_of,
+    by_id,
+    corners,
+    encode,
+    file_name_of,
+    read,
+    size_of,
+)
+from mae_lib.data.contents import file_digests, fingerprint
 from mae_lib.data.image_files import eight_bit, existing_folder, opened, shown
 from mae_lib.worlds.world import WORLD_VERSION, Scenes
 
-__all__ = ["Instances", "Annotation", "CocoFolder", "splits_of", "nested", "open_coco", "write_scenes"]
+__all__ = [
+    "Instances",
+    "Annotation",
+    "CocoFolder",
+    "splits_of",
+    "nested",
+    "open_coco",
+    "write_scenes",
+]
 
 
 @dataclass(frozen=True)
@@ -43,10 +65,14 @@ class Instances:
     """The K instances of one image.
 
     Attributes:
-        boxes: float32 [K, 4], x0, y0, x1, y1 in pixels, end exclusive, inside the image, each with an area.
-        labels: int64 [K], 1 … C in the order of `CocoFolder.classes`; 0 is left to the background, as in torchvision.
-        masks: bool [K, H, W]. A polygon thinner than a pixel gives a mask without pixels, as in COCO.
-        crowd: bool [K]: the mask covers a crowd, not one instance. Training leaves these out, COCO's scores ignore what falls on them.
+        boxes: float32 [K, 4], x0, y0, x1, y1 in pixels, end exclusive, inside the image, each with
+            an area.
+        labels: int64 [K], 1 … C in the order of `CocoFolder.classes`; 0 is left to the background,
+            as in torchvision.
+        masks: bool [K, H, W]. A polygon thinner than a pixel gives a mask without pixels, as in
+            COCO.
+        crowd: bool [K]: the mask covers a crowd, not one instance. Training leaves these out,
+            COCO's scores ignore what falls on them.
         area: float32 [K], pixels², the file's own: COCO sorts small from large by it.
     """
 
@@ -63,32 +89,41 @@ class CocoFolder:
     Args:
         images: the folder that the file names are relative to.
         annotations: COCO's `instances_*.json`.
-        classes: the names in the order of the labels, where another split has numbered them; this file's categories are matched to them by
-            name, whatever their ids.
+        classes: the names in the order of the labels, where another split has numbered them; this
+            file's categories are matched to them by name, whatever their ids.
 
     Attributes:
-        classes: names in the order of the labels, in ascending category id unless given; category_ids: the file's ids, with their gaps: label k
-            stands for `category_ids[k - 1]`.
+        classes: names in the order of the labels, in ascending category id unless given;
+            category_ids: the file's ids, with their gaps: label k stands for `category_ids[k - 1]`.
         image_ids: the file's, in its order. names: the images' paths under `images`.
-        dropped: how many annotations are left out of `instances`, by reason; COCO's scores count them all the same.
+        dropped: how many annotations are left out of `instances`, by reason; COCO's scores count
+            them all the same.
         info: the file's own description of itself.
 
     Raises:
-        InputError: the JSON cannot be read or lacks something; ids occur twice or point nowhere; numbers are NaN; an RLE has another size
-            than its image; image files are missing; the categories' names are not `classes`. Names the first thing that is wrong and the remedy.
+        InputError: the JSON cannot be read or lacks something; ids occur twice or point nowhere;
+            numbers are NaN; an RLE has another size than its image; image files are missing; the
+            categories' names are not `classes`. Names the first thing that is wrong and the remedy.
     """
 
     def __init__(
-        self, images: str | os.PathLike[str], annotations: str | os.PathLike[str], classes: Sequence[str] | None = None
+        self,
+        images: str | os.PathLike[str],
+        annotations: str | os.PathLike[str],
+        classes: Sequence[str] | None = None,
     ) -> None:
         self.folder, self.annotations = Path(images), Path(annotations)
         content, digest = read(self.annotations)
         where = shown(self.annotations)
         categories = by_id(content["categories"], "category", where)
         self.category_ids: tuple[int, ...] = tuple(sorted(categories))
-        self.classes: tuple[str, ...] = tuple(str(categories[k].get("name", k)) for k in self.category_ids)
+        self.classes: tuple[str, ...] = tuple(
+            str(categories[k].get("name", k)) for k in self.category_ids
+        )
         if not categories:
-            raise InputError(f"{where} has no categories: fill its 'categories' with the classes' ids and names")
+            raise InputError(
+                f"{where} has no categories: fill its 'categories' with the classes' ids and names"
+            )
         if classes is not None:
             self.category_ids, self.classes = self.ids_of(classes), tuple(classes)
         pictures = by_id(content["images"], "image", where)
@@ -96,7 +131,9 @@ class CocoFolder:
             raise InputError(f"{where} has no images: point at a split that holds some")
         self.image_ids: tuple[int, ...] = tuple(pictures)
         self._sizes = [size_of(picture, where) for picture in pictures.values()]
-        self.names: tuple[str, ...] = tuple(file_name_of(picture, where) for picture in pictures.values())
+        self.names: tuple[str, ...] = tuple(
+            file_name_of(picture, where) for picture in pictures.values()
+        )
         labels = {category: k + 1 for k, category in enumerate(self.category_ids)}
         position = {image: i for i, image in enumerate(self.image_ids)}
         self._annotations: list[list[Annotation]] = [[] for _ in self.image_ids]
@@ -104,15 +141,27 @@ class CocoFolder:
             image, category = raw.get("image_id"), raw.get("category_id")
             name = f"{where}: annotation {identifier} (image {image!r})"
             if not isinstance(image, int) or image not in position:
-                raise InputError(f"{name} belongs to no image of the file: remove it, or add its image")
+                raise InputError(
+                    f"{name} belongs to no image of the file: remove it, or add its image"
+                )
             if not isinstance(category, int) or category not in labels:
-                raise InputError(f"{name} has the unknown category id {category!r}: remove it, or add its category")
+                raise InputError(
+                    f"{name} has the unknown category id {category!r}: remove it, or add its"
+                    " category"
+                )
             i = position[image]
-            self._annotations[i].append(annotation_of(identifier, raw, labels[category], self._sizes[i], name))
+            self._annotations[i].append(
+                annotation_of(identifier, raw, labels[category], self._sizes[i], name)
+            )
         everything = [annotation for image in self._annotations for annotation in image]
-        self.dropped: dict[str, int] = dict(Counter(annotation.dropped for annotation in everything if annotation.dropped))
+        self.dropped: dict[str, int] = dict(
+            Counter(annotation.dropped for annotation in everything if annotation.dropped)
+        )
         if everything and self.dropped.get(SHAPELESS) == len(everything):
-            raise InputError(f"{where} holds boxes alone, no masks: Mask R-CNN needs each instance's 'segmentation'")
+            raise InputError(
+                f"{where} holds boxes alone, no masks: Mask R-CNN needs each instance's"
+                " 'segmentation'"
+            )
         self._require_files()
         self.info: dict = content.get("info") if isinstance(content.get("info"), dict) else {}
         self._scenes = _identity(content, self.info)
@@ -123,17 +172,25 @@ class CocoFolder:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What names the data exactly, a small JSON value: by the hashes of the annotations and of the images (what reading these costs:
-        `mae_lib.data.contents`); the world's scenes, as elsewhere in the project, by their law, seed and sizes, since processors that round differently
-        may draw a pixel of a mask otherwise."""
+        """What names the data exactly, a small JSON value: by the hashes of the annotations and of
+        the images (what reading these costs: `mae_lib.data.contents`); the world's scenes, as
+        elsewhere in the project, by their law, seed and sizes, since processors that round
+        differently may draw a pixel of a mask otherwise."""
         found = self._contents()
         if self._scenes is not None and self.info.get("contents", found) == found:
             return self._scenes
-        named = {"kind": "coco", "name": self.annotations.stem, "images": len(self), "instances": self._instances, "sha256": self._digest}
+        named = {
+            "kind": "coco",
+            "name": self.annotations.stem,
+            "images": len(self),
+            "instances": self._instances,
+            "sha256": self._digest,
+        }
         return named | ({"fingerprint": found} if found else {})
 
     def _contents(self) -> str:
-        """The images' fingerprint; empty for those that were named by their annotations alone before contents were looked at."""
+        """The images' fingerprint; empty for those that were named by their annotations alone
+        before contents were looked at."""
         return fingerprint(zip(self.names, file_digests(self.folder, self.names)))
 
     def size(self, i: int) -> tuple[int, int]:
@@ -141,7 +198,8 @@ class CocoFolder:
         return self._sizes[i]
 
     def image(self, i: int) -> Tensor:
-        """uint8 [3, H, W]: image `i`; grey ones are repeated over three channels, EXIF orientation is not applied (COCO's rule).
+        """uint8 [3, H, W]: image `i`; grey ones are repeated over three channels, EXIF orientation
+        is not applied (COCO's rule).
 
         Raises:
             InputError: the file cannot be decoded, or has another size than the annotations say.
@@ -150,8 +208,14 @@ class CocoFolder:
         with opened(path) as image:
             height, width = self._sizes[i]
             if image.size != (width, height):
-                found = f"{image.width}×{image.height} pixels, where {self.annotations.name} says {width}×{height}"
-                raise InputError(f"{shown(path)} has {found}: restore the original file, or correct image {self.image_ids[i]} there")
+                found = (
+                    f"{image.width}×{image.height} pixels, where {self.annotations.name} says"
+                    f" {width}×{height}"
+                )
+                raise InputError(
+                    f"{shown(path)} has {found}: restore the original file, or correct image"
+                    f" {self.image_ids[i]} there"
+                )
             pixels = np.array(eight_bit(image, "RGB", path))
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
@@ -163,7 +227,8 @@ class CocoFolder:
         """The mask of an annotation of image `i`, run-length coded.
 
         Raises:
-            InputError: a polygon has an odd number of coordinates, one that is no number, or one far outside; an RLE does not fill the image.
+            InputError: a polygon has an odd number of coordinates, one that is no number, or one
+                far outside; an RLE does not fill the image.
         """
         name = f"{shown(self.annotations)}: annotation {annotation.id} (image {self.image_ids[i]})"
         return encode(annotation.segmentation, self._sizes[i], name)
@@ -185,82 +250,133 @@ class CocoFolder:
         )
 
     def ids_of(self, classes: Sequence[str]) -> tuple[int, ...]:
-        """The file's category id of each of ``classes``, another split's names; InputError if they are not this file's, or not unique in it."""
+        """The file's category id of each of ``classes``, another split's names; InputError if they
+        are not this file's, or not unique in it."""
         if self.classes == tuple(classes):
             return self.category_ids
         where = shown(self.annotations)
-        for names, what in ((set(classes) - set(self.classes), "lacks {}, which the training split has"), (set(self.classes) - set(classes), "has {}, which the training split lacks")):
+        for names, what in (
+            (set(classes) - set(self.classes), "lacks {}, which the training split has"),
+            (set(self.classes) - set(classes), "has {}, which the training split lacks"),
+        ):
             if names:
-                some = f"the category '{shown(min(names))}'" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-                raise InputError(f"{where} {what.format(some)}: list the same categories in both, those without an instance too")
+                some = f"the category '{shown(min(names))}'" + (
+                    f" and {len(names) - 1} more" if len(names) > 1 else ""
+                )
+                raise InputError(
+                    f"{where} {what.format(some)}: list the same categories in both, those without"
+                    " an instance too"
+                )
         ids = dict(zip(self.classes, self.category_ids))
         if not len(ids) == len(self.classes) == len(classes):
             twice = max((*self.classes, *classes), key=(*self.classes, *classes).count)
-            raise InputError(f"{where} and the training split list the categories in unlike order, and '{shown(twice)}' more than once: give each a name of its own")
+            raise InputError(
+                f"{where} and the training split list the categories in unlike order, and"
+                f" '{shown(twice)}' more than once: give each a name of its own"
+            )
         return tuple(ids[name] for name in classes)
 
     def _require_files(self) -> None:
         if not self.folder.is_dir():
-            raise InputError(f"{shown(self.folder)}, the image folder of {self.annotations.name}, is missing: put it there")
+            raise InputError(
+                f"{shown(self.folder)}, the image folder of {self.annotations.name}, is missing:"
+                " put it there"
+            )
         missing = [name for name in self.names if not (self.folder / name).is_file()]
         if missing:
             raise InputError(
-                f"{shown(self.folder)} lacks {len(missing)} of the {len(self.names)} images that {self.annotations.name} names, "
-                f"the first '{shown(missing[0])}': restore them, or remove them from the file"
+                f"{shown(self.folder)} lacks {len(missing)} of the {len(self.names)} images that"
+                f" {self.annotations.name} names, the first '{shown(missing[0])}': restore them, or"
+                " remove them from the file"
             )
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Finding and writing a split
 
 
 def splits_of(directory: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Names of the splits in a folder of COCO's layout, `annotations/instances_NAME.json`, sorted; empty where it has no such files."""
-    return tuple(sorted(path.stem.removeprefix("instances_") for path in Path(directory).glob("annotations/instances_*.json")))
+    """Names of the splits in a folder of COCO's layout, `annotations/instances_NAME.json`, sorted;
+    empty where it has no such files."""
+    return tuple(
+        sorted(
+            path.stem.removeprefix("instances_")
+            for path in Path(directory).glob("annotations/instances_*.json")
+        )
+    )
 
 
 def nested(directory: Path) -> Path | None:
-    """The first folder in COCO's layout one level below, where an archive was unpacked into a folder of its own name."""
-    return next((path.parent for path in sorted(directory.glob("*/annotations")) if splits_of(path.parent)), None)
+    """The first folder in COCO's layout one level below, where an archive was unpacked into a
+    folder of its own name."""
+    return next(
+        (path.parent for path in sorted(directory.glob("*/annotations")) if splits_of(path.parent)),
+        None,
+    )
 
 
-def open_coco(directory: str | os.PathLike[str], split: str, classes: Sequence[str] | None = None) -> CocoFolder:
-    """A split of a folder in COCO's own layout: `annotations/instances_train2017.json` beside `train2017/` (or `images/train2017/`).
+def open_coco(
+    directory: str | os.PathLike[str], split: str, classes: Sequence[str] | None = None
+) -> CocoFolder:
+    """A split of a folder in COCO's own layout: `annotations/instances_train2017.json` beside
+    `train2017/` (or `images/train2017/`).
 
     Args:
         directory: the folder that holds `annotations/`.
-        split: a name in full, as `train2017`, or its beginning, as `train`, if that names one split only.
+        split: a name in full, as `train2017`, or its beginning, as `train`, if that names one split
+            only.
         classes: of the training split, for one that is scored beside it: see `CocoFolder`.
 
     Raises:
-        InputError: no such folder or split (the ones there are listed), or what `CocoFolder` raises.
+        InputError: no such folder or split (the ones there are listed), or what `CocoFolder`
+            raises.
     """
     root = existing_folder(directory)
     present = splits_of(root)
     if not present:
-        raise InputError(f"{shown(root)} holds no annotations/instances_*.json: point at {shown(nested(root) or 'the folder that holds annotations/')}")
-    chosen = [split] if split in present else [name for name in present if split and name.startswith(split)]
+        raise InputError(
+            f"{shown(root)} holds no annotations/instances_*.json: point at"
+            f" {shown(nested(root) or 'the folder that holds annotations/')}"
+        )
+    chosen = (
+        [split]
+        if split in present
+        else [name for name in present if split and name.startswith(split)]
+    )
     if len(chosen) != 1:
-        which = f"has the splits {', '.join(chosen)} for '{split}'" if chosen else f"has no split '{split}'"
+        which = (
+            f"has the splits {', '.join(chosen)} for '{split}'"
+            if chosen
+            else f"has no split '{split}'"
+        )
         raise InputError(f"{shown(root)} {which}: choose one of {', '.join(present)}")
     name = chosen[0]
-    images = root / "images" / name if not (root / name).is_dir() and (root / "images" / name).is_dir() else root / name
+    images = (
+        root / "images" / name
+        if not (root / name).is_dir() and (root / "images" / name).is_dir()
+        else root / name
+    )
     return CocoFolder(images, root / "annotations" / f"instances_{name}.json", classes)
 
 
 def write_scenes(scenes: Scenes, directory: str | os.PathLike[str], name: str) -> CocoFolder:
-    """The embedded world's scenes as a COCO data set on disk, `directory/name/*.png` and `directory/annotations/instances_NAME.json`, whole
-    or not at all; if they are there already they are opened as they are.
+    """The embedded world's scenes as a COCO data set on disk, `directory/name/*.png` and
+    `directory/annotations/instances_NAME.json`, whole or not at all; if they are there already they
+    are opened as they are.
 
-    Image `i` is scene `i`; category ids are 1, 2, … in the order of `scenes.classes`; masks are compressed RLE of the visible part, boxes
-    and areas are that part's. The same scenes give the same annotations, byte for byte.
+    Image `i` is scene `i`; category ids are 1, 2, … in the order of `scenes.classes`; masks are
+    compressed RLE of the visible part, boxes and areas are that part's. The same scenes give the
+    same annotations, byte for byte.
 
     Raises:
-        InputError: a name that is no plain file name; other data lie under that name; they were altered or cannot be written.
+        InputError: a name that is no plain file name; other data lie under that name; they were
+            altered or cannot be written.
     """
     root = Path(directory).expanduser()
     if not name or name != Path(name).name or name.startswith("."):
-        raise InputError(f"the split name {name!r} is no plain file name: call it train or validation")
+        raise InputError(
+            f"the split name {name!r} is no plain file name: call it train or validation"
+        )
     images, annotations = root / name, root / "annotations" / f"instances_{name}.json"
     try:
         (root / "annotations").mkdir(parents=True, exist_ok=True)
@@ -268,22 +384,36 @@ def write_scenes(scenes: Scenes, directory: str | os.PathLike[str], name: str) -
             if annotations.exists():
                 _require_same(annotations, scenes)
             elif images.exists():
-                raise InputError(f"{shown(images)} holds files without annotations: delete it, or choose another name or folder")
+                raise InputError(
+                    f"{shown(images)} holds files without annotations: delete it, or choose another"
+                    " name or folder"
+                )
             if not images.exists():
                 _write(scenes, images, annotations)
     except OSError as error:
-        raise InputError(f"cannot write scenes to {shown(root)} ({error.strerror}): free some space or choose another folder") from error
+        raise InputError(
+            f"cannot write scenes to {shown(root)} ({error.strerror}): free some space or choose"
+            " another folder"
+        ) from error
     return CocoFolder(images, annotations)
 
 
 def _scenes_identity(scenes: Scenes) -> dict[str, int | str]:
-    asked = {key: getattr(scenes, key) for key in ("split", "size", "seed", "most", "least_pixels", "length")}
+    asked = {
+        key: getattr(scenes, key)
+        for key in ("split", "size", "seed", "most", "least_pixels", "length")
+    }
     return {"kind": "scenes", "version": WORLD_VERSION} | asked
 
 
 def _identity(content: Mapping[str, Any], info: dict) -> dict | None:
-    """The scenes' identity, if these are annotations that `write_scenes` wrote and nobody has altered since."""
-    return info.get("scenes") if isinstance(info.get("scenes"), dict) and info.get("sha256") == _digest(content) else None
+    """The scenes' identity, if these are annotations that `write_scenes` wrote and nobody has
+    altered since."""
+    return (
+        info.get("scenes")
+        if isinstance(info.get("scenes"), dict) and info.get("sha256") == _digest(content)
+        else None
+    )
 
 
 def _digest(content: Mapping[str, Any]) -> str:
@@ -295,32 +425,56 @@ def _require_same(annotations: Path, scenes: Scenes) -> None:
     content, _ = read(annotations)
     info = content.get("info") if isinstance(content.get("info"), dict) else {}
     if info.get("scenes") != _scenes_identity(scenes):
-        raise InputError(f"{shown(annotations)} describes other data than the scenes asked for: choose another name or folder, or delete it")
+        raise InputError(
+            f"{shown(annotations)} describes other data than the scenes asked for: choose another"
+            " name or folder, or delete it"
+        )
     if _identity(content, info) is None:
-        raise InputError(f"{shown(annotations)} was altered since it was written: delete it and its images, and write the scenes again")
+        raise InputError(
+            f"{shown(annotations)} was altered since it was written: delete it and its images, and"
+            " write the scenes again"
+        )
 
 
 def _write(scenes: Scenes, images: Path, annotations: Path) -> None:
-    """Images into a temporary folder, then the annotations, then the folder's rename. A kill between the last two leaves annotations without
-    images, which the next call completes."""
+    """Images into a temporary folder, then the annotations, then the folder's rename. A kill
+    between the last two leaves annotations without images, which the next call completes."""
     temporary = Path(tempfile.mkdtemp(prefix=f".{images.name}.", suffix=".part", dir=images.parent))
     content: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
     content["categories"] = [{"id": k + 1, "name": label} for k, label in enumerate(scenes.classes)]
     try:
         for rows in torch.arange(len(scenes)).split(64):
             batch = scenes.sample(rows)
-            for i, *scene in zip(rows.tolist(), batch.images.cpu(), batch.labels.cpu(), batch.masks.cpu(), batch.boxes.cpu(), strict=True):
+            for i, *scene in zip(
+                rows.tolist(),
+                batch.images.cpu(),
+                batch.labels.cpu(),
+                batch.masks.cpu(),
+                batch.boxes.cpu(),
+                strict=True,
+            ):
                 picture, labels, masks, boxes = scene
                 file = f"{i:06d}.png"
                 Image.fromarray(picture.permute(1, 2, 0).numpy()).save(temporary / file)
-                content["images"].append({"id": i, "file_name": file, "height": scenes.size, "width": scenes.size})
+                content["images"].append(
+                    {"id": i, "file_name": file, "height": scenes.size, "width": scenes.size}
+                )
                 for k in (labels >= 0).nonzero()[:, 0].tolist():
                     entry = _scene_annotation(masks[k].numpy(), boxes[k].int().tolist())
-                    numbered = {"id": len(content["annotations"]) + 1, "image_id": i, "category_id": int(labels[k]) + 1}
+                    numbered = {
+                        "id": len(content["annotations"]) + 1,
+                        "image_id": i,
+                        "category_id": int(labels[k]) + 1,
+                    }
                     content["annotations"].append(numbered | entry)
         names = [picture["file_name"] for picture in content["images"]]
         drawn = fingerprint(zip(names, file_digests(temporary, names)))
-        info = {"description": "Scenes of the embedded world", "scenes": _scenes_identity(scenes), "sha256": _digest(content), "contents": drawn}
+        info = {
+            "description": "Scenes of the embedded world",
+            "scenes": _scenes_identity(scenes),
+            "sha256": _digest(content),
+            "contents": drawn,
+        }
         temporary.chmod(0o755)
         write_text(annotations, json.dumps({"info": info} | content) + "\n")
         os.replace(temporary, images)
@@ -333,4 +487,9 @@ def _scene_annotation(mask: np.ndarray, box: list[int]) -> dict[str, Any]:
     x0, y0, x1, y1 = box
     rle = rle_api.encode(np.asfortranarray(mask, dtype=np.uint8))
     segmentation = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
-    return {"iscrowd": 0, "bbox": [x0, y0, x1 - x0, y1 - y0], "area": int(mask.sum()), "segmentation": segmentation}
+    return {
+        "iscrowd": 0,
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "area": int(mask.sum()),
+        "segmentation": segmentation,
+    }

@@ -1,5 +1,7 @@
-"""What a folder in COCO's layout holds. What lives here: `describe_coco`, which opens every split, decodes every image and draws every mask, and
-`CocoDescription` and `CocoSplitSummary`, in which it says what it found and whether the folder can be used."""
+"""What a folder in COCO's layout holds. What lives here: `describe_coco`, which opens every split,
+decodes every image and draws every mask, and `CocoDescription` and `CocoSplitSummary`, in which it
+says what it found and whether the folder can be used.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from mae_lib.data.coco import CocoFolder, open_coco, splits_of
-from mae_lib.data.describe import FolderDescription, classes_text, count_text, looked_at, of_problems, of_sizes
 from mae_lib.base.errors import InputError
+from mae_lib.data.coco import CocoFolder, open_coco, splits_of
+from mae_lib.data.describe import (
+    FolderDescription,
+    classes_text,
+    count_text,
+    looked_at,
+    of_problems,
+    of_sizes,
+)
 from mae_lib.data.image_files import shown
 
 __all__ = ["CocoSplitSummary", "CocoDescription", "describe_coco"]
@@ -23,11 +32,14 @@ class CocoSplitSummary:
     """One split.
 
     Attributes:
-        images, empty: how many there are, and how many of them have no instance. instances: annotations, crowds and dropped ones too.
-        present: of the categories, how many have an instance. crowds: annotations that cover a crowd.
+        images, empty: how many there are, and how many of them have no instance. instances:
+            annotations, crowds and dropped ones too.
+        present: of the categories, how many have an instance. crowds: annotations that cover a
+            crowd.
         dropped: annotations that training does not see, by reason (`CocoFolder.dropped`).
         polygons, runs: annotations by polygons and by run-length code.
-        small, medium, large: annotations by area, below 32², below 96² and above, in pixels, as COCO's scores sort them.
+        small, medium, large: annotations by area, below 32², below 96² and above, in pixels, as
+            COCO's scores sort them.
     """
 
     images: int
@@ -45,8 +57,9 @@ class CocoSplitSummary:
 
 @dataclass(frozen=True)
 class CocoDescription(FolderDescription):
-    """What a folder in COCO's layout holds and whether it can be used. Its classes stand in ascending category id, its files are the images that
-    the annotations name, and those checked were decoded and had their masks drawn.
+    """What a folder in COCO's layout holds and whether it can be used. Its classes stand in
+    ascending category id, its files are the images that the annotations name, and those checked
+    were decoded and had their masks drawn.
 
     Attributes:
         category_ids: of the classes; gaps: how many whole numbers between the ids are no category.
@@ -58,25 +71,57 @@ class CocoDescription(FolderDescription):
 
     def contents(self) -> list[tuple[str, str]]:
         n = count_text
-        rows = [("layout", "COCO: annotations/instances_*.json beside a folder of images for each split")]
+        rows = [
+            (
+                "layout",
+                "COCO: annotations/instances_*.json beside a folder of images for each split",
+            )
+        ]
         for name, split in self.splits.items():
             crowds = f"{n(split.crowds)} of them crowds; {split.present} categories occur"
-            rows.append((name, f"{n(split.images)} images, {n(split.instances)} instances, {crowds}"))
-            rows.append((name, f"masks: {n(split.polygons)} by polygons, {n(split.runs)} by run-length code; {n(split.empty)} images without instances"))
-            rows.append((name, f"area: {n(split.small)} small, {n(split.medium)} medium, {n(split.large)} large"))
-            rows += [(name, f"{n(count)} left out of training: {reason}") for reason, count in split.dropped.items()]
+            rows.append(
+                (name, f"{n(split.images)} images, {n(split.instances)} instances, {crowds}")
+            )
+            rows.append(
+                (
+                    name,
+                    (
+                        f"masks: {n(split.polygons)} by polygons, {n(split.runs)} by run-length"
+                        f" code; {n(split.empty)} images without instances"
+                    ),
+                )
+            )
+            rows.append(
+                (
+                    name,
+                    (
+                        f"area: {n(split.small)} small, {n(split.medium)} medium, {n(split.large)}"
+                        " large"
+                    ),
+                )
+            )
+            rows += [
+                (name, f"{n(count)} left out of training: {reason}")
+                for reason, count in split.dropped.items()
+            ]
         if self.classes:
-            ids = f"ids {self.category_ids[0]} to {self.category_ids[-1]}, " + (f"{self.gaps} of them unused" if self.gaps else "without gaps")
+            ids = f"ids {self.category_ids[0]} to {self.category_ids[-1]}, " + (
+                f"{self.gaps} of them unused" if self.gaps else "without gaps"
+            )
             rows.append(("classes", f"{len(self.classes)} ({ids}): {classes_text(self.classes)}"))
         return rows
 
 
-def describe_coco(directory: Path, limit: int = 20_000, threads: int | None = None, progress: bool | None = None) -> CocoDescription:
-    """Open every split of a folder in COCO's layout, decode its images and draw its masks. Bad contents are reported, never raised.
+def describe_coco(
+    directory: Path, limit: int = 20_000, threads: int | None = None, progress: bool | None = None
+) -> CocoDescription:
+    """Open every split of a folder in COCO's layout, decode its images and draw its masks. Bad
+    contents are reported, never raised.
 
     Args:
         directory: a folder with `annotations/instances_*.json`.
-        limit: of more images than this, a fixed sample of this many is decoded; the description says so.
+        limit: of more images than this, a fixed sample of this many is decoded; the description
+            says so.
         threads, progress: as in `mae_lib.describe.describe`.
     """
     opened: dict[str, CocoFolder] = {}
@@ -88,20 +133,31 @@ def describe_coco(directory: Path, limit: int = 20_000, threads: int | None = No
         except InputError as error:
             problems.append(str(error))
     everything = [(folder, i) for folder in opened.values() for i in range(len(folder))]
-    looks = looked_at(lambda one: list(faults_of(*one)), everything, limit, threads, progress, "image")
+    looks = looked_at(
+        lambda one: list(faults_of(*one)), everything, limit, threads, progress, "image"
+    )
     problems += [fault for faults in looks for fault in faults]
-    train, validation = (next((name for name in opened if name.startswith(kind)), None) for kind in ("train", "val"))
+    train, validation = (
+        next((name for name in opened if name.startswith(kind)), None) for kind in ("train", "val")
+    )
     train = train or next(iter(opened), None)
     for name, folder in opened.items():
         try:
             if folder.ids_of(opened[train].classes) != opened[train].category_ids:
-                warnings.append(f"the split '{name}' numbers the categories unlike '{train}': they are matched by name")
+                warnings.append(
+                    f"the split '{name}' numbers the categories unlike '{train}': they are matched"
+                    " by name"
+                )
         except InputError as error:  # only of the split to score on does `mae finetune` ask this
             (problems if name == validation else warnings).append(str(error))
     if validation is None:
-        warnings.append("there is no validation split: a score on the training images says nothing about others")
+        warnings.append(
+            "there is no validation split: a score on the training images says nothing about others"
+        )
         validation = train
-    classes, ids = next(((folder.classes, folder.category_ids) for folder in opened.values()), ((), ()))
+    classes, ids = next(
+        ((folder.classes, folder.category_ids) for folder in opened.values()), ((), ())
+    )
     return CocoDescription(
         directory=shown(directory),
         splits={name: _summarise(folder) for name, folder in opened.items()},
@@ -113,8 +169,10 @@ def describe_coco(directory: Path, limit: int = 20_000, threads: int | None = No
         warnings=tuple(warnings),
         **of_sizes(folder.size(i)[::-1] for folder, i in everything),
         **of_problems(
-            problems, problems[0] if problems else "",
-            f"mae finetune --data {shlex.quote(shown(directory))} --train {train} --validation {validation} --checkpoint FILE",
+            problems,
+            problems[0] if problems else "",
+            f"mae finetune --data {shlex.quote(shown(directory))} --train {train} --validation"
+            f" {validation} --checkpoint FILE",
         ),
     )
 

@@ -50,10 +50,14 @@ def file_digests(root: Path, names: Sequence[str]) -> list[bytes]:
 
 
 def piece_digests(
-    root: Path, files: Sequence[str], places: Sequence[tuple[int, int, int]], read: Callable[[int], bytes]
+    root: Path,
+    files: Sequence[str],
+    places: Sequence[tuple[int, int, int]],
+    read: Callable[[int], bytes],
 ) -> list[bytes]:
     """SHA-256 of pieces of ``files`` under ``root``: ``places`` holds of each its file's number in
-    the list, its first byte and its length; ``read`` gives piece k. InputError as `file_digests`."""
+    the list, its first byte and its length; ``read`` gives piece k. InputError as `file_digests`.
+    """
     stamps = [_stamp(root, name) for name in files]
     named = [(f"{files[file]}\0{first}\0{size}", stamps[file]) for file, first, size in places]
     sizes = [size for _, _, size in places]
@@ -106,7 +110,10 @@ def _digest_of(root: Path, name: str) -> bytes:
 
 
 def _looked_up(
-    root: Path, named: Sequence[tuple[str, Stamp]], sizes: Sequence[int], digest: Callable[[int], bytes]
+    root: Path,
+    named: Sequence[tuple[str, Stamp]],
+    sizes: Sequence[int],
+    digest: Callable[[int], bytes],
 ) -> list[bytes]:
     """The digest of each piece: as kept under its name and stamp, else by ``digest``, and kept."""
     words = (os.fsencode(f"{name}\0{stamp}") for name, stamp in named)
@@ -131,7 +138,9 @@ def _looked_up(
     return [known[key] for key in keys]
 
 
-def _computed(wanted: Sequence[int], sizes: Sequence[int], digest: Callable[[int], bytes]) -> list[bytes]:
+def _computed(
+    wanted: Sequence[int], sizes: Sequence[int], digest: Callable[[int], bytes]
+) -> list[bytes]:
     """``digest`` of each of ``wanted``, in as many threads as there are cores; an error is that of
     the first in order."""
     parts = [wanted[start : start + 256] for start in range(0, len(wanted), 256)]

@@ -1,6 +1,7 @@
-"""What an image folder holds. What lives here: `describe`, which opens and decodes every file of a folder and says whether the
-folder can be used; `FolderDescription`, what it says of every layout; and `Description` and `SplitSummary`, what it says of class folders and of
-shards (of COCO's layout: `coco_description`)."""
+"""What an image folder holds. What lives here: `describe`, which opens and decodes every file of a
+folder and says whether the folder can be used; `FolderDescription`, what it says of every layout;
+and `Description` and `SplitSummary`, what it says of class folders and of shards (of COCO's layout:
+`coco_description`)."""
 
 from __future__ import annotations
 
@@ -20,9 +21,9 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from mae_lib.base.errors import InputError
 from mae_lib.data.coco import nested, splits_of
 from mae_lib.data.datasets import EncodedImages, FolderImages
-from mae_lib.base.errors import InputError
 from mae_lib.data.image_files import (
     SPLITS,
     VALIDATION,
@@ -53,7 +54,8 @@ class FolderDescription(ABC):
         classes: class names, in label order.
         files: image files found; checked: how many of them were opened and decoded.
         smallest, largest: `(width, height)` in pixels, by area; shortest_side: in pixels.
-        problems: the first ten things that are wrong, one line each with the remedy; problem_count: of how many.
+        problems: the first ten things that are wrong, one line each with the remedy; problem_count:
+            of how many.
         warnings: what will be done with unusual files, and what may surprise.
         usable: whether the folder can be loaded, and everything checked is sound.
         reason: if not usable, why, and the remedy.
@@ -86,14 +88,21 @@ class FolderDescription(ABC):
     def __str__(self) -> str:
         rows = self.contents()
         if self.smallest and self.largest:
-            sizes = " to ".join(f"{width}×{height}" for width, height in dict.fromkeys((self.smallest, self.largest)))
+            sizes = " to ".join(
+                f"{width}×{height}"
+                for width, height in dict.fromkeys((self.smallest, self.largest))
+            )
             rows.append(("sizes", f"{sizes} pixels, shortest side {self.shortest_side}"))
-        checked = "every one" if self.checked == self.files else f"a sample of {count_text(self.checked)}"
+        checked = (
+            "every one" if self.checked == self.files else f"a sample of {count_text(self.checked)}"
+        )
         rows.append(("checked", f"{checked} of {count_text(self.files)} files"))
         rows += [("note", text) for text in self.warnings]
         rows += [("problem", text) for text in self.problems]
         if self.problem_count > len(self.problems):
-            rows.append(("problem", f"… and {count_text(self.problem_count - len(self.problems))} more"))
+            rows.append(
+                ("problem", f"… and {count_text(self.problem_count - len(self.problems))} more")
+            )
         rows.append(("usable", f"yes: {self.command}" if self.usable else f"no: {self.reason}"))
         wide = max(len(name) for name, _ in rows)
         return "\n".join([self.directory, *(f"  {name:<{wide}}  {text}" for name, text in rows)])
@@ -108,17 +117,42 @@ def of_sizes(sizes: Iterable[tuple[int, int]]) -> dict[str, Any]:
 
 
 def of_problems(problems: Sequence[str], reason: str, command: str) -> dict[str, Any]:
-    """The attributes that follow from all that is wrong, from why the folder cannot be used ('' if it can), and from what to run if it can."""
-    return {"problems": tuple(problems[:10]), "problem_count": len(problems), "usable": not reason, "reason": reason, "command": "" if reason else command}
+    """The attributes that follow from all that is wrong, from why the folder cannot be used ('' if
+    it can), and from what to run if it can."""
+    return {
+        "problems": tuple(problems[:10]),
+        "problem_count": len(problems),
+        "usable": not reason,
+        "reason": reason,
+        "command": "" if reason else command,
+    }
 
 
-def looked_at(look: Callable[[Any], Any], everything: Sequence[Any], limit: int, threads: int | None, progress: bool | None, unit: str) -> list[Any]:
-    """``look`` at everything, or at a fixed sample of ``limit``, in many threads under a progress bar: what it gave, in order."""
+def looked_at(
+    look: Callable[[Any], Any],
+    everything: Sequence[Any],
+    limit: int,
+    threads: int | None,
+    progress: bool | None,
+    unit: str,
+) -> list[Any]:
+    """``look`` at everything, or at a fixed sample of ``limit``, in many threads under a progress
+    bar: what it gave, in order."""
     chosen = everything
     if len(everything) > limit:
-        chosen = [everything[k] for k in sorted(random.Random(0).sample(range(len(everything)), limit))]
+        chosen = [
+            everything[k] for k in sorted(random.Random(0).sample(range(len(everything)), limit))
+        ]
     with ThreadPoolExecutor(threads or cores()) as pool:
-        return list(tqdm(pool.map(look, chosen), total=len(chosen), desc="checking", unit=unit, disable=None if progress is None else not progress))
+        return list(
+            tqdm(
+                pool.map(look, chosen),
+                total=len(chosen),
+                desc="checking",
+                unit=unit,
+                disable=None if progress is None else not progress,
+            )
+        )
 
 
 def classes_text(classes: Sequence[str]) -> str:
@@ -131,7 +165,7 @@ def count_text(number: int) -> str:
     return f"{number:,}".replace(",", " ")
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Class folders and shards
 
 
@@ -148,8 +182,8 @@ class SplitSummary:
 
 @dataclass(frozen=True)
 class Description(FolderDescription):
-    """What a folder of class folders holds and whether `FolderImages(directory)` can load every file checked, or `ShardImages(directory)` if it
-    holds shards; made by `describe`.
+    """What a folder of class folders holds and whether `FolderImages(directory)` can load every
+    file checked, or `ShardImages(directory)` if it holds shards; made by `describe`.
 
     Attributes:
         layout: in words.
@@ -199,18 +233,21 @@ def describe(
     threads: int | None = None,
     progress: bool | None = None,
 ) -> FolderDescription:
-    """Open and decode every image file under a folder and say what it holds and whether it can be used.
+    """Open and decode every image file under a folder and say what it holds and whether it can be
+    used.
 
     Bad contents are reported, never raised.
 
     Args:
         directory: the folder.
-        limit: of more files than this, a fixed sample of this many is opened; the description says so.
+        limit: of more files than this, a fixed sample of this many is opened; the description says
+            so.
         threads: that decode; by default one per available core.
         progress: show a progress bar; by default only where stderr is a terminal.
 
     Returns:
-        A `Description`; of a folder in COCO's layout, with `annotations/instances_*.json`, a `mae_lib.data.coco_description.CocoDescription`.
+        A `Description`; of a folder in COCO's layout, with `annotations/instances_*.json`, a
+        `mae_lib.data.coco_description.CocoDescription`.
 
     Raises:
         InputError: there is no such folder, or it is a file.
@@ -223,24 +260,43 @@ def describe(
     if holds_shards(root):
         return _describe_shards(directory, root, limit, threads, progress)
     files, strays, blocked = _inventory(root)
-    sources, reason, warnings = _loadable(lambda: split_folders(root) or ["train", "val"], lambda name: FolderImages(root, name))
+    sources, reason, warnings = _loadable(
+        lambda: split_folders(root) or ["train", "val"], lambda name: FolderImages(root, name)
+    )
     looks = looked_at(lambda name: _look(root / name), files, limit, threads, progress, "file")
     if strays:
         warnings.append(f"{count_text(strays)} file(s) with other extensions are passed over")
     if blocked and not reason:
         reason = blocked[0]
     if inner := nested(root):
-        reason = f"{shown(root)} holds a data set in COCO's layout one folder further down: point at {shown(inner)}"
-    return _description(directory, _layout_text(root), sources, len(files), looks, warnings, reason, blocked)
+        reason = (
+            f"{shown(root)} holds a data set in COCO's layout one folder further down: point at"
+            f" {shown(inner)}"
+        )
+    return _description(
+        directory, _layout_text(root), sources, len(files), looks, warnings, reason, blocked
+    )
 
 
-def _describe_shards(directory: str | os.PathLike[str], root: Path, limit: int, threads: int | None, progress: bool | None) -> Description:
+def _describe_shards(
+    directory: str | os.PathLike[str],
+    root: Path,
+    limit: int,
+    threads: int | None,
+    progress: bool | None,
+) -> Description:
     names = [name for name in SPLITS if (root / name).is_dir()]
-    sources, reason, warnings = _loadable(lambda: names or ["train"], lambda name: ShardImages(root, name, progress=progress))
+    sources, reason, warnings = _loadable(
+        lambda: names or ["train"], lambda name: ShardImages(root, name, progress=progress)
+    )
     images = [(source, index) for source in sources.values() for index in range(len(source))]
     looks = looked_at(lambda image: _look_inside(*image), images, limit, threads, progress, "image")
     counts = {name: len(source.shards) for name, source in sources.items()}
-    layout = "tar shards" + (f", {', '.join(f'{count_text(count)} of {name}' for name, count in counts.items())}" if counts else "")
+    layout = "tar shards" + (
+        f", {', '.join(f'{count_text(count)} of {name}' for name, count in counts.items())}"
+        if counts
+        else ""
+    )
     return _description(directory, layout, sources, len(images), looks, warnings, reason, [])
 
 
@@ -254,7 +310,8 @@ def _description(
     reason: str,
     blocked: list[str],
 ) -> Description:
-    """All of it, from the splits that load, what was looked at, why the folder cannot be used ('' if it can), and what kept us from listing all."""
+    """All of it, from the splits that load, what was looked at, why the folder cannot be used (''
+    if it can), and what kept us from listing all."""
     census = _census(looks)
     splits = {}
     for name, source in sources.items():
@@ -263,7 +320,10 @@ def _description(
     warnings += [f"{count_text(count)} {text}" for text, count in sorted(census.oddities.items())]
     problems = blocked + census.problems
     if problems and not reason:
-        reason = f"{count_text(len(problems))} of {count_text(len(looks))} files cannot be used: delete or replace those named"
+        reason = (
+            f"{count_text(len(problems))} of {count_text(len(looks))} files cannot be used: delete"
+            " or replace those named"
+        )
     return Description(
         directory=shown(directory),
         layout=layout,
@@ -280,7 +340,8 @@ def _description(
 
 
 def _inventory(root: Path) -> tuple[list[str], int, list[str]]:
-    """All image files under a folder, the number of other files, and what kept us from listing all."""
+    """All image files under a folder, the number of other files, and what kept us from listing
+    all."""
     files, strays = [], 0
     try:
         for name in walk(root):
@@ -293,7 +354,9 @@ def _inventory(root: Path) -> tuple[list[str], int, list[str]]:
     return sorted(files), strays, []
 
 
-def _loadable(found: Callable[[], Sequence[str]], source: Callable[[str], EncodedImages]) -> tuple[dict[str, EncodedImages], str, list[str]]:
+def _loadable(
+    found: Callable[[], Sequence[str]], source: Callable[[str], EncodedImages]
+) -> tuple[dict[str, EncodedImages], str, list[str]]:
     """The splits that load, why `train` does not (else ''), and notes on the rest."""
     notes: list[str] = []
     try:
@@ -307,7 +370,10 @@ def _loadable(found: Callable[[], Sequence[str]], source: Callable[[str], Encode
         except InputError as error:
             notes.append(f"the split '{name}' cannot be used: {error}")
     if not set(VALIDATION) & set(names):
-        notes.append("there is no validation split: pretraining runs, what scores on held-out images does not")
+        notes.append(
+            "there is no validation split: pretraining runs, what scores on held-out images"
+            " does not"
+        )
     return sources, "", notes
 
 
@@ -315,10 +381,15 @@ def _summarise(source: EncodedImages) -> tuple[SplitSummary, list[str]]:
     """A split's summary, and a note if its classes are of very unequal size."""
     counts = torch.bincount(source.labels, minlength=len(source.classes)).numpy()
     met = counts[counts > 0]
-    summary = SplitSummary(len(source), len(met), int(met.min()), float(np.median(met)), int(met.max()))
+    summary = SplitSummary(
+        len(source), len(met), int(met.min()), float(np.median(met)), int(met.max())
+    )
     notes = []
     if summary.most > 10 * summary.fewest:
-        notes.append(f"the largest class has {summary.most / summary.fewest:.0f} times the images of the smallest")
+        notes.append(
+            f"the largest class has {summary.most / summary.fewest:.0f} times the images of the"
+            " smallest"
+        )
     if len(met) < len(counts):
         notes.append(f"{len(counts) - len(met)} of the {len(counts)} classes have no image")
     return summary, notes
@@ -351,7 +422,8 @@ def _look(file: Path | Member) -> _Look:
         with opened(file) as image:
             oddities = list(_oddities(image))
             mode = image.mode
-            turned = image.format == "TIFF" and orientation(image) != 1  # which Pillow turns, and forgets, while it loads
+            # which Pillow turns, and forgets, while it loads
+            turned = image.format == "TIFF" and orientation(image) != 1
             picture = upright(image, "RGB", file)
             if turned or orientation(image) != 1:
                 oddities.append("file(s) with an EXIF orientation are turned upright")
@@ -362,7 +434,8 @@ def _look(file: Path | Member) -> _Look:
 
 def _oddities(image: Image.Image) -> Iterator[str]:
     """What an opened, not yet loaded image has that is unusual, and what will be done with it."""
-    if image.format != "BMP" and ";16" in str(image.tile) or image.mode.startswith("I"):  # a BMP's 16 bits are those of a whole pixel
+    # a BMP's 16 bits are those of a whole pixel
+    if (image.format != "BMP" and ";16" in str(image.tile)) or image.mode.startswith("I"):
         yield "16-bit file(s) are scaled to 8 bits"
     if image.mode == "F":
         yield "float file(s) are scaled from [0, 1] to 8 bits"

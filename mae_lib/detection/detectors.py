@@ -1,6 +1,7 @@
-"""Detectors that are kept (§3.5): find one, load it, else fine-tune it, and the record of what it scores. As with checkpoints, a detector is two files,
-``NAME-HASH.safetensors`` and ``NAME-HASH.json``, that count only if the weights' digest is the one the JSON states; two processes that
-want the same one train it once.
+"""Detectors that are kept (§3.5): find one, load it, else fine-tune it, and the record of what it
+scores. As with checkpoints, a detector is two files, ``NAME-HASH.safetensors`` and
+``NAME-HASH.json``, that count only if the weights' digest is the one the JSON states; two processes
+that want the same one train it once.
 """
 
 from __future__ import annotations
@@ -18,20 +19,28 @@ from pathlib import Path
 import filelock
 from torchvision.models.detection import MaskRCNN
 
-from mae_lib.training import distributed
-from mae_lib.detection.average_precision import Detections, average_precision
-from mae_lib.data.coco import CocoFolder
-from mae_lib.detection.mask_rcnn import DetectorConfig, detect, detector
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import DamagedFile, cache_directory, remove_parts, set_aside
-from mae_lib.detection.finetune import FinetuneConfig, Finetuned, finetune
 from mae_lib.base.intervals import Interval
-from mae_lib.training.tiers import run_name
-from mae_lib.model.autoencoder import MaskedAutoencoder
-from mae_lib.training.pretrain import resolve_device
 from mae_lib.base.provenance import provenance
-from mae_lib.training.store import Checkpoint, Stored, find_stored, read_stored, require_free, search_path, store_model, thin_curve
-from mae_lib.training.tiers import tier
+from mae_lib.data.coco import CocoFolder
+from mae_lib.detection.average_precision import Detections, average_precision
+from mae_lib.detection.finetune import FinetuneConfig, Finetuned, finetune
+from mae_lib.detection.mask_rcnn import DetectorConfig, detect, detector
+from mae_lib.model.autoencoder import MaskedAutoencoder
+from mae_lib.training import distributed
+from mae_lib.training.pretrain import resolve_device
+from mae_lib.training.store import (
+    Checkpoint,
+    Stored,
+    find_stored,
+    read_stored,
+    require_free,
+    search_path,
+    store_model,
+    thin_curve,
+)
+from mae_lib.training.tiers import run_name, tier
 
 DETECT_BATCH = 16
 
@@ -57,9 +66,16 @@ def read_detector(path: str | Path) -> StoredDetector:
     return read_stored(StoredDetector, path)
 
 
-def find_detector(config: FinetuneConfig, folder: str | Path | None = None) -> StoredDetector | None:
-    """The detector of ``config`` in ``folder`` (default: the project's checkpoints and the cache), or None: see :func:`mae_lib.training.store.find_stored`."""
-    return find_stored(StoredDetector, config, [*search_path(), cache_directory() / "detectors"] if folder is None else [Path(folder)])
+def find_detector(
+    config: FinetuneConfig, folder: str | Path | None = None
+) -> StoredDetector | None:
+    """The detector of ``config`` in ``folder`` (default: the project's checkpoints and the cache),
+    or None: see :func:`mae_lib.training.store.find_stored`."""
+    return find_stored(
+        StoredDetector,
+        config,
+        [*search_path(), cache_directory() / "detectors"] if folder is None else [Path(folder)],
+    )
 
 
 def obtain_detector(
@@ -73,9 +89,11 @@ def obtain_detector(
     progress: bool = True,
     save_every: float = 60.0,
 ) -> StoredDetector:
-    """The detector of ``config``: as it is stored, else trained (or its training resumed) and stored in ``out`` (default: the cache).
+    """The detector of ``config``: as it is stored, else trained (or its training resumed) and
+    stored in ``out`` (default: the cache).
 
-    Under `torchrun` every process calls it; the first one looks, locks and stores, and all train. Arguments as in :func:`mae_lib.finetune.finetune`.
+    Under `torchrun` every process calls it; the first one looks, locks and stores, and all train.
+    Arguments as in :func:`mae_lib.finetune.finetune`.
     """
     rank = distributed.rank()
     target = cache_directory() / "detectors" if out is None else Path(out)
@@ -88,30 +106,54 @@ def obtain_detector(
             if rank == 0:
                 for file in (state, target / state.name, target / f"{state.stem}.json"):
                     remove_parts(file)
-            trained = _train(config, checkpoint, folder, device=device, state=state, save_every=save_every, progress=progress)
+            trained = _train(
+                config,
+                checkpoint,
+                folder,
+                device=device,
+                state=state,
+                save_every=save_every,
+                progress=progress,
+            )
             if rank == 0:
                 _save(trained, config, target, tier_name, run_of(config, checkpoint, tier_name))
                 state.unlink(missing_ok=True)
         distributed.first_says(lambda: True)  # the others wait until it is stored
     found = find_detector(config, out)
     if found is None:
-        raise InputError(f"{config.name} was stored in {target} and is not there: with many machines, $MAE_CACHE or --out must be on a disk that all share")
+        raise InputError(
+            f"{config.name} was stored in {target} and is not there: with many machines, $MAE_CACHE"
+            " or --out must be on a disk that all share"
+        )
     return found
 
 
-def _train(config: FinetuneConfig, checkpoint: Checkpoint | None, folder: CocoFolder, *, state: Path, **arguments) -> Finetuned:
+def _train(
+    config: FinetuneConfig,
+    checkpoint: Checkpoint | None,
+    folder: CocoFolder,
+    *,
+    state: Path,
+    **arguments,
+) -> Finetuned:
     try:
         return finetune(config, checkpoint, folder, state=state, **arguments)
     except DamagedFile as error:
         if distributed.world() > 1:
             raise  # the processes would set it aside one after another
-        warnings.warn(f"{error}. Set aside as {set_aside(state).name}; training starts over.", stacklevel=3)
+        warnings.warn(
+            f"{error}. Set aside as {set_aside(state).name}; training starts over.", stacklevel=3
+        )
         return finetune(config, checkpoint, folder, state=state, **arguments)
 
 
-def _save(trained: Finetuned, config: FinetuneConfig, folder: Path, tier_name: str, run: str) -> StoredDetector:
+def _save(
+    trained: Finetuned, config: FinetuneConfig, folder: Path, tier_name: str, run: str
+) -> StoredDetector:
     record = {
-        "tier": tier_name, "run": run, "config": config.to_dict(),
+        "tier": tier_name,
+        "run": run,
+        "config": config.to_dict(),
         "seconds": round(trained.seconds, 1),
         "images_per_second": round(config.steps * config.batch / max(trained.seconds, 1e-9), 1),
         "curve": thin_curve(trained.losses),
@@ -121,53 +163,92 @@ def _save(trained: Finetuned, config: FinetuneConfig, folder: Path, tier_name: s
 
 
 def run_of(config: FinetuneConfig, checkpoint: Checkpoint | None, tier_name: str) -> str:
-    """The place in the ledger: the pretraining's, or ``scratch`` (``scratch-small`` with the size sweep's ViT patch)."""
+    """The place in the ledger: the pretraining's, or ``scratch`` (``scratch-small`` with the size
+    sweep's ViT patch)."""
     if checkpoint is None:
         sizes = tier(tier_name).at(config.model.image_size[0])
-        return "scratch-small" if config.model.patch == sizes.small_patch != sizes.model.patch else "scratch"
+        return (
+            "scratch-small"
+            if config.model.patch == sizes.small_patch != sizes.model.patch
+            else "scratch"
+        )
     try:
         return run_name(checkpoint.config, checkpoint.record["tier"])
     except InputError:
         return checkpoint.config.family
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Configs and records
 
 
 def finetune_config(
-    folder: CocoFolder, checkpoint: Checkpoint | None = None, tier_name: str = "laptop", patch: int | None = None,
-    image_size: int | None = None, anchors: Sequence[float] = (), proposals: int | None = None, seed: int | None = None, **changes,
+    folder: CocoFolder,
+    checkpoint: Checkpoint | None = None,
+    tier_name: str = "laptop",
+    patch: int | None = None,
+    image_size: int | None = None,
+    anchors: Sequence[float] = (),
+    proposals: int | None = None,
+    seed: int | None = None,
+    **changes,
 ) -> FinetuneConfig:
     """One fine-tuning at a tier's sizes.
 
     Args:
-        folder: the training images. checkpoint: the pretrained encoder; None: from scratch, with the tier's encoder and a ViT patch of
-            ``patch`` pixels (default: the ratio sweep's). image_size: of the detector, the images' longer side. anchors: one side a level of the
-            pyramid, pixels; by default the tier's, scaled as the images are. proposals: an image; how many enter the losses grows with it.
-        seed: default: the checkpoint's own, 0 from scratch. changes: other fields of :class:`FinetuneConfig`; None leaves the tier's value.
+        folder: the training images. checkpoint: the pretrained encoder; None: from scratch, with
+            the tier's encoder and a ViT patch of ``patch`` pixels (default: the ratio sweep's).
+            image_size: of the detector, the images' longer side. anchors: one side a level of the
+            pyramid, pixels; by default the tier's, scaled as the images are. proposals: an image;
+            how many enter the losses grows with it.
+        seed: default: the checkpoint's own, 0 from scratch. changes: other fields of
+            :class:`FinetuneConfig`; None leaves the tier's value.
     """
     sizes = tier(tier_name)
     own = sizes.detection
-    fields = dict(own["training"]) | (dict(own["scratch"]) if checkpoint is None else {}) | {k: v for k, v in changes.items() if v is not None}
+    fields = (
+        dict(own["training"])
+        | (dict(own["scratch"]) if checkpoint is None else {})
+        | {k: v for k, v in changes.items() if v is not None}
+    )
     shape = dict(own["detector"])
     if image_size is not None and image_size != shape["image_size"]:
         factor = image_size / shape["image_size"]
-        shape |= {"image_size": image_size, "anchors": tuple(side * factor for side in shape["anchors"]), "canonical": shape["canonical"] * factor}
+        shape |= {
+            "image_size": image_size,
+            "anchors": tuple(side * factor for side in shape["anchors"]),
+            "canonical": shape["canonical"] * factor,
+        }
     if anchors:
         shape["anchors"] = tuple(anchors)
     if proposals is not None:
-        shape |= {"roi_samples": max(1, round(shape["roi_samples"] * proposals / shape["post_nms"])), "pre_nms": proposals, "post_nms": proposals}
+        shape |= {
+            "roi_samples": max(1, round(shape["roi_samples"] * proposals / shape["post_nms"])),
+            "pre_nms": proposals,
+            "post_nms": proposals,
+        }
     if checkpoint is not None:
-        model, start = checkpoint.config.model, {"pretrained": checkpoint.record["digest"], "origin": checkpoint.config.name}
+        model, start = (
+            checkpoint.config.model,
+            {"pretrained": checkpoint.record["digest"], "origin": checkpoint.config.name},
+        )
     else:
         model, start = sizes.config({"kind": "world"}, unit=patch, patch=patch).model, {}
     chosen = (0 if checkpoint is None else checkpoint.config.seed) if seed is None else seed
-    return FinetuneConfig(model=model, detector=DetectorConfig(**shape), classes=folder.classes, data=folder.identity, seed=chosen, **start, **fields)
+    return FinetuneConfig(
+        model=model,
+        detector=DetectorConfig(**shape),
+        classes=folder.classes,
+        data=folder.identity,
+        seed=chosen,
+        **start,
+        **fields,
+    )
 
 
 class _Found(Sequence):
-    """A detector's detections in some images of a folder, made as they are asked for: the masks of one batch are in memory, never all."""
+    """A detector's detections in some images of a folder, made as they are asked for: the masks of
+    one batch are in memory, never all."""
 
     def __init__(self, model: MaskRCNN, folder: CocoFolder, indices: Sequence[int]) -> None:
         self.model, self.folder, self.indices = model, folder, indices
@@ -180,38 +261,72 @@ class _Found(Sequence):
 
     def __iter__(self) -> Iterator[Detections]:
         for start in range(0, len(self), DETECT_BATCH):
-            yield from detect(self.model, [self.folder.image(i) for i in self.indices[start : start + DETECT_BATCH]])
+            yield from detect(
+                self.model,
+                [self.folder.image(i) for i in self.indices[start : start + DETECT_BATCH]],
+            )
 
 
-def evaluate_detector(model: MaskRCNN, folder: CocoFolder, images: int | None = None) -> dict[str, Interval]:
-    """COCO's numbers of a detector on the first ``images`` images of a folder (default: all), in [0, 1]; what COCO leaves undefined is left out.
+def evaluate_detector(
+    model: MaskRCNN, folder: CocoFolder, images: int | None = None
+) -> dict[str, Interval]:
+    """COCO's numbers of a detector on the first ``images`` images of a folder (default: all), in
+    [0, 1]; what COCO leaves undefined is left out.
 
     An interval over seeds needs several detectors; one has none.
     """
     indices = range(min(len(folder), images or len(folder)))
     scores = average_precision(folder, _Found(model, folder, indices), indices)
-    return {name: Interval(value, math.nan, math.nan, len(indices)) for name, value in scores.items() if not math.isnan(value)}
-
-
-def identity(config: FinetuneConfig, run: str, tier_name: str, validation: CocoFolder, images: int | None = None) -> dict:
-    """The part of a record that is known before anything is trained. ``run``: see :func:`run_of`. InputError for classes that are not the config's."""
-    if validation.classes != config.classes:
-        raise InputError(f"{validation.annotations.name} numbers its classes unlike the training images: open it with their classes")
-    settings = {"images": min(len(validation), images or len(validation))}
-    data = {"train": config.data, "validation": validation.identity}
-    key = hashlib.sha256(json.dumps(["detection", config.hash, settings, data], sort_keys=True).encode()).hexdigest()[:16]
     return {
-        "kind": "detection", "name": config.name, "hash": config.hash, "run": run, "seed": config.seed, "tier": tier_name,
-        "config": config.to_dict(), "settings": settings, "data": data, "key": key,
+        name: Interval(value, math.nan, math.nan, len(indices))
+        for name, value in scores.items()
+        if not math.isnan(value)
     }
 
 
-def record_of(stored: StoredDetector, validation: CocoFolder, images: int | None = None, device: str = "auto") -> dict:
-    """The record of a stored detector: who it is (as in :func:`mae_lib.evaluate.evaluate`), its measures, seconds of the evaluation, minutes of
-    the training, and provenance."""
+def identity(
+    config: FinetuneConfig,
+    run: str,
+    tier_name: str,
+    validation: CocoFolder,
+    images: int | None = None,
+) -> dict:
+    """The part of a record that is known before anything is trained. ``run``: see :func:`run_of`.
+    InputError for classes that are not the config's."""
+    if validation.classes != config.classes:
+        raise InputError(
+            f"{validation.annotations.name} numbers its classes unlike the training images: open it"
+            " with their classes"
+        )
+    settings = {"images": min(len(validation), images or len(validation))}
+    data = {"train": config.data, "validation": validation.identity}
+    key = hashlib.sha256(
+        json.dumps(["detection", config.hash, settings, data], sort_keys=True).encode()
+    ).hexdigest()[:16]
+    return {
+        "kind": "detection",
+        "name": config.name,
+        "hash": config.hash,
+        "run": run,
+        "seed": config.seed,
+        "tier": tier_name,
+        "config": config.to_dict(),
+        "settings": settings,
+        "data": data,
+        "key": key,
+    }
+
+
+def record_of(
+    stored: StoredDetector, validation: CocoFolder, images: int | None = None, device: str = "auto"
+) -> dict:
+    """The record of a stored detector: who it is (as in :func:`mae_lib.evaluate.evaluate`), its
+    measures, seconds of the evaluation, minutes of the training, and provenance."""
     began = time.perf_counter()
     measures = evaluate_detector(stored.load(resolve_device(device)), validation, images)
-    return identity(stored.config, stored.record["run"], stored.record["tier"], validation, images) | {
+    return identity(
+        stored.config, stored.record["run"], stored.record["tier"], validation, images
+    ) | {
         "weights": stored.record["digest"],
         "measures": {name: interval.to_dict() for name, interval in measures.items()},
         "seconds": round(time.perf_counter() - began, 1),

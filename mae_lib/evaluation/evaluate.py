@@ -1,5 +1,6 @@
-"""From a stored encoder and data to a record of measures: the evaluations of §3.1–§3.4 and §3.6 without a notebook, as `mae evaluate` runs them.
-Here the images of each evaluation are opened and handed to the module that measures; the record says what was measured on what, by which code.
+"""From a stored encoder and data to a record of measures: the evaluations of §3.1–§3.4 and §3.6
+without a notebook, as `mae evaluate` runs them. Here the images of each evaluation are opened and
+handed to the module that measures; the record says what was measured on what, by which code.
 """
 
 from __future__ import annotations
@@ -15,23 +16,31 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mae_lib.evaluation.attention import evaluate_attention, untrained
-from mae_lib.data.datasets import Resident, Subset, image_source
-from mae_lib.base.image_source import ImageSource
 from mae_lib.base.errors import InputError
-from mae_lib.evaluation.few_labels import check_enough, evaluate_few_labels
-from mae_lib.evaluation.features import Features, encode, features, pixel_features
+from mae_lib.base.image_source import ImageSource
 from mae_lib.base.intervals import Interval
-from mae_lib.evaluation.latents import evaluate_latents, readout, world_latents
-from mae_lib.training.tiers import run_name
-from mae_lib.training.pretrain import resolve_device
-from mae_lib.evaluation.probe import check_labels, evaluate_pixels, evaluate_probe
 from mae_lib.base.provenance import provenance
-from mae_lib.evaluation.reconstruction import evaluate_reconstruction
-from mae_lib.evaluation.separability import check_enough as check_enough_to_separate, evaluate_separability, ten_classes
-from mae_lib.evaluation.shape_bias import Stimuli, category_groups, category_probabilities, evaluate_shape_bias, read_stimuli, world_stimuli
+from mae_lib.data.datasets import Resident, Subset, image_source
 from mae_lib.data.shifted import ShiftedSet, open_shifted
+from mae_lib.evaluation.attention import evaluate_attention, untrained
+from mae_lib.evaluation.features import Features, encode, features, pixel_features
+from mae_lib.evaluation.few_labels import check_enough, evaluate_few_labels
+from mae_lib.evaluation.latents import evaluate_latents, readout, world_latents
+from mae_lib.evaluation.probe import check_labels, evaluate_pixels, evaluate_probe
+from mae_lib.evaluation.reconstruction import evaluate_reconstruction
+from mae_lib.evaluation.separability import check_enough as check_enough_to_separate
+from mae_lib.evaluation.separability import evaluate_separability, ten_classes
+from mae_lib.evaluation.shape_bias import (
+    Stimuli,
+    category_groups,
+    category_probabilities,
+    evaluate_shape_bias,
+    read_stimuli,
+    world_stimuli,
+)
+from mae_lib.training.pretrain import resolve_device
 from mae_lib.training.store import Checkpoint
+from mae_lib.training.tiers import run_name
 from mae_lib.worlds.world import EVALUATION_SETS, World
 
 Measures = dict[str, Interval]
@@ -57,9 +66,12 @@ class Options:
 
     Attributes:
         data: folder with train/ and val/ of class folders; None: the embedded world.
-        shifted: name → folder of a shifted set for the probe (see `mae_lib.data.shifted`); the embedded world brings its own five.
-        stimuli: folder of Geirhos's cue-conflict stimuli; needed with ``data``, the embedded world brings its own.
-        images: validation images of the reconstruction and the attention. train_images: images that a probe is trained on; both at most.
+        shifted: name → folder of a shifted set for the probe (see `mae_lib.data.shifted`); the
+            embedded world brings its own five.
+        stimuli: folder of Geirhos's cue-conflict stimuli; needed with ``data``, the embedded world
+            brings its own.
+        images: validation images of the reconstruction and the attention. train_images: images that
+            a probe is trained on; both at most.
         device: auto, cpu, cuda or cuda:N. seed: of masks, probes and the draw of ten classes.
     """
 
@@ -84,8 +96,9 @@ def evaluate(kind: str, checkpoint: Checkpoint, options: Options = Options()) ->
         kind: one of `EVALUATIONS`.
 
     Returns:
-        name, hash, run (its place in the sweep, or its name), seed, tier and config of the checkpoint; measures: name → value, low, high, n;
-        settings and data: what they were measured on; key: a hash of all that decides them; seconds and provenance.
+        name, hash, run (its place in the sweep, or its name), seed, tier and config of the
+        checkpoint; measures: name → value, low, high, n; settings and data: what they were measured
+        on; key: a hash of all that decides them; seconds and provenance.
 
     Raises:
         InputError: an unknown kind, or data that the evaluation cannot be run on.
@@ -103,17 +116,29 @@ def _check(kind: str, options: Options) -> None:
     if kind not in EVALUATIONS:
         raise InputError(f"there is no evaluation {kind!r}: choose one of {', '.join(EVALUATIONS)}")
     if options.shifted and (kind not in PROBES or options.data is None):
-        raise InputError("shifted sets are for probes on a folder of images: the embedded world brings its own, and nothing else uses them")
+        raise InputError(
+            "shifted sets are for probes on a folder of images: the embedded world brings its own,"
+            " and nothing else uses them"
+        )
     if options.stimuli is not None and (kind != "shape_bias" or options.data is None):
-        raise InputError("cue-conflict stimuli are for shape_bias with --data, the images that its probe is trained on")
+        raise InputError(
+            "cue-conflict stimuli are for shape_bias with --data, the images that its probe is"
+            " trained on"
+        )
     if kind == "shape_bias" and options.data is not None and options.stimuli is None:
-        raise InputError("shape_bias on a folder of images needs --stimuli: the folder of cue-conflict stimuli, <shape>/<shape>N-<texture>N.png")
+        raise InputError(
+            "shape_bias on a folder of images needs --stimuli: the folder of cue-conflict stimuli,"
+            " <shape>/<shape>N-<texture>N.png"
+        )
     if kind == "latents" and options.data is not None:
-        raise InputError("only the embedded world knows the latents of its images: run latents without --data")
+        raise InputError(
+            "only the embedded world knows the latents of its images: run latents without --data"
+        )
 
 
 def identity(kind: str, checkpoint: Checkpoint, options: Options) -> dict:
-    """The part of a record that is known before anything is measured; InputError as in :func:`evaluate`."""
+    """The part of a record that is known before anything is measured; InputError as in
+    :func:`evaluate`."""
     _check(kind, options)
     config, tier_name = checkpoint.config, checkpoint.record["tier"]
     try:
@@ -122,21 +147,37 @@ def identity(kind: str, checkpoint: Checkpoint, options: Options) -> dict:
         run = config.family
     settings = {name: getattr(options, name) for name in SETTINGS[kind]}
     model, data = config.model, {}
-    for split in ("validation", "train") if kind in (*PROBES, "shape_bias", "latents") else ("validation",):
+    for split in (
+        ("validation", "train") if kind in (*PROBES, "shape_bias", "latents") else ("validation",)
+    ):
         source = image_source(options.data, split, model.image_size, model.channels)
         data[split] = source.identity
         _check_labels(kind, split, source, options)
     if kind in PROBES:
         classes = tuple(source.classes)
-        opened = {name: open_shifted(name, folder, classes, model.image_size, model.channels) for name, folder in options.shifted.items()}
+        opened = {
+            name: open_shifted(name, folder, classes, model.image_size, model.channels)
+            for name, folder in options.shifted.items()
+        }
         # What counts as right is not the images' but, for ObjectNet, a file's beside them.
-        data["shifted"] = {name: each.source.identity | {"accepts": _digest(each.accepts.int().tolist())} for name, each in opened.items()}
+        data["shifted"] = {
+            name: each.source.identity | {"accepts": _digest(each.accepts.int().tolist())}
+            for name, each in opened.items()
+        }
     if kind == "shape_bias" and options.stimuli is not None:
         data["stimuli"] = read_stimuli(options.stimuli, model.image_size).source.identity
     named = [kind, checkpoint.record["digest"], settings, data]
     return {
-        "kind": kind, "name": config.name, "hash": config.hash, "run": run, "seed": config.seed, "tier": tier_name, "config": config.to_dict(),
-        "settings": settings, "data": data, "key": _digest(named),
+        "kind": kind,
+        "name": config.name,
+        "hash": config.hash,
+        "run": run,
+        "seed": config.seed,
+        "tier": tier_name,
+        "config": config.to_dict(),
+        "settings": settings,
+        "data": data,
+        "key": _digest(named),
     }
 
 
@@ -150,7 +191,8 @@ def _check_labels(kind: str, split: str, source: ImageSource, options: Options) 
         if kind == "few_labels":
             check_enough(labels, classes)
         if kind == "shape_bias" and options.stimuli is not None:
-            category_probabilities(torch.zeros(1, len(classes)), classes, category_groups())  # refuses classes of fewer than two categories
+            # refuses classes of fewer than two categories
+            category_probabilities(torch.zeros(1, len(classes)), classes, category_groups())
 
 
 def _digest(value: object) -> str:
@@ -171,11 +213,14 @@ def _held(named: _Named) -> ImageSource:
 
 
 def _resident(source: ImageSource) -> ImageSource:
-    """The images of a source, decoded or drawn once in a process, however many models look at them, and anew where they have changed."""
+    """The images of a source, decoded or drawn once in a process, however many models look at them,
+    and anew where they have changed."""
     return _held(_Named(_digest(source.identity), source))
 
 
-def _opened(data: Path | None, split: str, size: tuple[int, int], channels: int, count: int | None) -> ImageSource:
+def _opened(
+    data: Path | None, split: str, size: tuple[int, int], channels: int, count: int | None
+) -> ImageSource:
     """``count`` images of a split at most, spread evenly over it."""
     return _resident(_thinned(image_source(data, split, size, channels), count))
 
@@ -184,16 +229,22 @@ def _thinned(source: ImageSource, count: int | None) -> ImageSource:
     return source if count is None or count >= len(source) else Subset(source, count)
 
 
-def _images(checkpoint: Checkpoint, options: Options, split: str, count: int | None = None) -> ImageSource:
+def _images(
+    checkpoint: Checkpoint, options: Options, split: str, count: int | None = None
+) -> ImageSource:
     model = checkpoint.config.model
     return _opened(options.data, split, model.image_size, model.channels, count)
 
 
-def _features(checkpoint: Checkpoint, options: Options, split: str, count: int | None = None) -> Features:
+def _features(
+    checkpoint: Checkpoint, options: Options, split: str, count: int | None = None
+) -> Features:
     return features(checkpoint, _images(checkpoint, options, split, count), device=options.device)
 
 
-def _shifted(name: str, directory: Path, classes: tuple[str, ...], size: tuple[int, int], channels: int) -> ShiftedSet:
+def _shifted(
+    name: str, directory: Path, classes: tuple[str, ...], size: tuple[int, int], channels: int
+) -> ShiftedSet:
     opened = open_shifted(name, directory, classes, size, channels)
     return replace(opened, source=_resident(opened.source))
 
@@ -208,11 +259,18 @@ _world_stimuli = lru_cache(maxsize=4)(world_stimuli)
 
 def _reconstruction(checkpoint: Checkpoint, options: Options) -> Measures:
     source = _images(checkpoint, options, "validation", options.images)
-    return evaluate_reconstruction(checkpoint.load(resolve_device(options.device)), checkpoint.config.mask, source, len(source), options.seed)
+    return evaluate_reconstruction(
+        checkpoint.load(resolve_device(options.device)),
+        checkpoint.config.mask,
+        source,
+        len(source),
+        options.seed,
+    )
 
 
 def _attention(checkpoint: Checkpoint, options: Options) -> Measures:
-    model, seed = checkpoint.load(resolve_device(options.device)), checkpoint.config.seed  # of the untrained control: this run's own first weights
+    # of the untrained control: this run's own first weights
+    model, seed = checkpoint.load(resolve_device(options.device)), checkpoint.config.seed
     if options.data is None:  # drawn anew for each model: the object masks come with the images
         world = World("validation", checkpoint.config.model.image_size[0])
         return evaluate_attention(model, world, min(options.images, len(world)), seed=seed)
@@ -226,23 +284,33 @@ def _separability(checkpoint: Checkpoint, options: Options) -> Measures:
 
 def _probe(checkpoint: Checkpoint, options: Options) -> Measures:
     model = checkpoint.config.model
-    return evaluate_probe(*_probed(checkpoint, options), options.seed, options.device) | _pixels(options, model.image_size, model.channels)
+    return evaluate_probe(*_probed(checkpoint, options), options.seed, options.device) | _pixels(
+        options, model.image_size, model.channels
+    )
 
 
 def _few_labels(checkpoint: Checkpoint, options: Options) -> Measures:
     return evaluate_few_labels(*_probed(checkpoint, options), options.seed, options.device)
 
 
-def _probed(checkpoint: Checkpoint, options: Options) -> tuple[Features, dict[str, tuple[Features, Tensor]]]:
+def _probed(
+    checkpoint: Checkpoint, options: Options
+) -> tuple[Features, dict[str, tuple[Features, Tensor]]]:
     """Features that a probe is trained on, and of the sets that it is scored on."""
     model = checkpoint.config.model
     sources = _probe_sources(options, model.image_size, model.channels)
     train = _features(checkpoint, options, "train", options.train_images)
-    return train, {name: (features(checkpoint, source, device=options.device), accepts) for name, (source, accepts) in sources.items()}
+    return train, {
+        name: (features(checkpoint, source, device=options.device), accepts)
+        for name, (source, accepts) in sources.items()
+    }
 
 
-def _probe_sources(options: Options, size: tuple[int, int], channels: int) -> dict[str, tuple[ImageSource, Tensor]]:
-    """name → (images, which classes count as right for each label), of every set that a probe is scored on."""
+def _probe_sources(
+    options: Options, size: tuple[int, int], channels: int
+) -> dict[str, tuple[ImageSource, Tensor]]:
+    """name → (images, which classes count as right for each label), of every set that a probe is
+    scored on."""
     names = EVALUATION_SETS if options.data is None else ("validation",)
     sources = {name: _opened(options.data, name, size, channels, None) for name in names}
     classes = tuple(sources["validation"].classes)
@@ -258,13 +326,22 @@ _pixels_seen: dict[str, Measures] = {}
 
 
 def _pixels(options: Options, size: tuple[int, int], channels: int) -> Measures:
-    """The control on raw pixels: no encoder is in it, so it is measured once in a process for the same images."""
+    """The control on raw pixels: no encoder is in it, so it is measured once in a process for the
+    same images."""
     sets = _probe_sources(options, size, channels)
     train = _opened(options.data, "train", size, channels, options.train_images)
-    key = _digest([train.identity, {name: source.identity for name, (source, _) in sets.items()}, options.seed])
+    key = _digest(
+        [
+            train.identity,
+            {name: source.identity for name, (source, _) in sets.items()},
+            options.seed,
+        ]
+    )
     if key not in _pixels_seen:
         most = max(len(source) for source, _ in sets.values())
-        _pixels_seen[key] = evaluate_pixels(train, sets, len(train), most, seed=options.seed, device=options.device)
+        _pixels_seen[key] = evaluate_pixels(
+            train, sets, len(train), most, seed=options.seed, device=options.device
+        )
     return _pixels_seen[key]
 
 
@@ -273,34 +350,65 @@ def _shape_bias(checkpoint: Checkpoint, options: Options) -> Measures:
     stimuli = _stimuli(options.stimuli, checkpoint.config.model.image_size)
     groups = None if options.stimuli is None else category_groups()
     seen = features(checkpoint, stimuli.source, device=options.device)
-    return evaluate_shape_bias(train, seen, stimuli.shape, stimuli.texture, groups, options.seed, options.device)
+    return evaluate_shape_bias(
+        train, seen, stimuli.shape, stimuli.texture, groups, options.seed, options.device
+    )
 
 
 _controls_seen: dict[str, Measures] = {}
 
 
 def _latents(checkpoint: Checkpoint, options: Options) -> Measures:
-    """The readout of both poolings, and the same readout of two encoders that learned nothing: the pixels themselves, and the mean over patch
-    tokens of the run's own first weights. A control is measured once in a process for the same images and weights."""
+    """The readout of both poolings, and the same readout of two encoders that learned nothing: the
+    pixels themselves, and the mean over patch tokens of the run's own first weights. A control is
+    measured once in a process for the same images and weights.
+    """
     model, seed = checkpoint.config.model, checkpoint.config.seed
-    sources = {split: _images(checkpoint, options, split, count) for split, count in (("train", options.train_images), ("validation", None))}
-    truth = {split: _world_latents(split, model.image_size[0], len(source)) for split, source in sources.items()}
+    sources = {
+        split: _images(checkpoint, options, split, count)
+        for split, count in (("train", options.train_images), ("validation", None))
+    }
+    truth = {
+        split: _world_latents(split, model.image_size[0], len(source))
+        for split, source in sources.items()
+    }
 
     def control(name: str, key: list, vectors: Callable[[ImageSource], Tensor]) -> Measures:
         key = _digest([name, key, [source.identity for source in sources.values()], options.seed])
         if key not in _controls_seen:
             seen = {split: vectors(source) for split, source in sources.items()}
-            found = readout(seen["train"], truth["train"], seen["validation"], truth["validation"], options.seed, options.device)
-            _controls_seen[key] = {f"{name}/{latent}": interval for latent, interval in found.items()}
+            found = readout(
+                seen["train"],
+                truth["train"],
+                seen["validation"],
+                truth["validation"],
+                options.seed,
+                options.device,
+            )
+            _controls_seen[key] = {
+                f"{name}/{latent}": interval for latent, interval in found.items()
+            }
         return _controls_seen[key]
 
     def first_weights(source: ImageSource) -> Tensor:
         return encode(untrained(checkpoint.load(resolve_device(options.device)), seed), source).mean
 
-    seen = {split: features(checkpoint, source, device=options.device) for split, source in sources.items()}
-    measures = evaluate_latents(seen["train"], truth["train"], seen["validation"], truth["validation"], options.seed, options.device)
+    seen = {
+        split: features(checkpoint, source, device=options.device)
+        for split, source in sources.items()
+    }
+    measures = evaluate_latents(
+        seen["train"],
+        truth["train"],
+        seen["validation"],
+        truth["validation"],
+        options.seed,
+        options.device,
+    )
     measures |= control("pixels", [], lambda source: pixel_features(source, len(source), 16))
-    return measures | control("untrained", [checkpoint.config.to_dict()["model"], seed], first_weights)
+    return measures | control(
+        "untrained", [checkpoint.config.to_dict()["model"], seed], first_weights
+    )
 
 
 @lru_cache(maxsize=4)

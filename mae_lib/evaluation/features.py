@@ -1,5 +1,6 @@
-"""What a frozen encoder makes of images (§3.3): its [CLS] token and the mean of its patch tokens, nothing masked. Features are computed
-once for each pair of weights and images and kept in the cache under a hash of both and of the code that makes them.
+"""What a frozen encoder makes of images (§3.3): its [CLS] token and the mean of its patch tokens,
+nothing masked. Features are computed once for each pair of weights and images and kept in the cache
+under a hash of both and of the code that makes them.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mae_lib.model.autoencoder import autoencoder as model_module
-from mae_lib.data.datasets import Subset
-from mae_lib.base.image_source import ImageSource
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import DamagedFile, read_safetensors, set_aside, write_safetensors
+from mae_lib.base.image_source import ImageSource
+from mae_lib.data.datasets import Subset
 from mae_lib.model.autoencoder import MaskedAutoencoder, normalise_pixels
+from mae_lib.model.autoencoder import autoencoder as model_module
 from mae_lib.training.pretrain import resolve_device
 from mae_lib.training.store import Checkpoint, cache_directory
 
 POOLS = ("mean", "cls")
-"""How an image's tokens become one vector: the mean over its patch tokens (the default everywhere), or the [CLS] token."""
+"""How an image's tokens become one vector: the mean over its patch tokens (the default everywhere),
+or the [CLS] token."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,15 @@ class Features:
 
 
 @torch.no_grad()
-def encode(model: MaskedAutoencoder, source: ImageSource, count: int | None = None, batch: int = 250) -> Features:
-    """Features of ``count`` images spread evenly over ``source`` (`Subset`; all by default), made on the model's device; nothing is kept.
+def encode(
+    model: MaskedAutoencoder, source: ImageSource, count: int | None = None, batch: int = 250
+) -> Features:
+    """Features of ``count`` images spread evenly over ``source`` (`Subset`; all by default), made
+    on the model's device; nothing is kept.
 
     Raises:
-        InputError: ``count`` below 1 or beyond the source's images, or images of another size than the model's.
+        InputError: ``count`` below 1 or beyond the source's images, or images of another size than
+            the model's.
     """
     source = source if count is None else Subset(source, count)
     device = next(model.parameters()).device
@@ -67,8 +73,11 @@ def encode(model: MaskedAutoencoder, source: ImageSource, count: int | None = No
     return Features(torch.cat(mean), torch.cat(cls), source.labels, tuple(source.classes))
 
 
-def features(checkpoint: Checkpoint, source: ImageSource, count: int | None = None, device: str = "auto") -> Features:
-    """As :func:`encode`, of a stored model: from the cache if these weights have met these images before, else computed and kept there.
+def features(
+    checkpoint: Checkpoint, source: ImageSource, count: int | None = None, device: str = "auto"
+) -> Features:
+    """As :func:`encode`, of a stored model: from the cache if these weights have met these images
+    before, else computed and kept there.
 
     A damaged file of the cache is named in a warning, set aside and made anew.
     """
@@ -79,20 +88,32 @@ def features(checkpoint: Checkpoint, source: ImageSource, count: int | None = No
             tensors, _ = read_safetensors(path)
             return Features(tensors["mean"], tensors["cls"], source.labels, tuple(source.classes))
         except (DamagedFile, KeyError) as error:
-            warnings.warn(f"{error}. Set aside as {set_aside(path).name}; the features are computed anew.", stacklevel=2)
+            warnings.warn(
+                f"{error}. Set aside as {set_aside(path).name}; the features are computed anew.",
+                stacklevel=2,
+            )
     found = encode(checkpoint.load(resolve_device(device)), source)
-    write_safetensors(path, {"mean": found.mean, "cls": found.cls}, {"weights": checkpoint.record["digest"]})
+    write_safetensors(
+        path, {"mean": found.mean, "cls": found.cls}, {"weights": checkpoint.record["digest"]}
+    )
     return found
 
 
 def pixel_features(source: ImageSource, count: int, side: int = 32) -> Tensor:
-    """float [count, C · side · side]: ``count`` images spread evenly over the source, averaged down to ``side`` pixels; the control for any
-    learned feature. InputError for a count out of range."""
+    """float [count, C · side · side]: ``count`` images spread evenly over the source, averaged down
+    to ``side`` pixels; the control for any learned feature. InputError for a count out of range."""
     images = normalise_pixels(Subset(source, count).images(range(count)))
     return torch.nn.functional.adaptive_avg_pool2d(images, side).flatten(1)
 
 
 def _key(checkpoint: Checkpoint, source: ImageSource) -> str:
-    code = "".join(Path(inspect.getfile(module)).read_text(encoding="utf-8") for module in (model_module, inspect.getmodule(encode)))
-    named = [checkpoint.record["digest"], source.identity, hashlib.sha256(code.encode()).hexdigest()]
+    code = "".join(
+        Path(inspect.getfile(module)).read_text(encoding="utf-8")
+        for module in (model_module, inspect.getmodule(encode))
+    )
+    named = [
+        checkpoint.record["digest"],
+        source.identity,
+        hashlib.sha256(code.encode()).hexdigest(),
+    ]
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:24]

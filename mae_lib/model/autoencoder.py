@@ -1,9 +1,10 @@
 """The masked autoencoder (§2.2, eq. 2).
 
-A ViT encoder sees the visible patches only: raw patches are gathered *before* they are embedded, so hidden pixels never enter the
-encoder's graph. A light decoder takes the encoded tokens in the order [CLS], visible, hidden, with a shared mask token and its
-position standing for each hidden patch, and predicts the pixels of the hidden patches alone. The loss is their squared error, on
-raw or per-patch normalised pixels. Positions are fixed sines and cosines. Transformer blocks are timm's.
+A ViT encoder sees the visible patches only: raw patches are gathered *before* they are embedded, so
+hidden pixels never enter the encoder's graph. A light decoder takes the encoded tokens in the order
+[CLS], visible, hidden, with a shared mask token and its position standing for each hidden patch,
+and predicts the pixels of the hidden patches alone. The loss is their squared error, on raw or
+per-patch normalised pixels. Positions are fixed sines and cosines. Transformer blocks are timm's.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from mae_lib.masks.masking import complement
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of a masked autoencoder. Everything here changes the weights' meaning, so all of it enters the checkpoint's hash."""
+    """Sizes of a masked autoencoder. Everything here changes the weights' meaning, so all of it
+    enters the checkpoint's hash."""
 
     image_size: tuple[int, int] = (64, 64)  # pixels (height, width)
     patch: int = 8  # side of the ViT patch, pixels
@@ -34,24 +36,50 @@ class ModelConfig:
     decoder_depth: int = 1
     decoder_heads: int = 4
     mlp_ratio: float = 4.0
-    normalise_target: bool = False  # predict each patch's pixels less their mean, over their deviation
+    # predict each patch's pixels less their mean, over their deviation
+    normalise_target: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.mlp_ratio, int):
-            object.__setattr__(self, "mlp_ratio", float(self.mlp_ratio))  # 4 and 4.0 are equal, so their hashes have to be
+            # 4 and 4.0 are equal, so their hashes have to be
+            object.__setattr__(self, "mlp_ratio", float(self.mlp_ratio))
         height, columns = self.image_size
-        for name in ("patch", "channels", "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads"):
+        for name in (
+            "patch",
+            "channels",
+            "width",
+            "depth",
+            "heads",
+            "decoder_width",
+            "decoder_depth",
+            "decoder_heads",
+        ):
             if getattr(self, name) < 1:
                 raise InputError(f"model {name} is {getattr(self, name)}: it must be at least 1")
         if min(height, columns) < self.patch:
-            raise InputError(f"image {height}×{columns} is smaller than one {self.patch} px patch: use larger images or a smaller patch")
+            raise InputError(
+                f"image {height}×{columns} is smaller than one {self.patch} px patch: use larger"
+                " images or a smaller patch"
+            )
         if height % self.patch or columns % self.patch:
-            raise InputError(f"patch of {self.patch} px does not divide the {height}×{columns} image: choose a patch that divides both sides")
-        for side, width, heads in (("encoder", self.width, self.heads), ("decoder", self.decoder_width, self.decoder_heads)):
+            raise InputError(
+                f"patch of {self.patch} px does not divide the {height}×{columns} image: choose a"
+                " patch that divides both sides"
+            )
+        for side, width, heads in (
+            ("encoder", self.width, self.heads),
+            ("decoder", self.decoder_width, self.decoder_heads),
+        ):
             if width % heads or width % 4:
-                raise InputError(f"{side} width {width} must be divisible by its {heads} heads and by 4 (sine-cosine positions)")
+                raise InputError(
+                    f"{side} width {width} must be divisible by its {heads} heads and by 4"
+                    " (sine-cosine positions)"
+                )
         if self.normalise_target and self.patch_values == 1:
-            raise InputError("normalise_target needs patches of more than one number: a single pixel has no deviation")
+            raise InputError(
+                "normalise_target needs patches of more than one number: a single pixel has no"
+                " deviation"
+            )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -65,7 +93,8 @@ class ModelConfig:
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:
-    """[B, C, H, W] → [B, H/p · W/p, C·p·p]: patches in row-major order, each flattened as (C, p, p)."""
+    """[B, C, H, W] → [B, H/p · W/p, C·p·p]: patches in row-major order, each flattened as (C, p,
+    p)."""
     b, c, h, w = images.shape
     x = images.reshape(b, c, h // patch, patch, w // patch, patch)
     return x.permute(0, 2, 4, 1, 3, 5).reshape(b, (h // patch) * (w // patch), c * patch * patch)
@@ -80,34 +109,48 @@ def unpatchify(patches: Tensor, grid: tuple[int, int], channels: int) -> Tensor:
 
 
 def gather(tokens: Tensor, index: Tensor) -> Tensor:
-    """[B, L, D], int64 [B, K] → [B, K, D]: row b of the result is ``tokens[b, index[b]]``. InputError for another number of rows."""
+    """[B, L, D], int64 [B, K] → [B, K, D]: row b of the result is ``tokens[b, index[b]]``.
+    InputError for another number of rows."""
     if len(index) != len(tokens):  # torch.gather would drop the other rows without a word
-        raise InputError(f"a mask of {len(index)} rows for {len(tokens)} images: give every image its own row of patch indices")
+        raise InputError(
+            f"a mask of {len(index)} rows for {len(tokens)} images: give every image its own row of"
+            " patch indices"
+        )
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
 def normalise_patches(patches: Tensor) -> Tensor:
-    """Each patch [.., C·p·p] less its mean, over its (unbiased) standard deviation; 1e-6 under the root keeps flat patches finite."""
+    """Each patch [.., C·p·p] less its mean, over its (unbiased) standard deviation; 1e-6 under the
+    root keeps flat patches finite."""
     variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
     return (patches - mean) * torch.rsqrt(variance + 1e-6)
 
 
 def sincos_positions(width: int, grid: tuple[int, int]) -> Tensor:
-    """[rows·columns, width] fixed positions: half of the width for the row, half for the column, sines then cosines, wavelengths to 10⁴·2π."""
+    """[rows·columns, width] fixed positions: half of the width for the row, half for the column,
+    sines then cosines, wavelengths to 10⁴·2π."""
     frequency = 1e-4 ** (torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    row, column = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    row, column = torch.meshgrid(
+        *(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij"
+    )
     angles = [axis.flatten()[:, None] * frequency for axis in (column, row)]
     return torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1).float()
 
 
 def _blocks(width: int, depth: int, heads: int, mlp_ratio: float) -> nn.Sequential:
-    return nn.Sequential(*(Block(dim=width, num_heads=heads, mlp_ratio=mlp_ratio, qkv_bias=True) for _ in range(depth)))
+    return nn.Sequential(
+        *(
+            Block(dim=width, num_heads=heads, mlp_ratio=mlp_ratio, qkv_bias=True)
+            for _ in range(depth)
+        )
+    )
 
 
 class MaskedAutoencoder(nn.Module):
     """The masked autoencoder of §2.2: encoder E, decoder D, loss of eq. 2.
 
-    Images are float [B, C, H, W] of the config's size, in any finite range; the training loop feeds (x − 0.5) / 0.25 of pixels in [0, 1].
+    Images are float [B, C, H, W] of the config's size, in any finite range; the training loop feeds
+    (x − 0.5) / 0.25 of pixels in [0, 1].
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -119,11 +162,19 @@ class MaskedAutoencoder(nn.Module):
         self.encoder_norm = nn.LayerNorm(config.width, eps=1e-6)
         self.to_decoder = nn.Linear(config.width, config.decoder_width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_width))
-        self.decoder = _blocks(config.decoder_width, config.decoder_depth, config.decoder_heads, config.mlp_ratio)
+        self.decoder = _blocks(
+            config.decoder_width, config.decoder_depth, config.decoder_heads, config.mlp_ratio
+        )
         self.decoder_norm = nn.LayerNorm(config.decoder_width, eps=1e-6)
         self.head = nn.Linear(config.decoder_width, config.patch_values)
-        self.register_buffer("position", sincos_positions(config.width, config.grid), persistent=False)
-        self.register_buffer("decoder_position", sincos_positions(config.decoder_width, config.grid), persistent=False)
+        self.register_buffer(
+            "position", sincos_positions(config.width, config.grid), persistent=False
+        )
+        self.register_buffer(
+            "decoder_position",
+            sincos_positions(config.decoder_width, config.grid),
+            persistent=False,
+        )
         self.apply(_initialise)
         nn.init.normal_(self.cls_token, std=0.02)
         nn.init.normal_(self.mask_token, std=0.02)
@@ -139,7 +190,8 @@ class MaskedAutoencoder(nn.Module):
             [B, 1 + V, D]: the [CLS] token, then one token a visible patch, after the final norm.
 
         Raises:
-            InputError: images of another shape than the config's or, on the CPU, with NaN or infinite pixels.
+            InputError: images of another shape than the config's or, on the CPU, with NaN or
+                infinite pixels.
         """
         return self._encode(self._patches(images), visible)
 
@@ -151,24 +203,34 @@ class MaskedAutoencoder(nn.Module):
             visible: int64 [B, V]; hidden: int64 [B, M].
 
         Returns:
-            [B, M, C·p·p] predicted pixels (normalised ones if the config says so), in the order of ``hidden``.
+            [B, M, C·p·p] predicted pixels (normalised ones if the config says so), in the order of
+            ``hidden``.
         """
         x = self._decoder_tokens(tokens, visible, hidden)
         return self._pixels(x[:, 1 + visible.shape[1] :])
 
     def forward(
-        self, images: Tensor, visible: Tensor, hidden: Tensor, counted: Tensor | None = None, shown: Tensor | None = None
+        self,
+        images: Tensor,
+        visible: Tensor,
+        hidden: Tensor,
+        counted: Tensor | None = None,
+        shown: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The objective of eq. 2 for a batch of masks.
 
         Args:
             images: float [B, C, H, W].
-            visible, hidden: int64 [B, V] and [B, M] from :meth:`mae_lib.masks.masking.MaskSpec.sample`.
-            counted: bool [B, 1, H, W], the pixels that the loss is taken over (§3.6); all hidden ones where None.
-            shown: bool [B, 1, H, W], the pixels that the encoder gets of the visible patches; the others are set to 0, mid grey. None: all.
+            visible, hidden: int64 [B, V] and [B, M] from
+                :meth:`mae_lib.masks.masking.MaskSpec.sample`.
+            counted: bool [B, 1, H, W], the pixels that the loss is taken over (§3.6); all hidden
+                ones where None.
+            shown: bool [B, 1, H, W], the pixels that the encoder gets of the visible patches; the
+                others are set to 0, mid grey. None: all.
 
         Returns:
-            (loss, prediction): the scalar mean squared error over all counted pixels of the batch, and the prediction [B, M, C·p·p].
+            (loss, prediction): the scalar mean squared error over all counted pixels of the batch,
+            and the prediction [B, M, C·p·p].
         """
         patches = self._patches(images)
         seen = patches if shown is None else self._patches(images * shown)
@@ -176,63 +238,101 @@ class MaskedAutoencoder(nn.Module):
         target = gather(patches, hidden)
         if self.config.normalise_target:
             target = normalise_patches(target)
-        exact = torch.promote_types(prediction.dtype, torch.float32)  # under autocast the prediction is bfloat16
+        # under autocast the prediction is bfloat16
+        exact = torch.promote_types(prediction.dtype, torch.float32)
         error = (prediction.to(exact) - target.to(exact)).square()
         if counted is None:
             return error.mean(), prediction
         # A batch in which no pixel counts has loss 0 and no gradient.
-        weight = gather(patchify(counted, self.config.patch), hidden).to(exact).repeat(1, 1, self.config.channels)
+        weight = (
+            gather(patchify(counted, self.config.patch), hidden)
+            .to(exact)
+            .repeat(1, 1, self.config.channels)
+        )
         return (error * weight).sum() / weight.sum().clamp_min(1), prediction
 
     @torch.no_grad()
-    def reconstruct(self, images: Tensor, visible: Tensor | Literal["readout", "queried"] = "readout") -> Tensor:
-        """Images as the model rebuilds them: with a mask, or with nothing masked (§3.1) in one of two ways.
+    def reconstruct(
+        self, images: Tensor, visible: Tensor | Literal["readout", "queried"] = "readout"
+    ) -> Tensor:
+        """Images as the model rebuilds them: with a mask, or with nothing masked (§3.1) in one of
+        two ways.
 
         Args:
             images: float [B, C, H, W].
-            visible: int64 [B, V], the patches to see: the others are predicted from mask tokens and pasted into the original. Or a name, and
-                the encoder sees the whole image. ``readout``, what the public MAE code does when told to mask nothing: the decoder gets
-                the encoded tokens and no mask token, and its head is read at each patch's own token; training never asked anything of these
-                outputs. ``queried``: the decoder gets a mask token at every position beside all encoded tokens, and its head is read at
-                the mask tokens, as in training; only that there a position holds the one or the other, never both.
+            visible: int64 [B, V], the patches to see: the others are predicted from mask tokens and
+                pasted into the original. Or a name, and the encoder sees the whole image.
+                ``readout``, what the public MAE code does when told to mask nothing: the decoder
+                gets the encoded tokens and no mask token, and its head is read at each patch's own
+                token; training never asked anything of these outputs. ``queried``: the decoder gets
+                a mask token at every position beside all encoded tokens, and its head is read at
+                the mask tokens, as in training; only that there a position holds the one or the
+                other, never both.
 
         Returns:
-            [B, C, H, W] in the images' range. A normalised prediction is put back with the *true* patch's mean and deviation, which
-            no user of the model has: such pictures are for looking at, and flatter any pixel metric.
+            [B, C, H, W] in the images' range. A normalised prediction is put back with the *true*
+            patch's mean and deviation, which no user of the model has: such pictures are for
+            looking at, and flatter any pixel metric.
 
         Raises:
-            InputError: another name, a mask that does not fit, or images that :meth:`encode` refuses.
+            InputError: another name, a mask that does not fit, or images that :meth:`encode`
+                refuses.
         """
         patches = self._patches(images)
-        everything = torch.arange(patches.shape[1], device=images.device).expand(images.shape[0], -1)
+        everything = torch.arange(patches.shape[1], device=images.device).expand(
+            images.shape[0], -1
+        )
         if isinstance(visible, Tensor):
             shown = complement(visible, patches.shape[1])
             prediction = self.decode(self._encode(patches, visible), visible, shown)
         elif visible == "readout":
             shown = everything
-            prediction = self._pixels(self._decoder_tokens(self._encode(patches, None), everything, everything[:, :0])[:, 1:])
+            prediction = self._pixels(
+                self._decoder_tokens(self._encode(patches, None), everything, everything[:, :0])[
+                    :, 1:
+                ]
+            )
         elif visible == "queried":
             shown = everything
             prediction = self.decode(self._encode(patches, None), everything, everything)
         else:
-            raise InputError(f"images cannot be rebuilt from {visible!r}: give the visible patches, int64 [B, V], or 'readout' or 'queried'")
+            raise InputError(
+                f"images cannot be rebuilt from {visible!r}: give the visible patches, int64 [B,"
+                " V], or 'readout' or 'queried'"
+            )
         if self.config.normalise_target:
             variance, mean = torch.var_mean(gather(patches, shown), dim=-1, keepdim=True)
             prediction = prediction * (variance + 1e-6).sqrt() + mean
-        filled = patches.scatter(1, shown.unsqueeze(-1).expand(-1, -1, patches.shape[-1]), prediction.to(patches.dtype))
+        filled = patches.scatter(
+            1, shown.unsqueeze(-1).expand(-1, -1, patches.shape[-1]), prediction.to(patches.dtype)
+        )
         return unpatchify(filled, self.config.grid, self.config.channels)
 
     def _patches(self, images: Tensor) -> Tensor:
         expected = (self.config.channels, *self.config.image_size)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            raise InputError(f"images of shape {list(images.shape)}: this model takes [B, {expected[0]}, {expected[1]}, {expected[2]}]")
+            raise InputError(
+                f"images of shape {list(images.shape)}: this model takes [B, {expected[0]},"
+                f" {expected[1]}, {expected[2]}]"
+            )
         if not images.is_floating_point():
-            raise InputError(f"images of type {images.dtype}: give floats, for instance `normalise_pixels(images)`")
-        # On a GPU the check would wait for the device in every step; there the training loop's loss check finds the step.
-        if images.device.type == "cpu" and not torch.compiler.is_compiling() and not math.isfinite(float(images.detach().sum())):
+            raise InputError(
+                f"images of type {images.dtype}: give floats, for instance"
+                " `normalise_pixels(images)`"
+            )
+        # On a GPU the check would wait for the device in every step; there the training loop's loss
+        # check finds the step.
+        if (
+            images.device.type == "cpu"
+            and not torch.compiler.is_compiling()
+            and not math.isfinite(float(images.detach().sum()))
+        ):
             bad = (~images.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
             if bad:
-                raise InputError(f"image {bad[0]} of the batch has NaN or infinite pixels ({len(bad)} such): clean or drop it")
+                raise InputError(
+                    f"image {bad[0]} of the batch has NaN or infinite pixels ({len(bad)} such):"
+                    " clean or drop it"
+                )
         return patchify(images, self.config.patch)
 
     def _encode(self, patches: Tensor, visible: Tensor | None) -> Tensor:
@@ -245,7 +345,8 @@ class MaskedAutoencoder(nn.Module):
         return self.encoder_norm(self.encoder(x))
 
     def _decoder_tokens(self, tokens: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
-        """[B, 1 + V + M, decoder width] after the decoder's blocks, in the order [CLS], visible, hidden."""
+        """[B, 1 + V + M, decoder width] after the decoder's blocks, in the order [CLS], visible,
+        hidden."""
         x = self.to_decoder(tokens)
         position = self.decoder_position.to(x.dtype)
         seen = x[:, 1:] + position[visible]
@@ -258,10 +359,11 @@ class MaskedAutoencoder(nn.Module):
 
 
 def training_flops(config: ModelConfig, visible_patches: int) -> float:
-    """Floating-point operations to train on one image (forward and backward, counted as three forwards; multiply and add are two).
+    """Floating-point operations to train on one image (forward and backward, counted as three
+    forwards; multiply and add are two).
 
-    Counts matrix products only: 24·n·D² + 4·n²·D a block of n tokens (at mlp_ratio 4), the embedding of the visible patches, the bridge to
-    the decoder, and the head on the hidden patches.
+    Counts matrix products only: 24·n·D² + 4·n²·D a block of n tokens (at mlp_ratio 4), the
+    embedding of the visible patches, the bridge to the decoder, and the head on the hidden patches.
     """
     patches = config.grid[0] * config.grid[1]
 
@@ -279,7 +381,8 @@ def training_flops(config: ModelConfig, visible_patches: int) -> float:
 
 
 def normalise_pixels(images: Tensor) -> Tensor:
-    """uint8 in [0, 255] (or float in [0, 1]) → float (x − 0.5) / 0.25, what models here are trained on."""
+    """uint8 in [0, 255] (or float in [0, 1]) → float (x − 0.5) / 0.25, what models here are trained
+    on."""
     x = images.float() / 255 if images.dtype == torch.uint8 else images
     return (x - 0.5) / 0.25
 

@@ -98,8 +98,7 @@ def determined_share(values: Tensor | np.ndarray, groups: Tensor | np.ndarray) -
     index, count = _groups(groups, len(v))
     if len(count) < 2:
         raise InputError(
-            "all values are of one group: what c determines needs draws of at least two values of "
-            "c"
+            "all values are of one group: what c determines needs draws of at least two values of c"
         )
     N, G = len(v), len(count)
     means = _means(v, index, count)

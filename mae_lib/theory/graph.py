@@ -1,5 +1,6 @@
-"""The hierarchy of latent variables as a graph (§2.1, Assumption 1): a directed acyclic graph over latents and observables, its
-levels, dimensions and layout, and builders of the graphs that the chapters use. No randomness but a builder's, no numbers but dimensions.
+"""The hierarchy of latent variables as a graph (§2.1, Assumption 1): a directed acyclic graph over
+latents and observables, its levels, dimensions and layout, and builders of the graphs that the
+chapters use. No randomness but a builder's, no numbers but dimensions.
 """
 
 from __future__ import annotations
@@ -20,50 +21,79 @@ Name = Hashable
 
 
 class LatentGraph:
-    """An immutable, validated graph G of Assumption 1. Two graphs are equal when their edges, noise dimensions and order of nodes are.
+    """An immutable, validated graph G of Assumption 1. Two graphs are equal when their edges, noise
+    dimensions and order of nodes are.
 
     Args:
         edges: (parent, child) pairs of names; any hashable is a name.
-        observables: the names of the observables, in the order that masks use; they must be leaves. All other nodes are latents.
-        noise_dims: dimension of the exogenous noise ε_v by name, 1 where none is given; ≥ 1 for a latent (Theorem 1 needs it), ≥ 0 for an observable.
+        observables: the names of the observables, in the order that masks use; they must be leaves.
+            All other nodes are latents.
+        noise_dims: dimension of the exogenous noise ε_v by name, 1 where none is given; ≥ 1 for a
+            latent (Theorem 1 needs it), ≥ 0 for an observable.
 
     Attributes:
-        latents: names in a topological order, parents first; ties in the order of first appearance in ``edges``.
-        observables: names in the order given. edges: the pairs in the order given. noise_dims: name → int, of every node.
+        latents: names in a topological order, parents first; ties in the order of first appearance
+            in ``edges``.
+        observables: names in the order given. edges: the pairs in the order given. noise_dims: name
+            → int, of every node.
 
     Raises:
-        InputError: a cycle, an observable with a child, a latent that reaches no observable, an edge or observable given twice, a
-            noise dimension of an unknown node or out of range: the message names the node. An argument of another kind.
+        InputError: a cycle, an observable with a child, a latent that reaches no observable, an
+            edge or observable given twice, a noise dimension of an unknown node or out of range:
+            the message names the node. An argument of another kind.
     """
 
-    def __init__(self, edges: Iterable[tuple[Name, Name]], observables: Iterable[Name], noise_dims: Mapping[Name, int] | None = None) -> None:
+    def __init__(
+        self,
+        edges: Iterable[tuple[Name, Name]],
+        observables: Iterable[Name],
+        noise_dims: Mapping[Name, int] | None = None,
+    ) -> None:
         if isinstance(edges, str) or not isinstance(edges, Iterable):
-            raise InputError(f"edges must be (parent, child) pairs of names, not {edges!r}: write [] for none")
+            raise InputError(
+                f"edges must be (parent, child) pairs of names, not {edges!r}: write [] for none"
+            )
         self.edges = tuple(_pair(edge) for edge in edges)
         if isinstance(observables, str):
-            raise InputError(f"observables must be a list of names, not the text {observables!r}: write [{observables!r}]")
+            raise InputError(
+                f"observables must be a list of names, not the text {observables!r}: write"
+                f" [{observables!r}]"
+            )
         if not isinstance(observables, Iterable):
             raise InputError(f"observables must be a list of names, not {observables!r}")
         if noise_dims is not None and not isinstance(noise_dims, Mapping):
-            raise InputError(f"noise_dims must map names to dimensions, not {noise_dims!r}: write {{name: dimension}}")
+            raise InputError(
+                f"noise_dims must map names to dimensions, not {noise_dims!r}: write {{name:"
+                " dimension}"
+            )
         self.observables = tuple(observables)
         for v in (*self.observables, *(v for edge in self.edges for v in edge)):
             if not isinstance(v, Hashable):
-                raise InputError(f"{v!r} cannot be the name of a node: names must be hashable, for instance text")
+                raise InputError(
+                    f"{v!r} cannot be the name of a node: names must be hashable, for instance text"
+                )
         for what, items in (("edge", self.edges), ("observable", self.observables)):
             if repeated := _repeated(items):
                 raise InputError(f"{what} {repeated[0]!r} is given twice: give it once")
         if not self.observables:
-            raise InputError("a graph needs at least one observable: name the leaves that can be seen")
+            raise InputError(
+                "a graph needs at least one observable: name the leaves that can be seen"
+            )
         observed = set(self.observables)
         for parent, child in self.edges:
             if parent in observed:
-                raise InputError(f"observable {parent!r} has the child {child!r}, but observables must be leaves: make {parent!r} a latent with an observable of its own")
+                raise InputError(
+                    f"observable {parent!r} has the child {child!r}, but observables must be"
+                    f" leaves: make {parent!r} a latent with an observable of its own"
+                )
         order = self._sorted()
         self.latents = tuple(v for v in order if v not in observed)
         for v in order:
             if v not in observed and not self.children[v]:
-                raise InputError(f"latent {v!r} reaches no observable, so no mask can say anything about it: remove it, or list it as an observable")
+                raise InputError(
+                    f"latent {v!r} reaches no observable, so no mask can say anything about it:"
+                    " remove it, or list it as an observable"
+                )
         self.noise_dims: Mapping[Name, int] = MappingProxyType(self._checked_dims(noise_dims or {}))
 
     @cached_property
@@ -83,7 +113,8 @@ class LatentGraph:
 
     @cached_property
     def levels(self) -> Mapping[Name, int]:
-        """Name → level, the height above the pixels: 0 for an observable, else one more than the highest child (the longest path down)."""
+        """Name → level, the height above the pixels: 0 for an observable, else one more than the
+        highest child (the longest path down)."""
         found: dict[Name, int] = dict.fromkeys(self.observables, 0)
         for v in reversed(self.latents):
             found[v] = 1 + max(found[w] for w in self.children[v])
@@ -112,7 +143,8 @@ class LatentGraph:
 
     @cached_property
     def dims(self) -> Mapping[Name, int]:
-        """Name → coordinate dimension: an invertible g_v(Pa(v), ε_v) has as many coordinates as its parents and its noise together."""
+        """Name → coordinate dimension: an invertible g_v(Pa(v), ε_v) has as many coordinates as its
+        parents and its noise together."""
         found: dict[Name, int] = {}
         for v in self.nodes:
             found[v] = self.noise_dims[v] + sum(found[p] for p in self.parents[v])
@@ -120,8 +152,11 @@ class LatentGraph:
 
     @cached_property
     def positions(self) -> Mapping[Name, tuple[float, float]]:
-        """Name → (x, y) for drawing: y the level, observables one apart in their order, a latent above the middle of what it reaches."""
-        found: dict[Name, tuple[float, float]] = {x: (float(k), 0.0) for k, x in enumerate(self.observables)}
+        """Name → (x, y) for drawing: y the level, observables one apart in their order, a latent
+        above the middle of what it reaches."""
+        found: dict[Name, tuple[float, float]] = {
+            x: (float(k), 0.0) for k, x in enumerate(self.observables)
+        }
         column = {x: k for k, x in enumerate(self.observables)}
         by_level: dict[int, list[tuple[float, Name]]] = {}
         for v in self.latents:
@@ -130,14 +165,18 @@ class LatentGraph:
         for level, members in by_level.items():
             members.sort(key=lambda member: member[0])
             wanted = np.array([x for x, _ in members])
-            # Neighbours at least 0.9 apart, moved as little as possible to the right, then re-centred.
-            placed = np.maximum.accumulate(wanted - 0.9 * np.arange(len(wanted))) + 0.9 * np.arange(len(wanted))
+            # Neighbours at least 0.9 apart, moved as little as possible to the right, then
+            # re-centred.
+            placed = np.maximum.accumulate(wanted - 0.9 * np.arange(len(wanted))) + 0.9 * np.arange(
+                len(wanted)
+            )
             placed += (wanted - placed).mean()
             found.update({v: (float(x), float(level)) for x, (_, v) in zip(placed, members)})
         return MappingProxyType(found)
 
     def to_networkx(self) -> networkx.DiGraph:
-        """The graph as a networkx ``DiGraph``; nodes carry ``observable`` (bool) and ``noise_dim`` (int)."""
+        """The graph as a networkx ``DiGraph``; nodes carry ``observable`` (bool) and ``noise_dim``
+        (int)."""
         import networkx
 
         graph = networkx.DiGraph()
@@ -147,10 +186,16 @@ class LatentGraph:
         return graph
 
     @classmethod
-    def from_networkx(cls, graph: networkx.DiGraph, observables: Iterable[Name] | None = None) -> LatentGraph:
-        """A networkx ``DiGraph`` as a graph. Observables: those given, else the nodes with ``observable=True``, else all leaves."""
+    def from_networkx(
+        cls, graph: networkx.DiGraph, observables: Iterable[Name] | None = None
+    ) -> LatentGraph:
+        """A networkx ``DiGraph`` as a graph. Observables: those given, else the nodes with
+        ``observable=True``, else all leaves."""
         if not graph.is_directed() or graph.is_multigraph():
-            raise InputError(f"from_networkx takes a DiGraph, not a {type(graph).__name__}: the direction of each edge says which variable generates which")
+            raise InputError(
+                f"from_networkx takes a DiGraph, not a {type(graph).__name__}: the direction of"
+                " each edge says which variable generates which"
+            )
         if observables is None:
             marked = dict(graph.nodes(data="observable"))
             given = any(flag is not None for flag in marked.values())
@@ -158,11 +203,20 @@ class LatentGraph:
         observables = list(observables)
         for v in observables:
             if v not in graph:
-                raise InputError(f"observable {v!r} is no node of the networkx graph: name one of its nodes")
+                raise InputError(
+                    f"observable {v!r} is no node of the networkx graph: name one of its nodes"
+                )
         for v in graph:
             if v not in observables and not graph.degree(v):
-                raise InputError(f"node {v!r} of the networkx graph has no edge and is no observable: remove it, or list it as an observable")
-        return cls(graph.edges, observables, {v: d for v, d in graph.nodes(data="noise_dim") if d is not None})
+                raise InputError(
+                    f"node {v!r} of the networkx graph has no edge and is no observable: remove it,"
+                    " or list it as an observable"
+                )
+        return cls(
+            graph.edges,
+            observables,
+            {v: d for v, d in graph.nodes(data="noise_dim") if d is not None},
+        )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, LatentGraph):
@@ -174,7 +228,10 @@ class LatentGraph:
         return hash((frozenset(self.edges), self.observables))
 
     def __repr__(self) -> str:
-        return f"LatentGraph({len(self.latents)} latents, {len(self.observables)} observables, {len(self.edges)} edges, height {self.height})"
+        return (
+            f"LatentGraph({len(self.latents)} latents, {len(self.observables)} observables,"
+            f" {len(self.edges)} edges, height {self.height})"
+        )
 
     def __reduce__(self) -> tuple:
         """Copies and pickles are built anew: the read-only mappings cannot be pickled."""
@@ -182,7 +239,9 @@ class LatentGraph:
 
     def __setattr__(self, name: str, value: object) -> None:
         if "noise_dims" in self.__dict__:
-            raise AttributeError(f"a LatentGraph is immutable: build a new one instead of setting {name!r}")
+            raise AttributeError(
+                f"a LatentGraph is immutable: build a new one instead of setting {name!r}"
+            )
         super().__setattr__(name, value)
 
     def _neighbours(self, key: int, value: int) -> Mapping[Name, tuple[Name, ...]]:
@@ -193,7 +252,9 @@ class LatentGraph:
 
     @cached_property
     def _names(self) -> tuple[Name, ...]:
-        return tuple(dict.fromkeys([v for edge in self.edges for v in edge] + list(self.observables)))
+        return tuple(
+            dict.fromkeys([v for edge in self.edges for v in edge] + list(self.observables))
+        )
 
     def _sorted(self) -> list[Name]:
         """All nodes, parents first (Kahn). InputError naming the nodes of a cycle."""
@@ -205,11 +266,16 @@ class LatentGraph:
                 if not waiting[w]:
                     order.append(w)
         if len(order) < len(self._names):
-            raise InputError(f"the graph has a cycle, {' → '.join(map(repr, self._cycle(set(self._names) - set(order))))}: remove one of its edges")
+            raise InputError(
+                "the graph has a cycle,"
+                f" {' → '.join(map(repr, self._cycle(set(self._names) - set(order))))}: remove one"
+                " of its edges"
+            )
         return order
 
     def _cycle(self, left: set[Name]) -> list[Name]:
-        """A cycle among nodes that each have a parent among them, written parent first, its first node again at the end."""
+        """A cycle among nodes that each have a parent among them, written parent first, its first
+        node again at the end."""
         path = [next(v for v in self._names if v in left)]
         while path[-1] not in path[:-1]:
             path.append(next(p for p in self.parents[path[-1]] if p in left))
@@ -219,9 +285,16 @@ class LatentGraph:
         for v, d in given.items():
             if v not in self.levels:
                 raise InputError(f"noise_dims names {v!r}, which is no node of the graph")
-            if isinstance(d, bool) or not isinstance(d, (int, np.integer)) or d < (self.levels[v] > 0):
+            if (
+                isinstance(d, bool)
+                or not isinstance(d, (int, np.integer))
+                or d < (self.levels[v] > 0)
+            ):
                 least = "1: Theorem 1 needs a noise at every latent" if self.levels[v] else "0"
-                raise InputError(f"the noise dimension of {v!r} is {d!r}, but it must be a whole number of at least {least}")
+                raise InputError(
+                    f"the noise dimension of {v!r} is {d!r}, but it must be a whole number of at"
+                    f" least {least}"
+                )
         return {v: int(given.get(v, 1)) for v in self.nodes}
 
 
@@ -242,21 +315,28 @@ def _whole(name: str, value: int, least: int) -> None:
 
 
 def tree(arity: int, height: int) -> LatentGraph:
-    """The ``arity``-ary tree with ``arity ** height`` observables x0, x1, …; latent ``zL_K`` is the K-th of level L, the root ``z{height}_0``."""
+    """The ``arity``-ary tree with ``arity ** height`` observables x0, x1, …; latent ``zL_K`` is the
+    K-th of level L, the root ``z{height}_0``."""
     _whole("arity", arity, 2)
     _whole("height", height, 1)
     name = lambda level, k: f"z{level}_{k}" if level else f"x{k}"
-    edges = [(name(level, k // arity), name(level - 1, k)) for level in range(height, 0, -1) for k in range(arity ** (height - level + 1))]
+    edges = [
+        (name(level, k // arity), name(level - 1, k))
+        for level in range(height, 0, -1)
+        for k in range(arity ** (height - level + 1))
+    ]
     return LatentGraph(edges, [f"x{k}" for k in range(arity**height)])
 
 
 def quad_tree(grid: tuple[int, int], arity: int = 4) -> LatentGraph:
-    """The tree of nested blocks over a grid of patches of any size; patch (r, c) of R × C is the observable ``x{r * C + c}``.
+    """The tree of nested blocks over a grid of patches of any size; patch (r, c) of R × C is the
+    observable ``x{r * C + c}``.
 
     Args:
-        grid: (rows, columns), each ≥ 1, of at least two patches; sides need not be powers of anything, blocks at the rim are then smaller.
-        arity: children a full block has: a square number k² merges k × k blocks (4: the quad-tree); 2 merges pairs, side by side and one
-            below the other in turns.
+        grid: (rows, columns), each ≥ 1, of at least two patches; sides need not be powers of
+            anything, blocks at the rim are then smaller.
+        arity: children a full block has: a square number k² merges k × k blocks (4: the quad-tree);
+            2 merges pairs, side by side and one below the other in turns.
 
     Returns:
         latents ``z{level}_{r}_{c}``, the root last in level.
@@ -269,27 +349,46 @@ def quad_tree(grid: tuple[int, int], arity: int = 4) -> LatentGraph:
     _whole("arity", arity, 2)
     side = round(arity**0.5)
     if arity != 2 and side * side != arity:
-        raise InputError(f"arity {arity} of a tree over a grid must be 2 or a square number such as 4 or 9")
+        raise InputError(
+            f"arity {arity} of a tree over a grid must be 2 or a square number such as 4 or 9"
+        )
     if rows * columns == 1:
         raise InputError("a 1×1 grid has no hierarchy: take a grid of at least two patches")
     shape, level, edges = (rows, columns), 0, []
     name = lambda level, r, c: f"z{level}_{r}_{c}" if level else f"x{r * columns + c}"
     while shape != (1, 1):
-        step = (side, side) if arity != 2 else ((1, 2) if (level % 2 == 0 and shape[1] > 1) or shape[0] == 1 else (2, 1))
-        edges = [(name(level + 1, r // step[0], c // step[1]), name(level, r, c)) for r in range(shape[0]) for c in range(shape[1])] + edges
+        step = (
+            (side, side)
+            if arity != 2
+            else ((1, 2) if (level % 2 == 0 and shape[1] > 1) or shape[0] == 1 else (2, 1))
+        )
+        edges = [
+            (name(level + 1, r // step[0], c // step[1]), name(level, r, c))
+            for r in range(shape[0])
+            for c in range(shape[1])
+        ] + edges
         shape, level = (-(-shape[0] // step[0]), -(-shape[1] // step[1])), level + 1
     return LatentGraph(edges, [f"x{k}" for k in range(rows * columns)])
 
 
-def random_dag(latents: int, observables: int, seed: int, parents: int = 2, skip: float = 0.3) -> LatentGraph:
+def random_dag(
+    latents: int, observables: int, seed: int, parents: int = 2, skip: float = 0.3
+) -> LatentGraph:
     """A random graph with several parents a node and edges that skip levels.
 
     Args:
         latents, observables: how many, each ≥ 1; named z1, z2, … and x0, x1, …. seed: of the draw.
-        parents: the most parents a node may have, ≥ 1; an observable has more where latents without a child outnumber the observables.
-        skip: chance that a parent is any earlier latent, instead of one of the few just before; in [0, 1].
+        parents: the most parents a node may have, ≥ 1; an observable has more where latents without
+            a child outnumber the observables.
+        skip: chance that a parent is any earlier latent, instead of one of the few just before; in
+            [0, 1].
     """
-    for name, value, least in (("latents", latents, 1), ("observables", observables, 1), ("parents", parents, 1), ("seed", seed, 0)):
+    for name, value, least in (
+        ("latents", latents, 1),
+        ("observables", observables, 1),
+        ("parents", parents, 1),
+        ("seed", seed, 0),
+    ):
         _whole(name, value, least)
     if not 0 <= skip <= 1:
         raise InputError(f"skip {skip!r} must be a probability, in [0, 1]")
@@ -315,12 +414,20 @@ def random_dag(latents: int, observables: int, seed: int, parents: int = 2, skip
 
 
 def figure_4() -> tuple[LatentGraph, dict[str, frozenset[str]]]:
-    """The graph of the paper's Figure 4 (z1 → z3, z4; z2 → z5, z6; two observables under each of z3 … z6) and its three masks.
+    """The graph of the paper's Figure 4 (z1 → z3, z4; z2 → z5, z6; two observables under each of z3
+    … z6) and its three masks.
 
     Returns:
-        (graph, masks): "left" hides one observable, "middle" all but one, "right" all under z3 and z5.
+        (graph, masks): "left" hides one observable, "middle" all but one, "right" all under z3 and
+        z5.
     """
-    edges = [("z1", "z3"), ("z1", "z4"), ("z2", "z5"), ("z2", "z6")] + [(f"z{3 + k // 2}", f"x{k + 1}") for k in range(8)]
+    edges = [("z1", "z3"), ("z1", "z4"), ("z2", "z5"), ("z2", "z6")] + [
+        (f"z{3 + k // 2}", f"x{k + 1}") for k in range(8)
+    ]
     graph = LatentGraph(edges, [f"x{k}" for k in range(1, 9)])
     everything = frozenset(graph.observables)
-    return graph, {"left": frozenset({"x1"}), "middle": everything - {"x8"}, "right": frozenset({"x1", "x2", "x5", "x6"})}
+    return graph, {
+        "left": frozenset({"x1"}),
+        "middle": everything - {"x8"},
+        "right": frozenset({"x1", "x2", "x5", "x6"}),
+    }

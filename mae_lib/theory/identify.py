@@ -1,6 +1,7 @@
-"""Theorem 2 as an experiment (§2.3): does an autoencoder trained on a process of Assumption 1 recover c, all of it and nothing else? And
-where a condition is broken, what is lost? Each case trains an encoder ĉ = E(x_mᶜ) and a decoder on fresh draws and asks in both
-directions how well ĉ and c determine one another, and how much of the specific information leaks into ĉ.
+"""Theorem 2 as an experiment (§2.3): does an autoencoder trained on a process of Assumption 1
+recover c, all of it and nothing else? And where a condition is broken, what is lost? Each case
+trains an encoder ĉ = E(x_mᶜ) and a decoder on fresh draws and asks in both directions how well ĉ
+and c determine one another, and how much of the specific information leaks into ĉ.
 """
 
 from __future__ import annotations
@@ -20,12 +21,21 @@ from tqdm import tqdm
 
 from mae_lib.base.errors import InputError
 from mae_lib.theory.graph import LatentGraph, Name
-from mae_lib.theory.process import CorrelatedNormal, MechanismFactory, NoiseLaw, PolarMap, Process, Sample, standard_normal
+from mae_lib.theory.process import (
+    CorrelatedNormal,
+    MechanismFactory,
+    NoiseLaw,
+    PolarMap,
+    Process,
+    Sample,
+    standard_normal,
+)
 from mae_lib.theory.scores import DRAWS, energy_score, kernel_ridge_r2
 from mae_lib.theory.shared import SharedInformation, locate_shared
 
 STEPS, BATCH, RATE = 2000, 384, 3e-3
-"""Of the training: Adam at a rate that falls along half a cosine to 0; every step has fresh draws."""
+"""Of the training: Adam at a rate that falls along half a cosine to 0; every step has fresh
+draws."""
 
 AT_ONCE = 100
 """Steps whose draws are made together."""
@@ -33,24 +43,34 @@ AT_ONCE = 100
 SCALE_DRAWS, LOSS_DRAWS = 10_000, 10_000
 """Draws that say how large each coordinate of x is, and draws that the loss is reported on."""
 
+
 def masked_names(graph: LatentGraph, mask: str) -> tuple[Name, ...]:
-    """The observables that ``mask``, an x or a dot for each in order such as "xx..", hides. InputError for another text."""
+    """The observables that ``mask``, an x or a dot for each in order such as "xx..", hides.
+    InputError for another text."""
     if len(mask) != len(graph.observables) or set(mask) - {"x", "."}:
-        raise InputError(f"mask {mask!r} must have an x (masked) or a dot (visible) for each of the {len(graph.observables)} observables")
+        raise InputError(
+            f"mask {mask!r} must have an x (masked) or a dot (visible) for each of the"
+            f" {len(graph.observables)} observables"
+        )
     return tuple(v for v, sign in zip(graph.observables, mask) if sign == "x")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the experiment: a process, masks, a model, and what deviates from the theorem's conditions.
+    """One row of the experiment: a process, masks, a model, and what deviates from the theorem's
+    conditions.
 
     Args:
         name: of the row. graph: of the process.
-        masks: one or more, such as "xx.."; with several, every draw gets one of them at random, and both networks are told which.
+        masks: one or more, such as "xx.."; with several, every draw gets one of them at random, and
+            both networks are told which.
         measured: those of the masks that are measured after the training; all where none is given.
-        code_dim: d̂, the dimension of ĉ. loss: "squared", eq. 2, where the decoder sees ĉ alone; or "energy", where it also gets ŝ_m ~ N(0, I).
-        special: observable or latent → factory of its mechanism, where not the default. noise: the law of the noises.
-        dropped: coordinates cut off each observable, the last ones, so that it no longer determines its ancestors.
+        code_dim: d̂, the dimension of ĉ. loss: "squared", eq. 2, where the decoder sees ĉ alone; or
+            "energy", where it also gets ŝ_m ~ N(0, I).
+        special: observable or latent → factory of its mechanism, where not the default. noise: the
+            law of the noises.
+        dropped: coordinates cut off each observable, the last ones, so that it no longer determines
+            its ancestors.
         width: of the two hidden layers in each network.
 
     Raises:
@@ -70,12 +90,17 @@ class Case:
 
     def __post_init__(self) -> None:
         if isinstance(self.masks, str) or not self.masks:
-            raise InputError(f"masks {self.masks!r} must be a tuple of at least one mask, for instance ('xx..',)")
+            raise InputError(
+                f"masks {self.masks!r} must be a tuple of at least one mask, for instance ('xx..',)"
+            )
         for mask in self.masks:
             if not (shared := self.shared(mask)).c:
                 raise InputError(f"mask {mask!r} has nothing to recover: {shared.explanation}")
         if unknown := set(self.measured) - set(self.masks):
-            raise InputError(f"measured names the mask {min(unknown)!r}, which is none of the masks trained on: {', '.join(self.masks)}")
+            raise InputError(
+                f"measured names the mask {min(unknown)!r}, which is none of the masks trained on:"
+                f" {', '.join(self.masks)}"
+            )
         if self.loss not in ("squared", "energy"):
             raise InputError(f"loss {self.loss!r} must be 'squared' or 'energy'")
         for what, least in (("code_dim", 1), ("width", 1), ("dropped", 0)):
@@ -83,7 +108,9 @@ class Case:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InputError(f"{what} {value!r} must be a whole number of at least {least}")
         if self.dropped >= min(self.graph.dims[x] for x in self.graph.observables):
-            raise InputError(f"dropped {self.dropped} leaves nothing of an observable: drop fewer coordinates")
+            raise InputError(
+                f"dropped {self.dropped} leaves nothing of an observable: drop fewer coordinates"
+            )
 
     def shared(self, mask: str) -> SharedInformation:
         """Theorem 1's answer for one of the masks."""
@@ -92,14 +119,19 @@ class Case:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What one model, trained on one process, was found to know under one mask. All but the loss are R² of `kernel_ridge_r2`.
+    """What one model, trained on one process, was found to know under one mask. All but the loss
+    are R² of `kernel_ridge_r2`.
 
     Attributes:
-        code_to_c, c_to_code: how far ĉ determines c and c determines ĉ; both 1 where ĉ is a one-to-one function of c.
-        code_to_s_m, code_to_s_mc: leaks, how far ĉ determines the noises that belong to the masked and to the visible part alone.
-        untrained_to_c: control, ``code_to_c`` of the same encoder before training. visible_to_c, visible_to_s_mc: controls, the regression
-            given x_mᶜ itself: what it finds where the truth is 1, and what a leak could reach.
-        loss: on fresh draws, coordinates of x_m standardised: a squared loss of 1 is that of a constant.
+        code_to_c, c_to_code: how far ĉ determines c and c determines ĉ; both 1 where ĉ is a
+            one-to-one function of c.
+        code_to_s_m, code_to_s_mc: leaks, how far ĉ determines the noises that belong to the masked
+            and to the visible part alone.
+        untrained_to_c: control, ``code_to_c`` of the same encoder before training. visible_to_c,
+            visible_to_s_mc: controls, the regression given x_mᶜ itself: what it finds where the
+            truth is 1, and what a leak could reach.
+        loss: on fresh draws, coordinates of x_m standardised: a squared loss of 1 is that of a
+            constant.
     """
 
     case: Case
@@ -121,13 +153,15 @@ FIGURES = tuple(f.name for f in fields(CaseResult)[3:-1])
 
 
 def reference_graph() -> LatentGraph:
-    """The experiment's tree: z1 → z2, z3; z2 → x1, x2; z3 → x3, x4; the noise of z1 has two dimensions, all others one."""
+    """The experiment's tree: z1 → z2, z3; z2 → x1, x2; z3 → x3, x4; the noise of z1 has two
+    dimensions, all others one."""
     edges = [("z1", "z2"), ("z1", "z3"), ("z2", "x1"), ("z2", "x2"), ("z3", "x3"), ("z3", "x4")]
     return LatentGraph(edges, ["x1", "x2", "x3", "x4"], {"z1": 2})
 
 
 def polar_graph() -> LatentGraph:
-    """One latent z1 with two observables x1, x2; all noises of one dimension: where x1 is polar, z1 is its radius and the noise its angle."""
+    """One latent z1 with two observables x1, x2; all noises of one dimension: where x1 is polar, z1
+    is its radius and the noise its angle."""
     return LatentGraph([("z1", "x1"), ("z1", "x2")], ["x1", "x2"])
 
 
@@ -155,20 +189,32 @@ def elbow_cases(code_dims: Sequence[int] = (3, 4, 5)) -> tuple[Case, ...]:
 
 
 def every_mask_case(code_dim: int = 8) -> Case:
-    """One wide model for all 14 masks that leave something to share, measured on the table's four: the closest to a masked autoencoder on images."""
-    masks = tuple("".join("x" if k >> place & 1 else "." for place in range(4)) for k in range(1, 15))
-    return Case("one model, every mask", reference_graph(), masks, code_dim, width=128, measured=("xx..", "x...", "xxx.", "x.x."))
+    """One wide model for all 14 masks that leave something to share, measured on the table's four:
+    the closest to a masked autoencoder on images."""
+    masks = tuple(
+        "".join("x" if k >> place & 1 else "." for place in range(4)) for k in range(1, 15)
+    )
+    return Case(
+        "one model, every mask",
+        reference_graph(),
+        masks,
+        code_dim,
+        width=128,
+        measured=("xx..", "x...", "xxx.", "x.x."),
+    )
 
 
 def run_case(case: Case, seed: int, steps: int = STEPS, batch: int = BATCH) -> list[CaseResult]:
     """Draws a process, trains a model on it, and measures.
 
     Args:
-        seed: of the process, the draws and the model. Cases of one graph and seed have the same mechanisms, so that they differ in nothing else.
+        seed: of the process, the draws and the model. Cases of one graph and seed have the same
+            mechanisms, so that they differ in nothing else.
         steps, batch: of the training, each ≥ 1.
 
     Returns:
-        one result for each mask that is measured; the same for the same arguments, whatever the number of threads.
+        one result for each mask that is measured; the same for the same arguments, whatever the
+        number of threads.
     """
     for what, value in (("steps", steps), ("batch", batch)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -194,20 +240,30 @@ def run_case(case: Case, seed: int, steps: int = STEPS, batch: int = BATCH) -> l
         for k, test, code_before, code_after in zip(places, tests, before, after):
             with torch.no_grad():
                 loss = float(model(*views(fresh, torch.full((LOSS_DRAWS,), k))))
-            found = _measure(case.shared(case.masks[k]), test, views.visible(test, k), code_before, code_after)
+            found = _measure(
+                case.shared(case.masks[k]), test, views.visible(test, k), code_before, code_after
+            )
             results.append(CaseResult(case, case.masks[k], seed, **found, loss=loss, seconds=0.0))
         share = (time.perf_counter() - began) / len(results)
         return [replace(result, seconds=share) for result in results]
 
 
 def run_cases(
-    cases: Sequence[Case], replicates: int = 3, seed: int = 0, steps: int = STEPS, batch: int = BATCH, workers: int = 2, progress: bool = False
+    cases: Sequence[Case],
+    replicates: int = 3,
+    seed: int = 0,
+    steps: int = STEPS,
+    batch: int = BATCH,
+    workers: int = 2,
+    progress: bool = False,
 ) -> list[CaseResult]:
-    """Every case ``replicates`` times, each time with a process and a model of its own (seeds ``seed``, ``seed + 1``, …).
+    """Every case ``replicates`` times, each time with a process and a model of its own (seeds
+    ``seed``, ``seed + 1``, …).
 
     Args:
-        workers: processes, of one thread each. With 1 all runs in this process, and then mechanisms and noise laws that a notebook defines work
-            too; with more they must be importable, and a script must guard its own code by ``if __name__ == "__main__":``.
+        workers: processes, of one thread each. With 1 all runs in this process, and then mechanisms
+            and noise laws that a notebook defines work too; with more they must be importable, and
+            a script must guard its own code by ``if __name__ == "__main__":``.
         progress: whether to show a bar.
 
     Returns:
@@ -224,7 +280,9 @@ def run_cases(
                 found.append(run_case(*job))
                 bar.update()
         else:  # spawn: a fork of a process that has used its threads can hang
-            with ProcessPoolExecutor(min(workers, len(jobs) or 1), multiprocessing.get_context("spawn")) as pool:
+            with ProcessPoolExecutor(
+                min(workers, len(jobs) or 1), multiprocessing.get_context("spawn")
+            ) as pool:
                 for results in pool.map(run_case, *zip(*jobs)):
                     found.append(results)
                     bar.update()
@@ -233,7 +291,8 @@ def run_cases(
 
 @dataclass(frozen=True)
 class Row:
-    """The replicates of one case under one mask: name of a figure → its mean, least and greatest value."""
+    """The replicates of one case under one mask: name of a figure → its mean, least and greatest
+    value."""
 
     case: Case
     mask: str
@@ -251,14 +310,16 @@ def table(results: Sequence[CaseResult]) -> list[Row]:
     rows = []
     for (_, mask), members in groups.items():
         mean, low, high = (
-            {name: summary([getattr(m, name) for m in members]) for name in FIGURES} for summary in (lambda values: math.fsum(values) / len(values), min, max)
+            {name: summary([getattr(m, name) for m in members]) for name in FIGURES}
+            for summary in (lambda values: math.fsum(values) / len(values), min, max)
         )
         rows.append(Row(members[0].case, mask, len(members), mean, low, high))
     return rows
 
 
 def elbow(results: Sequence[CaseResult], like: Case) -> dict[int, list[float]]:
-    """d̂ → the losses of all results whose case is ``like`` but for its name and code dimension, in ascending order of d̂."""
+    """d̂ → the losses of all results whose case is ``like`` but for its name and code dimension, in
+    ascending order of d̂."""
     found: dict[int, list[float]] = {}
     for result in results:
         if replace(result.case, name=like.name, code_dim=like.code_dim) == like:
@@ -268,7 +329,8 @@ def elbow(results: Sequence[CaseResult], like: Case) -> dict[int, list[float]]:
 
 @dataclass(frozen=True)
 class FoldResult:
-    """The fold, an analytic counterexample without training: losses of the honest and of the folded code, and R² of the folded one."""
+    """The fold, an analytic counterexample without training: losses of the honest and of the folded
+    code, and R² of the folded one."""
 
     honest_loss: float
     folded_loss: float
@@ -277,20 +339,25 @@ class FoldResult:
 
 
 def fold_noise(graph: LatentGraph, n: int, generator: torch.Generator) -> dict[Name, Tensor]:
-    """Latent noises uniform on [1, 2], the last observable's on [−2, −1] ∪ [1, 2], the others' standard normal."""
+    """Latent noises uniform on [1, 2], the last observable's on [−2, −1] ∪ [1, 2], the others'
+    standard normal."""
     noises = standard_normal(graph, n, generator)
     for v in (*graph.latents, graph.observables[-1]):
         noises[v] = 1 + torch.rand(noises[v].shape, generator=generator)
     last = graph.observables[-1]
-    noises[last] = noises[last] * (2 * torch.randint(2, noises[last].shape, generator=generator) - 1)
+    noises[last] = noises[last] * (
+        2 * torch.randint(2, noises[last].shape, generator=generator) - 1
+    )
     return noises
 
 
 def run_fold(seed: int, inner: int = 64) -> FoldResult:
-    """A code that has the least loss and is no function of c, because s_mᶜ lives on two pieces (ours; "connected" is missing from the paper's conditions).
+    """A code that has the least loss and is no function of c, because s_mᶜ lives on two pieces
+    (ours; "connected" is missing from the paper's conditions).
 
-    On the two-leaf graph with x1 masked, c > 0 and s_mᶜ ∈ ±[1, 2]. The code sign(s_mᶜ)·c is a continuous function of x_mᶜ on its support, and a
-    decoder that begins with |ĉ| predicts from it what it predicts from c. Both losses are of the best decoder, E[x_m | c], here the mean over
+    On the two-leaf graph with x1 masked, c > 0 and s_mᶜ ∈ ±[1, 2]. The code sign(s_mᶜ)·c is a
+    continuous function of x_mᶜ on its support, and a decoder that begins with |ĉ| predicts from it
+    what it predicts from c. Both losses are of the best decoder, E[x_m | c], here the mean over
     ``inner`` draws of x_m's noise, the same for both codes.
     """
     graph = polar_graph()
@@ -299,24 +366,34 @@ def run_fold(seed: int, inner: int = 64) -> FoldResult:
         process = Process(graph, streams[0], noise=fold_noise)
         generator = torch.Generator().manual_seed(streams[1])
         sample = process.sample(DRAWS, generator)
-        seen = process.invert("x2", sample.values["x2"]).noises  # what an encoder can know of x_mᶜ: everything
+        # what an encoder can know of x_mᶜ: everything
+        seen = process.invert("x2", sample.values["x2"]).noises
         honest, folded = seen["z1"], seen["x2"].sign() * seen["z1"]
         noise = torch.randn(inner, generator=generator)
 
         def loss(code: Tensor) -> float:
-            noises = {"z1": code.abs().repeat_interleave(inner, 0), "x1": noise.repeat(DRAWS)[:, None], "x2": torch.ones(DRAWS * inner, 1)}
+            noises = {
+                "z1": code.abs().repeat_interleave(inner, 0),
+                "x1": noise.repeat(DRAWS)[:, None],
+                "x2": torch.ones(DRAWS * inner, 1),
+            }
             prediction = process.generate(noises).values["x1"].view(DRAWS, inner, -1).mean(1)
             return float((prediction - sample.values["x1"]).square().mean())
 
-        (forth,), (back,) = kernel_ridge_r2(folded, sample.values["z1"]), kernel_ridge_r2(sample.values["z1"], folded)
+        (forth,), (back,) = (
+            kernel_ridge_r2(folded, sample.values["z1"]),
+            kernel_ridge_r2(sample.values["z1"], folded),
+        )
         return FoldResult(loss(honest), loss(folded), forth, back)
 
 
 class _Views:
-    """What the networks get to see of a sample: standardised coordinates of x, with those that the draw's own mask hides set to 0.
+    """What the networks get to see of a sample: standardised coordinates of x, with those that the
+    draw's own mask hides set to 0.
 
     Attributes:
-        input_dim, target_dim, side_dim: of what goes into the encoder, comes out of the decoder, and enters the decoder beside ĉ.
+        input_dim, target_dim, side_dim: of what goes into the encoder, comes out of the decoder,
+            and enters the decoder beside ĉ.
         noise_dim: of ŝ_m, 0 under the squared loss.
     """
 
@@ -327,23 +404,37 @@ class _Views:
         self._deviation = torch.where(deviation > 0, deviation, 1)
         graph = case.graph
         widths = torch.tensor([graph.dims[v] - case.dropped for v in graph.observables])
-        hidden = torch.tensor([[sign == "x" for sign in mask] for mask in case.masks])  # [masks, observables]
+        # [masks, observables]
+        hidden = torch.tensor([[sign == "x" for sign in mask] for mask in case.masks])
         columns = hidden.repeat_interleave(widths, dim=1)
         # Coordinates that no mask shows, or hides, need no place in the networks.
         self._inputs, self._targets = (~columns).any(0), columns.any(0)
-        self._visible, self._hidden = (~columns)[:, self._inputs].float(), columns[:, self._targets].float()
+        self._visible, self._hidden = (
+            (~columns)[:, self._inputs].float(),
+            columns[:, self._targets].float(),
+        )
         several = len(case.masks) > 1
         self._which = hidden.float() if several else hidden.new_zeros(1, 0).float()
-        self.noise_dim = max(sum(graph.noise_dims[v] for v in case.shared(mask).s_m) for mask in case.masks) if case.loss == "energy" else 0
+        self.noise_dim = (
+            max(sum(graph.noise_dims[v] for v in case.shared(mask).s_m) for mask in case.masks)
+            if case.loss == "energy"
+            else 0
+        )
         self.input_dim = int(self._inputs.sum()) + self._which.shape[1]
         self.target_dim = int(self._targets.sum())
         self.side_dim = self._which.shape[1] + self.noise_dim
 
     def __call__(self, sample: Sample, which: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """int64 [n] indices of masks → encoder inputs, which mask, targets, weights of the targets (1 where masked), each [n, ...]."""
+        """int64 [n] indices of masks → encoder inputs, which mask, targets, weights of the targets
+        (1 where masked), each [n, ...]."""
         x = (self._observed(sample) - self._mean) / self._deviation
         told, weights = self._which[which], self._hidden[which]
-        return torch.cat([x[:, self._inputs] * self._visible[which], told], dim=1), told, x[:, self._targets] * weights, weights
+        return (
+            torch.cat([x[:, self._inputs] * self._visible[which], told], dim=1),
+            told,
+            x[:, self._targets] * weights,
+            weights,
+        )
 
     def visible(self, sample: Sample, which: int) -> Tensor:
         """x_mᶜ, standardised: [n, its coordinates]."""
@@ -352,15 +443,24 @@ class _Views:
 
     def _observed(self, sample: Sample) -> Tensor:
         graph, dropped = self._case.graph, self._case.dropped
-        return torch.cat([sample.values[v][:, : graph.dims[v] - dropped] for v in graph.observables], dim=1)
+        return torch.cat(
+            [sample.values[v][:, : graph.dims[v] - dropped] for v in graph.observables], dim=1
+        )
 
 
 class _Model(nn.Module):
     """Encoder and decoder with their loss; ŝ_m, where there is one, is drawn from ``generator``."""
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, noise_dim: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, encoder: nn.Module, decoder: nn.Module, noise_dim: int, generator: torch.Generator
+    ) -> None:
         super().__init__()
-        self.encoder, self.decoder, self.noise_dim, self.generator = encoder, decoder, noise_dim, generator
+        self.encoder, self.decoder, self.noise_dim, self.generator = (
+            encoder,
+            decoder,
+            noise_dim,
+            generator,
+        )
 
     def forward(self, inputs: Tensor, told: Tensor, target: Tensor, weights: Tensor) -> Tensor:
         code = torch.cat([self.encoder(inputs), told], dim=1)
@@ -372,10 +472,23 @@ class _Model(nn.Module):
 
 
 def _network(inputs: int, outputs: int, width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, outputs))
+    return nn.Sequential(
+        nn.Linear(inputs, width),
+        nn.SiLU(),
+        nn.Linear(width, width),
+        nn.SiLU(),
+        nn.Linear(width, outputs),
+    )
 
 
-def _train(model: _Model, views: _Views, process: Process, generator: torch.Generator, steps: int, batch: int) -> None:
+def _train(
+    model: _Model,
+    views: _Views,
+    process: Process,
+    generator: torch.Generator,
+    steps: int,
+    batch: int,
+) -> None:
     optimiser = torch.optim.Adam(model.parameters(), lr=RATE, fused=True)
     for step, parts in enumerate(_batches(views, process, generator, steps, batch)):
         optimiser.param_groups[0]["lr"] = RATE * (1 + math.cos(math.pi * step / steps)) / 2
@@ -385,12 +498,16 @@ def _train(model: _Model, views: _Views, process: Process, generator: torch.Gene
         optimiser.step()
 
 
-def _batches(views: _Views, process: Process, generator: torch.Generator, steps: int, batch: int) -> Iterator[tuple[Tensor, ...]]:
+def _batches(
+    views: _Views, process: Process, generator: torch.Generator, steps: int, batch: int
+) -> Iterator[tuple[Tensor, ...]]:
     masks = len(views._visible)
     for start in range(0, steps, AT_ONCE):
         count = min(AT_ONCE, steps - start)
         which = torch.randint(masks, (count * batch,), generator=generator)
-        yield from zip(*(part.split(batch) for part in views(process.sample(count * batch, generator), which)))
+        yield from zip(
+            *(part.split(batch) for part in views(process.sample(count * batch, generator), which))
+        )
 
 
 @torch.no_grad()
@@ -399,13 +516,22 @@ def _code(encoder: nn.Module, views: _Views, sample: Sample, which: int) -> Tens
     return encoder(inputs)
 
 
-def _measure(shared: SharedInformation, test: Sample, visible: Tensor, before: Tensor, after: Tensor) -> dict[str, float]:
-    """The seven R² of a `CaseResult`, from fresh draws, x_mᶜ and the codes before and after training."""
+def _measure(
+    shared: SharedInformation, test: Sample, visible: Tensor, before: Tensor, after: Tensor
+) -> dict[str, float]:
+    """The seven R² of a `CaseResult`, from fresh draws, x_mᶜ and the codes before and after
+    training."""
     c, s_m, s_mc = (
         torch.cat([parts[v] for v in shared.graph.nodes if v in members], dim=1)
-        for parts, members in ((test.values, shared.c), (test.noises, shared.s_m), (test.noises, shared.s_mc))
+        for parts, members in (
+            (test.values, shared.c),
+            (test.noises, shared.s_m),
+            (test.noises, shared.s_mc),
+        )
     )
-    found = dict(zip(("code_to_c", "code_to_s_m", "code_to_s_mc"), kernel_ridge_r2(after, c, s_m, s_mc)))
+    found = dict(
+        zip(("code_to_c", "code_to_s_m", "code_to_s_mc"), kernel_ridge_r2(after, c, s_m, s_mc))
+    )
     (found["c_to_code"],) = kernel_ridge_r2(c, after)
     (found["untrained_to_c"],) = kernel_ridge_r2(before, c)
     found["visible_to_c"], found["visible_to_s_mc"] = kernel_ridge_r2(visible, c, s_mc)
@@ -414,7 +540,8 @@ def _measure(shared: SharedInformation, test: Sample, visible: Tensor, before: T
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """One thread for PyTorch and for the linear algebra below scikit-learn: small matrices gain nothing from more, and sums keep their order."""
+    """One thread for PyTorch and for the linear algebra below scikit-learn: small matrices gain
+    nothing from more, and sums keep their order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

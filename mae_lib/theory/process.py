@@ -1,6 +1,8 @@
-"""The hierarchical data-generating process (§2.1, Assumption 1): every variable is an invertible function of its parents and its own
-exogenous noise. Sampling forwards, and backwards the recovery of all ancestors from a single variable, σ(v) = σ(ε_A[v]), on which the
-proof of Theorem 1 rests. Mechanisms and noise laws are pluggable; the defaults are random two-layer maps and independent normal noises.
+"""The hierarchical data-generating process (§2.1, Assumption 1): every variable is an invertible
+function of its parents and its own exogenous noise. Sampling forwards, and backwards the recovery
+of all ancestors from a single variable, σ(v) = σ(ε_A[v]), on which the proof of Theorem 1 rests.
+Mechanisms and noise laws are pluggable; the defaults are random two-layer maps and independent
+normal noises.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ SLOPE = 0.2
 """Of the leaky ReLU below zero."""
 
 DRAWS, KEPT = 400, 20
-"""Matrices drawn for one layer, and how many of them, the best by condition number, are eligible: 5 %."""
+"""Matrices drawn for one layer, and how many of them, the best by condition number, are eligible: 5
+%."""
 
 
 class Mechanism(Protocol):
-    """An invertible map g_v of [parents' values, noise]: both ways [B, d] → [B, d], in the dtype and on the device of its argument."""
+    """An invertible map g_v of [parents' values, noise]: both ways [B, d] → [B, d], in the dtype
+    and on the device of its argument."""
 
     def forward(self, inputs: Tensor) -> Tensor: ...
 
@@ -32,7 +36,8 @@ class Mechanism(Protocol):
 
 
 class MechanismFactory(Protocol):
-    """Draws a mechanism of ``dim`` coordinates from a CPU generator; a top-level function or a class, where it has to reach another process."""
+    """Draws a mechanism of ``dim`` coordinates from a CPU generator; a top-level function or a
+    class, where it has to reach another process."""
 
     def __call__(self, dim: int, generator: torch.Generator) -> Mechanism: ...
 
@@ -40,15 +45,19 @@ class MechanismFactory(Protocol):
 class NoiseLaw(Protocol):
     """The law of all exogenous noises together."""
 
-    def __call__(self, graph: LatentGraph, n: int, generator: torch.Generator) -> dict[Name, Tensor]:
+    def __call__(
+        self, graph: LatentGraph, n: int, generator: torch.Generator
+    ) -> dict[Name, Tensor]:
         """name → float [n, noise dimension], for every node, on the generator's device."""
         ...
 
 
 def draw_matrix(dim: int, generator: torch.Generator) -> Tensor:
-    """float64 [dim, dim]: entries uniform on [−1, 1], columns of unit length, drawn at random from the best 20 of 400 by condition number.
+    """float64 [dim, dim]: entries uniform on [−1, 1], columns of unit length, drawn at random from
+    the best 20 of 400 by condition number.
 
-    One of the best and not the best itself: that one is close to orthogonal, and all processes would then be alike.
+    One of the best and not the best itself: that one is close to orthogonal, and all processes
+    would then be alike.
     """
     drawn = torch.rand(DRAWS, dim, dim, generator=generator, dtype=torch.float64) * 2 - 1
     drawn = drawn / drawn.norm(dim=1, keepdim=True)
@@ -57,7 +66,8 @@ def draw_matrix(dim: int, generator: torch.Generator) -> Tensor:
 
 
 class LeakyMap:
-    """x ↦ W₂ · LeakyReLU₀.₂(W₁ x): square, two layers, without biases; the two matrices from `draw_matrix`.
+    """x ↦ W₂ · LeakyReLU₀.₂(W₁ x): square, two layers, without biases; the two matrices from
+    `draw_matrix`.
 
     Attributes:
         first, second: float64 [dim, dim], the two matrices.
@@ -68,17 +78,23 @@ class LeakyMap:
         self._inverse = torch.linalg.inv(self.first), torch.linalg.inv(self.second)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return torch.nn.functional.leaky_relu(inputs @ self.first.T.to(inputs), SLOPE) @ self.second.T.to(inputs)
+        return torch.nn.functional.leaky_relu(
+            inputs @ self.first.T.to(inputs), SLOPE
+        ) @ self.second.T.to(inputs)
 
     def inverse(self, outputs: Tensor) -> Tensor:
-        return torch.nn.functional.leaky_relu(outputs @ self._inverse[1].T.to(outputs), 1 / SLOPE) @ self._inverse[0].T.to(outputs)
+        return torch.nn.functional.leaky_relu(
+            outputs @ self._inverse[1].T.to(outputs), 1 / SLOPE
+        ) @ self._inverse[0].T.to(outputs)
 
 
 class PolarMap:
-    """Hides its parents from every mean (our counterexample to Theorem 2 under the squared loss): all that they say is turned by a uniform angle.
+    """Hides its parents from every mean (our counterexample to Theorem 2 under the squared loss):
+    all that they say is turned by a uniform angle.
 
-    With parents a₁, …, a_d, d odd, and one standard normal noise ε, the angle is θ = 2π·Φ(ε) and the outputs are the real and imaginary parts
-    of e^{iθ}·(e^{a₁/2}, a₂ + i·a₃, a₄ + i·a₅, …). Their mean given the parents is 0, whatever the parents; yet the map is invertible.
+    With parents a₁, …, a_d, d odd, and one standard normal noise ε, the angle is θ = 2π·Φ(ε) and
+    the outputs are the real and imaginary parts of e^{iθ}·(e^{a₁/2}, a₂ + i·a₃, a₄ + i·a₅, …).
+    Their mean given the parents is 0, whatever the parents; yet the map is invertible.
 
     Raises:
         InputError: an odd number of coordinates.
@@ -86,40 +102,60 @@ class PolarMap:
 
     def __init__(self, dim: int, generator: torch.Generator) -> None:
         if dim % 2:
-            raise InputError(f"a polar mechanism turns pairs of coordinates, and {dim} is odd: give the node one noise and parents of odd dimension in all")
+            raise InputError(
+                f"a polar mechanism turns pairs of coordinates, and {dim} is odd: give the node one"
+                " noise and parents of odd dimension in all"
+            )
 
     def forward(self, inputs: Tensor) -> Tensor:
         angle = 2 * math.pi * torch.special.ndtr(inputs[:, -1:])
-        flat = torch.cat([(inputs[:, :1] / 2).exp(), torch.zeros_like(angle), inputs[:, 1:-1]], dim=1)
+        flat = torch.cat(
+            [(inputs[:, :1] / 2).exp(), torch.zeros_like(angle), inputs[:, 1:-1]], dim=1
+        )
         return _turned(flat, angle)
 
     def inverse(self, outputs: Tensor) -> Tensor:
         angle = torch.atan2(outputs[:, 1:2], outputs[:, :1])
         flat = _turned(outputs, -angle)
-        return torch.cat([2 * flat[:, :1].log(), flat[:, 2:], torch.special.ndtri((angle / (2 * math.pi)).remainder(1))], dim=1)
+        return torch.cat(
+            [
+                2 * flat[:, :1].log(),
+                flat[:, 2:],
+                torch.special.ndtri((angle / (2 * math.pi)).remainder(1)),
+            ],
+            dim=1,
+        )
 
 
 def _turned(pairs: Tensor, angle: Tensor) -> Tensor:
     """[B, 2k] read as k points of the plane, each turned by ``angle`` [B, 1]."""
     x, y = pairs[:, ::2], pairs[:, 1::2]
-    return torch.stack([x * angle.cos() - y * angle.sin(), x * angle.sin() + y * angle.cos()], dim=2).flatten(1)
+    return torch.stack(
+        [x * angle.cos() - y * angle.sin(), x * angle.sin() + y * angle.cos()], dim=2
+    ).flatten(1)
 
 
 def standard_normal(graph: LatentGraph, n: int, generator: torch.Generator) -> dict[Name, Tensor]:
     """The default `NoiseLaw`: all noises independent and N(0, 1)."""
-    return {v: torch.randn(n, d, generator=generator, device=generator.device) for v, d in graph.noise_dims.items()}
+    return {
+        v: torch.randn(n, d, generator=generator, device=generator.device)
+        for v, d in graph.noise_dims.items()
+    }
 
 
 @dataclass(frozen=True)
 class CorrelatedNormal:
-    """Standard normal noises of which some are correlated: what "independent noises" in Assumption 1 forbids.
+    """Standard normal noises of which some are correlated: what "independent noises" in Assumption
+    1 forbids.
 
     Args:
         rho: correlation in [0, 1), of every two noises in a group, coordinate by coordinate.
-        groups: names of the nodes in each group; all of a group must have one noise dimension. Noises of different groups are independent.
+        groups: names of the nodes in each group; all of a group must have one noise dimension.
+            Noises of different groups are independent.
 
     Raises:
-        InputError: ``rho`` out of range; when drawn, a name that is no node of the graph, or noise dimensions that differ in a group.
+        InputError: ``rho`` out of range; when drawn, a name that is no node of the graph, or noise
+            dimensions that differ in a group.
     """
 
     rho: float
@@ -129,15 +165,22 @@ class CorrelatedNormal:
         if not 0 <= self.rho < 1:
             raise InputError(f"correlation {self.rho!r} must be in [0, 1)")
 
-    def __call__(self, graph: LatentGraph, n: int, generator: torch.Generator) -> dict[Name, Tensor]:
+    def __call__(
+        self, graph: LatentGraph, n: int, generator: torch.Generator
+    ) -> dict[Name, Tensor]:
         noises = standard_normal(graph, n, generator)
         for group in self.groups:
             for v in group:
                 if v not in noises:
                     raise InputError(f"correlated noise names {v!r}, which is no node of the graph")
                 if graph.noise_dims[v] != graph.noise_dims[group[0]]:
-                    raise InputError(f"the noises of {group[0]!r} and {v!r} differ in dimension, so they cannot be correlated coordinate by coordinate")
-            common = torch.randn(n, graph.noise_dims[group[0]], generator=generator, device=generator.device)
+                    raise InputError(
+                        f"the noises of {group[0]!r} and {v!r} differ in dimension, so they cannot"
+                        " be correlated coordinate by coordinate"
+                    )
+            common = torch.randn(
+                n, graph.noise_dims[group[0]], generator=generator, device=generator.device
+            )
             for v in group:
                 noises[v] = self.rho**0.5 * common + (1 - self.rho) ** 0.5 * noises[v]
         return noises
@@ -148,7 +191,8 @@ class Sample:
     """n draws of some variables.
 
     Attributes:
-        values: name → float [n, dims of the node]. noises: name → float [n, noise dimension of the node].
+        values: name → float [n, dims of the node]. noises: name → float [n, noise dimension of the
+            node].
     """
 
     values: dict[Name, Tensor]
@@ -156,12 +200,15 @@ class Sample:
 
 
 class Process:
-    """A graph with a mechanism at every node: v = g_v(Pa(v), ε_v), parents in the order of ``graph.parents`` (§2.1, Assumption 1).
+    """A graph with a mechanism at every node: v = g_v(Pa(v), ε_v), parents in the order of
+    ``graph.parents`` (§2.1, Assumption 1).
 
     Args:
         graph: any valid graph; variables have ``graph.dims`` coordinates.
-        seed: of the mechanisms. Each node has its own stream: another factory at one node leaves the others as they are.
-        mechanism: factory of every node's mechanism. special: name → factory, of the nodes that get another one.
+        seed: of the mechanisms. Each node has its own stream: another factory at one node leaves
+            the others as they are.
+        mechanism: factory of every node's mechanism. special: name → factory, of the nodes that get
+            another one.
         noise: law of the exogenous noises. dtype: of all samples.
 
     Attributes:
@@ -185,9 +232,12 @@ class Process:
         for v in special:
             if v not in graph.dims:
                 raise InputError(f"a mechanism is given for {v!r}, which is no node of the graph")
-        streams = torch.randint(2**62, (len(graph.nodes),), generator=torch.Generator().manual_seed(seed)).tolist()
+        streams = torch.randint(
+            2**62, (len(graph.nodes),), generator=torch.Generator().manual_seed(seed)
+        ).tolist()
         self.mechanisms: dict[Name, Mechanism] = {
-            v: special.get(v, mechanism)(graph.dims[v], torch.Generator().manual_seed(stream)) for v, stream in zip(graph.nodes, streams)
+            v: special.get(v, mechanism)(graph.dims[v], torch.Generator().manual_seed(stream))
+            for v, stream in zip(graph.nodes, streams)
         }
 
     def sample(self, n: int, generator: torch.Generator) -> Sample:
@@ -205,12 +255,18 @@ class Process:
         Raises:
             InputError: a node without noise, or noise of another shape than [n, noise dimension].
         """
-        given = {v: self._checked(v, noises.get(v), d, "noise") for v, d in self.graph.noise_dims.items()}
+        given = {
+            v: self._checked(v, noises.get(v), d, "noise") for v, d in self.graph.noise_dims.items()
+        }
         if len({len(noise) for noise in given.values()}) > 1:
-            raise InputError("the noises differ in their number of rows: give as many draws of each")
+            raise InputError(
+                "the noises differ in their number of rows: give as many draws of each"
+            )
         values: dict[Name, Tensor] = {}
         for v in self.graph.nodes:
-            values[v] = self.mechanisms[v].forward(torch.cat([*(values[p] for p in self.graph.parents[v]), given[v]], dim=1))
+            values[v] = self.mechanisms[v].forward(
+                torch.cat([*(values[p] for p in self.graph.parents[v]), given[v]], dim=1)
+            )
         return Sample(values, given)
 
     def invert(self, name: Name, value: Tensor) -> Sample:
@@ -227,11 +283,16 @@ class Process:
         if name not in self.graph.dims:
             raise InputError(f"{name!r} is no node of the graph, so its value cannot be inverted")
         values, noises = {name: self._checked(name, value, self.graph.dims[name], "value")}, {}
-        for v in reversed(self.graph.nodes):  # children first, so that a node's value is known when its turn comes
+        # children first, so that a node's value is known when its turn comes
+        for v in reversed(self.graph.nodes):
             if v not in values:
                 continue
             parents = self.graph.parents[v]
-            parts = self.mechanisms[v].inverse(values[v]).split([*(self.graph.dims[p] for p in parents), self.graph.noise_dims[v]], dim=1)
+            parts = (
+                self.mechanisms[v]
+                .inverse(values[v])
+                .split([*(self.graph.dims[p] for p in parents), self.graph.noise_dims[v]], dim=1)
+            )
             noises[v] = parts[-1]
             for parent, part in zip(parents, parts):
                 values.setdefault(parent, part)  # several children agree on a parent
@@ -241,5 +302,7 @@ class Process:
         if value is None:
             raise InputError(f"{name!r} has no {what}: give one of every node")
         if value.ndim != 2 or value.shape[1] != dim:
-            raise InputError(f"the {what} of {name!r} has shape {list(value.shape)}: it must be [n, {dim}]")
+            raise InputError(
+                f"the {what} of {name!r} has shape {list(value.shape)}: it must be [n, {dim}]"
+            )
         return value.to(self.dtype)

@@ -1,9 +1,11 @@
-"""Theorem 1 as code (§2.3): which latents the masked and the visible part share. Algorithms 1 and 2, reconstructed from the theorem's
-conditions, for one mask and for very many at once, and what becomes of c under a law of random masks.
+"""Theorem 1 as code (§2.3): which latents the masked and the visible part share. Algorithms 1 and
+2, reconstructed from the theorem's conditions, for one mask and for very many at once, and what
+becomes of c under a law of random masks.
 
-A mask is three-valued: an observable is masked, visible or ignored (in neither part, as in §3.6). CA, the *common ancestors*, are the
-latents with a masked and a visible descendant; c holds the sinks of CA, its members with no child in CA. The book's *Proofs* page
-proves that no other set meets the theorem.
+A mask is three-valued: an observable is masked, visible or ignored (in neither part, as in §3.6).
+CA, the *common ancestors*, are the latents with a masked and a visible descendant; c holds the
+sinks of CA, its members with no child in CA. The book's *Proofs* page proves that no other set
+meets the theorem.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ import torch
 from torch import Tensor
 
 from mae_lib.base.errors import InputError
-from mae_lib.theory.graph import LatentGraph, Name
 from mae_lib.masks.masking import mask_batches
+from mae_lib.theory.graph import LatentGraph, Name
 from mae_lib.theory.packed import locate_bool
 
 MASKED, VISIBLE, BOTH = 1, 2, 3
@@ -32,8 +34,9 @@ class SharedInformation:
     """Theorem 1's answer for one mask.
 
     Attributes:
-        c: the minimal shared latents. common: CA, all latents that both parts determine. s_m, s_mc: the nodes whose exogenous noises are
-            the information specific to the masked and to the visible part (s_mc is one valid instance of 2^|CA|).
+        c: the minimal shared latents. common: CA, all latents that both parts determine. s_m, s_mc:
+            the nodes whose exogenous noises are the information specific to the masked and to the
+            visible part (s_mc is one valid instance of 2^|CA|).
         masked, visible, ignored: the observables of each kind.
     """
 
@@ -53,7 +56,8 @@ class SharedInformation:
 
     @property
     def coordinate_dim(self) -> int:
-        """How many coordinates the members of c have together; more than ``intrinsic_dim`` where they share ancestors."""
+        """How many coordinates the members of c have together; more than ``intrinsic_dim`` where
+        they share ancestors."""
         return sum(self.graph.dims[z] for z in self.c)
 
     @property
@@ -64,38 +68,58 @@ class SharedInformation:
     @property
     def mean_level(self) -> float:
         """Mean level of the members of c; NaN where c is empty."""
-        return sum(k * n for k, n in self.level_spectrum.items()) / len(self.c) if self.c else float("nan")
+        return (
+            sum(k * n for k, n in self.level_spectrum.items()) / len(self.c)
+            if self.c
+            else float("nan")
+        )
 
     @property
     def explanation(self) -> str:
         """c in a sentence; where it is empty, why."""
         if self.c:
             members = ", ".join(str(z) for z in self.graph.latents if z in self.c)
-            dims = [f"{n} {word}{'s' * (n != 1)}" for n, word in ((self.intrinsic_dim, "independent number"), (self.coordinate_dim, "coordinate"))]
+            dims = [
+                f"{n} {word}{'s' * (n != 1)}"
+                for n, word in (
+                    (self.intrinsic_dim, "independent number"),
+                    (self.coordinate_dim, "coordinate"),
+                )
+            ]
             return f"c = {{{members}}}: {' in '.join(dims)}, mean level {self.mean_level:.3g}"
         if not self.masked:
             return "c is empty: nothing is masked, so there is nothing to predict"
         if not self.visible:
             return "c is empty: nothing is visible, so there is nothing to predict from"
-        return "c is empty: no latent has a masked and a visible descendant, so the two parts are independent"
+        return (
+            "c is empty: no latent has a masked and a visible descendant, so the two parts are"
+            " independent"
+        )
 
     def __str__(self) -> str:
         return self.explanation
 
 
-def locate_shared(graph: LatentGraph, masked: Collection[Name], ignored: Collection[Name] = ()) -> SharedInformation:
+def locate_shared(
+    graph: LatentGraph, masked: Collection[Name], ignored: Collection[Name] = ()
+) -> SharedInformation:
     """Algorithms 1 and 2: c, s_m and one s_mc for a mask, in time linear in the graph.
 
     Args:
         masked: the observables in m. ignored: observables in neither part; all others are visible.
 
     Raises:
-        InputError: no collection of names, a name that is no observable of the graph, or one that is both masked and ignored.
+        InputError: no collection of names, a name that is no observable of the graph, or one that
+            is both masked and ignored.
     """
     masked, ignored = _names(graph, masked, "masked"), _names(graph, ignored, "ignored")
     if twice := masked & ignored:
-        raise InputError(f"observable {min(twice, key=str)!r} is both masked and ignored: list it once")
-    reach = {x: MASKED if x in masked else 0 if x in ignored else VISIBLE for x in graph.observables}
+        raise InputError(
+            f"observable {min(twice, key=str)!r} is both masked and ignored: list it once"
+        )
+    reach = {
+        x: MASKED if x in masked else 0 if x in ignored else VISIBLE for x in graph.observables
+    }
     c = []
     for z in reversed(graph.latents):  # children first
         below, sink = 0, True
@@ -119,40 +143,54 @@ def level_spectrum(graph: LatentGraph, latents: Iterable[Name]) -> dict[int, int
     return counts
 
 
-def locate_shared_batch(graph: LatentGraph, masks: Tensor | np.ndarray, ignored: Tensor | np.ndarray | None = None) -> Tensor | np.ndarray:
-    """Algorithm 1 for many masks at once, on the masks' device; `mae_lib.theory.packed` for masks that are packed already.
+def locate_shared_batch(
+    graph: LatentGraph, masks: Tensor | np.ndarray, ignored: Tensor | np.ndarray | None = None
+) -> Tensor | np.ndarray:
+    """Algorithm 1 for many masks at once, on the masks' device; `mae_lib.theory.packed` for masks
+    that are packed already.
 
     Args:
-        masks: bool [B, n_observables], True where masked, columns in the order of ``graph.observables``; a tensor or an array.
-        ignored: bool [B, n_observables] or [n_observables], True where an observable is in neither part.
+        masks: bool [B, n_observables], True where masked, columns in the order of
+            ``graph.observables``; a tensor or an array.
+        ignored: bool [B, n_observables] or [n_observables], True where an observable is in neither
+            part.
 
     Returns:
-        bool [B, n_latents], True where the latent is in c, columns in the order of ``graph.latents``; of the masks' kind. Beside it the
-        working memory is bounded, whatever B.
+        bool [B, n_latents], True where the latent is in c, columns in the order of
+        ``graph.latents``; of the masks' kind. Beside it the working memory is bounded, whatever B.
 
     Raises:
-        InputError: masks or ignored of another shape or type, or on another device, or an observable both masked and ignored.
+        InputError: masks or ignored of another shape or type, or on another device, or an
+            observable both masked and ignored.
     """
     return _batch(graph, masks, ignored, False)
 
 
-def common_ancestors_batch(graph: LatentGraph, masks: Tensor | np.ndarray, ignored: Tensor | np.ndarray | None = None) -> Tensor | np.ndarray:
+def common_ancestors_batch(
+    graph: LatentGraph, masks: Tensor | np.ndarray, ignored: Tensor | np.ndarray | None = None
+) -> Tensor | np.ndarray:
     """CA for many masks at once; arguments, result and errors as for `locate_shared_batch`."""
     return _batch(graph, masks, ignored, True)
 
 
 def membership(graph: LatentGraph, batches: Iterable[Tensor | tuple[Tensor, Tensor]]) -> np.ndarray:
-    """How often each latent is in c, over masks that come in batches and need never be in memory together.
+    """How often each latent is in c, over masks that come in batches and need never be in memory
+    together.
 
     Args:
-        batches: bool masks [B, n_observables], or pairs of them and what they ignore, as for `locate_shared_batch`.
+        batches: bool masks [B, n_observables], or pairs of them and what they ignore, as for
+            `locate_shared_batch`.
 
     Returns:
         float64 [n_latents], the share of all masks whose c holds the latent.
     """
     counts, masks = np.zeros(len(graph.latents), np.int64), 0
     for batch in batches:
-        c = locate_shared_batch(graph, *batch) if isinstance(batch, tuple) else locate_shared_batch(graph, batch)
+        c = (
+            locate_shared_batch(graph, *batch)
+            if isinstance(batch, tuple)
+            else locate_shared_batch(graph, batch)
+        )
         counts += _column_sums(c)
         masks += len(c)
     if not masks:
@@ -161,20 +199,26 @@ def membership(graph: LatentGraph, batches: Iterable[Tensor | tuple[Tensor, Tens
 
 
 def tree_membership(graph: LatentGraph, ratio: float) -> np.ndarray:
-    """P(z ∈ c) in a tree, in closed form, where each observable is masked by itself with probability ``ratio`` (ours, not the paper's).
+    """P(z ∈ c) in a tree, in closed form, where each observable is masked by itself with
+    probability ``ratio`` (ours, not the paper's).
 
-    A latent with N observables below it, shared out to its children as n₁ + … + n_k, is in c unless all N are masked, or all visible, or a
-    child is mixed: P = ∏ᵢ (r^nᵢ + (1 − r)^nᵢ) − r^N − (1 − r)^N.
+    A latent with N observables below it, shared out to its children as n₁ + … + n_k, is in c unless
+    all N are masked, or all visible, or a child is mixed: P = ∏ᵢ (r^nᵢ + (1 − r)^nᵢ) − r^N − (1 −
+    r)^N.
 
     Returns:
-        float64 [n_latents]. InputError if a node has several parents, or for a ratio outside [0, 1].
+        float64 [n_latents]. InputError if a node has several parents, or for a ratio outside [0,
+        1].
     """
     if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 <= ratio <= 1:
         raise InputError(f"masking ratio {ratio!r} must be a number in [0, 1]")
     for v, parents in graph.parents.items():
         if len(parents) > 1:
-            raise InputError(f"the closed form holds for trees, and {v!r} has {len(parents)} parents: use membership() on random masks")
-    leaves = {x: 1 for x in graph.observables}
+            raise InputError(
+                f"the closed form holds for trees, and {v!r} has {len(parents)} parents: use"
+                " membership() on random masks"
+            )
+    leaves = dict.fromkeys(graph.observables, 1)
     found = {}
     for z in reversed(graph.latents):
         below = [leaves[w] for w in graph.children[z]]
@@ -185,38 +229,54 @@ def tree_membership(graph: LatentGraph, ratio: float) -> np.ndarray:
 
 
 def expected_spectrum(graph: LatentGraph, probabilities: np.ndarray) -> np.ndarray:
-    """Expected number of members of c at each level, from the chance of each latent: float64 [height + 1], index = level."""
+    """Expected number of members of c at each level, from the chance of each latent: float64
+    [height + 1], index = level."""
     levels = np.array([graph.levels[z] for z in graph.latents], np.int64)
     return np.bincount(levels, weights=probabilities, minlength=graph.height + 1)
 
 
 def mean_level(spectrum: np.ndarray) -> float:
     """Mean level of the members of c under an expected spectrum; NaN where c is always empty."""
-    return float((spectrum * np.arange(len(spectrum))).sum() / spectrum.sum()) if spectrum.sum() else float("nan")
+    return (
+        float((spectrum * np.arange(len(spectrum))).sum() / spectrum.sum())
+        if spectrum.sum()
+        else float("nan")
+    )
 
 
 def share_above(spectrum: np.ndarray, level: int = 1) -> float:
-    """Share of the members of c that lie above ``level``, under an expected spectrum; NaN where c is always empty."""
+    """Share of the members of c that lie above ``level``, under an expected spectrum; NaN where c
+    is always empty."""
     return float(spectrum[level + 1 :].sum() / spectrum.sum()) if spectrum.sum() else float("nan")
 
 
 def level_map(
-    graph: LatentGraph, grid: tuple[int, int], rows: Sequence[int | str], ratios: Sequence[float], margin: int = 0, masks: int = 4096, seed: int = 0
+    graph: LatentGraph,
+    grid: tuple[int, int],
+    rows: Sequence[int | str],
+    ratios: Sequence[float],
+    margin: int = 0,
+    masks: int = 4096,
+    seed: int = 0,
 ) -> np.ndarray:
     """Mean level of c under random masks, for each law and ratio.
 
     Args:
-        graph: over the patches of ``grid``. rows: mask units, or "block" for one contiguous block. margin: masked patches that near to the visible
-            part are ignored. masks: drawn for each entry.
+        graph: over the patches of ``grid``. rows: mask units, or "block" for one contiguous block.
+            margin: masked patches that near to the visible part are ignored. masks: drawn for each
+            entry.
 
     Returns:
-        float64 [len(rows), len(ratios)]; NaN where the ratio hides no unit or all of them, and where c has fewer than 0.05 members on average.
+        float64 [len(rows), len(ratios)]; NaN where the ratio hides no unit or all of them, and
+        where c has fewer than 0.05 members on average.
     """
     values = np.full((len(rows), len(ratios)), np.nan)
     for (i, j), _ in np.ndenumerate(values):
         law, unit = ("block", 1) if rows[i] == "block" else ("random", rows[i])
         try:
-            batches = list(mask_batches(law, grid, ratios[j], unit, margin=margin, masks=masks, seed=seed))
+            batches = list(
+                mask_batches(law, grid, ratios[j], unit, margin=margin, masks=masks, seed=seed)
+            )
         except InputError as error:
             if "hides no unit" in str(error) or "keeps no unit" in str(error):
                 continue
@@ -227,26 +287,43 @@ def level_map(
     return values
 
 
-def _batch(graph: LatentGraph, masks: Tensor | np.ndarray, ignored: Tensor | np.ndarray | None, common: bool) -> Tensor | np.ndarray:
+def _batch(
+    graph: LatentGraph,
+    masks: Tensor | np.ndarray,
+    ignored: Tensor | np.ndarray | None,
+    common: bool,
+) -> Tensor | np.ndarray:
     """c, or CA where ``common``, of masks that are checked here."""
     tensor = _boolean(graph, masks, "masks", (2,))
     skipped = None if ignored is None else _boolean(graph, ignored, "ignored", (1, 2))
     if skipped is not None and skipped.ndim == 1:
         skipped = skipped.expand(len(tensor), -1)
     if skipped is not None and (skipped.device != tensor.device or len(skipped) != len(tensor)):
-        raise InputError(f"ignored is {list(skipped.shape)} on {skipped.device}, masks are {list(tensor.shape)} on {tensor.device}: give one row a mask, or one for all")
+        raise InputError(
+            f"ignored is {list(skipped.shape)} on {skipped.device}, masks are {list(tensor.shape)}"
+            f" on {tensor.device}: give one row a mask, or one for all"
+        )
     found = torch.empty(len(tensor), len(graph.latents), dtype=torch.bool, device=tensor.device)
     if tensor.device.type == "cpu":
-        locate_bool(graph, tensor.numpy(), None if skipped is None else skipped.numpy(), common, found.numpy())
+        locate_bool(
+            graph,
+            tensor.numpy(),
+            None if skipped is None else skipped.numpy(),
+            common,
+            found.numpy(),
+        )
     else:
         _on_accelerator(graph, tensor, skipped, common, found)
     return found.numpy() if isinstance(masks, np.ndarray) else found
 
 
-def _on_accelerator(graph: LatentGraph, masks: Tensor, ignored: Tensor | None, common: bool, found: Tensor) -> None:
+def _on_accelerator(
+    graph: LatentGraph, masks: Tensor, ignored: Tensor | None, common: bool, found: Tensor
+) -> None:
     """The same by PyTorch, into bool [B, n_latents], a chunk at a time."""
     budget, most = BUDGET
-    # About four times half a byte a node and a mask: both reaches, CA and c, and as much for the observables while they are packed.
+    # About four times half a byte a node and a mask: both reaches, CA and c, and as much for the
+    # observables while they are packed.
     chunk = 8 * max(32, min(most, 2 * budget // (len(graph.observables) + len(graph.nodes))) // 8)
     for start in range(0, len(masks), chunk):
         rows = slice(start, start + chunk)
@@ -262,11 +339,14 @@ def _on_accelerator(graph: LatentGraph, masks: Tensor, ignored: Tensor | None, c
 
 
 def _locate(graph: LatentGraph, masked: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-    """Algorithm 1 on bits: uint8 [n_observables, K/8], eight masks a byte, → c and CA, uint8 [n_latents, K/8]."""
+    """Algorithm 1 on bits: uint8 [n_observables, K/8], eight masks a byte, → c and CA, uint8
+    [n_latents, K/8]."""
     above = len(graph.latents)
     row = {v: k for k, v in enumerate(graph.nodes)}
     # Row, part, bits: the two reaches lie side by side, so that one OR an edge serves both.
-    reach = torch.cat([masked.new_zeros(above, 2, masked.shape[1]), torch.stack([masked, visible], 1)])
+    reach = torch.cat(
+        [masked.new_zeros(above, 2, masked.shape[1]), torch.stack([masked, visible], 1)]
+    )
     rows = list(reach)
     for k in range(above - 1, -1, -1):  # children first
         for child in graph.children[graph.latents[k]]:
@@ -282,7 +362,8 @@ def _locate(graph: LatentGraph, masked: Tensor, visible: Tensor) -> tuple[Tensor
 
 
 def _pack(values: Tensor) -> Tensor:
-    """bool [K, n] → uint8 [n, ⌈K/8⌉]: bit j of byte i is row 8i + j. Bytes are or-ed along whole rows: a plain transposition is five times slower."""
+    """bool [K, n] → uint8 [n, ⌈K/8⌉]: bit j of byte i is row 8i + j. Bytes are or-ed along whole
+    rows: a plain transposition is five times slower."""
     full = -(-len(values) // 8) * 8
     if full > len(values):
         values = torch.cat([values, values.new_zeros(full - len(values), values.shape[1])])
@@ -316,9 +397,14 @@ def _column_sums(rows: Tensor | np.ndarray) -> np.ndarray:
 
 def _names(graph: LatentGraph, names: Collection[Name], what: str) -> frozenset[Name]:
     if isinstance(names, str):
-        raise InputError(f"{what} must be a collection of names, not the text {names!r}: write [{names!r}]")
+        raise InputError(
+            f"{what} must be a collection of names, not the text {names!r}: write [{names!r}]"
+        )
     if isinstance(names, Tensor) or (isinstance(names, np.ndarray) and names.dtype == np.bool_):
-        raise InputError(f"{what} must be a collection of names, not an array of {names.dtype}: name the observables, or give the array to locate_shared_batch")
+        raise InputError(
+            f"{what} must be a collection of names, not an array of {names.dtype}: name the"
+            " observables, or give the array to locate_shared_batch"
+        )
     if not isinstance(names, Iterable):
         raise InputError(f"{what} must be a collection of names, not {names!r}: write [] for none")
     names = list(names)
@@ -327,18 +413,32 @@ def _names(graph: LatentGraph, names: Collection[Name], what: str) -> frozenset[
             raise InputError(f"{what} names {v!r}, which is no node of the graph")
     chosen = frozenset(names)
     for v in chosen - frozenset(graph.observables):
-        kind = "a latent: only observables are masked" if v in graph.levels else "no node of the graph"
+        kind = (
+            "a latent: only observables are masked" if v in graph.levels else "no node of the graph"
+        )
         raise InputError(f"{what} names {v!r}, which is {kind}")
     return chosen
 
 
-def _boolean(graph: LatentGraph, values: Tensor | np.ndarray, what: str, ndims: tuple[int, ...]) -> Tensor:
+def _boolean(
+    graph: LatentGraph, values: Tensor | np.ndarray, what: str, ndims: tuple[int, ...]
+) -> Tensor:
     if not isinstance(values, (Tensor, np.ndarray)):
-        raise InputError(f"{what} must be a bool tensor or array, not {type(values).__name__}: convert with np.array(…, dtype=bool)")
+        raise InputError(
+            f"{what} must be a bool tensor or array, not {type(values).__name__}: convert with"
+            " np.array(…, dtype=bool)"
+        )
     if values.dtype not in (torch.bool, np.bool_):
-        raise InputError(f"{what} must be bool (True where {'masked' if what == 'masks' else what}), not {values.dtype}: convert with .bool() or .astype(bool)")
+        raise InputError(
+            f"{what} must be bool (True where {'masked' if what == 'masks' else what}), not"
+            f" {values.dtype}: convert with .bool() or .astype(bool)"
+        )
     if values.ndim not in ndims or values.shape[-1] != len(graph.observables):
-        raise InputError(f"{what} of shape {list(values.shape)} do not fit the graph: its {len(graph.observables)} observables need [B, {len(graph.observables)}]")
+        raise InputError(
+            f"{what} of shape {list(values.shape)} do not fit the graph: its"
+            f" {len(graph.observables)} observables need [B, {len(graph.observables)}]"
+        )
     if isinstance(values, np.ndarray) and (min(values.strides) < 0 or not values.flags.writeable):
-        values = values.copy()  # torch takes no negative strides, and warns of memory that it could write to
+        # torch takes no negative strides, and warns of memory that it could write to
+        values = values.copy()
     return torch.as_tensor(values)

@@ -1,5 +1,6 @@
-"""Processes that share one training, as `torchrun` starts them: who am I, join, leave, what the first process decides for all, and what happens when
-one of them hangs. With one process everything here does nothing, so that the same code runs on one.
+"""Processes that share one training, as `torchrun` starts them: who am I, join, leave, what the
+first process decides for all, and what happens when one of them hangs. With one process everything
+here does nothing, so that the same code runs on one.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from mae_lib.base.errors import InputError
 Answer = TypeVar("Answer")
 
 PATIENCE = datetime.timedelta(minutes=30)
-"""How long a process waits for the others before it takes one for hung and gives up; `torchrun` then stops or restarts them all."""
+"""How long a process waits for the others before it takes one for hung and gives up; `torchrun`
+then stops or restarts them all."""
 
 
 class ProcessLost(RuntimeError):
@@ -46,13 +48,16 @@ def world() -> int:
 
 @contextmanager
 def joined(device: torch.device, patience: datetime.timedelta = PATIENCE) -> Iterator[torch.device]:
-    """Inside, the processes of `torchrun` are one group (nccl on GPUs, gloo on CPUs), each with its own GPU; yields this process's device.
+    """Inside, the processes of `torchrun` are one group (nccl on GPUs, gloo on CPUs), each with its
+    own GPU; yields this process's device.
 
-    A process that neither calls :func:`alive` nor comes through :func:`first_says` for ``patience`` ends with exit status 1, whatever it waits
-    for, and so do the others; one of them says on stderr which process hangs, and where each stands.
+    A process that neither calls :func:`alive` nor comes through :func:`first_says` for ``patience``
+    ends with exit status 1, whatever it waits for, and so do the others; one of them says on stderr
+    which process hangs, and where each stands.
 
     Raises:
-        InputError: there are more processes on this machine than GPUs. ProcessLost: some did not join within ``patience``.
+        InputError: there are more processes on this machine than GPUs. ProcessLost: some did not
+            join within ``patience``.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield device
@@ -60,13 +65,23 @@ def joined(device: torch.device, patience: datetime.timedelta = PATIENCE) -> Ite
     if device.type == "cuda":
         local = int(os.environ.get("LOCAL_RANK", 0))
         if local >= torch.cuda.device_count():
-            raise InputError(f"process {local} of this machine has no GPU of its own, there are {torch.cuda.device_count()}: start torchrun with fewer processes a node")
+            raise InputError(
+                f"process {local} of this machine has no GPU of its own, there are"
+                f" {torch.cuda.device_count()}: start torchrun with fewer processes a node"
+            )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     store, number, count = next(dist.rendezvous("env://", timeout=patience))
     store = dist.PrefixStore(_round_of(store, number, count, patience), store)
-    # Longer than the watch's patience: what the libraries report when a wait times out does not say who was waited for.
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=number, world_size=count, timeout=2 * patience)
+    # Longer than the watch's patience: what the libraries report when a wait times out does not say
+    # who was waited for.
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=store,
+        rank=number,
+        world_size=count,
+        timeout=2 * patience,
+    )
     watch = _Watch(number, count, store, patience)
     try:
         yield device
@@ -78,8 +93,9 @@ def joined(device: torch.device, patience: datetime.timedelta = PATIENCE) -> Ite
 def _round_of(store: dist.Store, number: int, count: int, patience: datetime.timedelta) -> str:
     """A word that the processes which are here now agree on, and that no earlier ones had.
 
-    `torchrun` keeps one store for all its restarts, and what processes that died have left there, their addresses first of all, looks like
-    that of live ones. So each other process draws a word for itself and asks the first for the common one under it.
+    `torchrun` keeps one store for all its restarts, and what processes that died have left there,
+    their addresses first of all, looks like that of live ones. So each other process draws a word
+    for itself and asks the first for the common one under it.
     """
     until = time.monotonic() + patience.total_seconds()
     if number == 0:
@@ -88,7 +104,11 @@ def _round_of(store: dist.Store, number: int, count: int, patience: datetime.tim
             if time.monotonic() > until:
                 raise ProcessLost(_absent(sorted(missing), count, patience))
             for other in sorted(missing):
-                own = store.get(f"hello/{other}").decode() if store.check([f"hello/{other}"]) else None
+                own = (
+                    store.get(f"hello/{other}").decode()
+                    if store.check([f"hello/{other}"])
+                    else None
+                )
                 if own != greeted.get(other):  # perhaps a dead one's; then the live one's follows
                     store.set(f"welcome/{own}", word)
                     greeted[other] = own
@@ -101,18 +121,25 @@ def _round_of(store: dist.Store, number: int, count: int, patience: datetime.tim
     store.set(f"hello/{number}", own)
     while True:
         if store.check([f"welcome/{own}"]):
-            word = store.get(f"welcome/{own}").decode()  # read anew each time: a first process that waits for a dead one is itself replaced
+            # read anew each time: a first process that waits for a dead one is itself replaced
+            word = store.get(f"welcome/{own}").decode()
             store.set(f"here/{word}/{number}", "")
             if store.check([f"go/{word}"]):
                 return word
         if time.monotonic() > until:
-            raise ProcessLost(f"process {number} of {count} waited {_minutes(patience)} for the first process: look for its error, and start torchrun again")
+            raise ProcessLost(
+                f"process {number} of {count} waited {_minutes(patience)} for the first process:"
+                " look for its error, and start torchrun again"
+            )
         time.sleep(0.02)
 
 
 def _absent(missing: list[int], count: int, patience: datetime.timedelta) -> str:
     names = ", ".join(map(str, missing))
-    return f"of {count} processes, {names} did not join within {_minutes(patience)}: look at the output of their machines, and start torchrun again"
+    return (
+        f"of {count} processes, {names} did not join within {_minutes(patience)}: look at the"
+        " output of their machines, and start torchrun again"
+    )
 
 
 def _minutes(span: datetime.timedelta) -> str:
@@ -122,7 +149,8 @@ def _minutes(span: datetime.timedelta) -> str:
 
 @dataclass
 class _Pulse:
-    """What a process tells the others: how often it has, its signs of life, its machine, where its main thread is, and whether it waits there for others."""
+    """What a process tells the others: how often it has, its signs of life, its machine, where its
+    main thread is, and whether it waits there for others."""
 
     beat: int
     signs: int
@@ -132,18 +160,24 @@ class _Pulse:
 
 
 class _Watch:
-    """A thread that tells the others that this process lives, and ends the process when its training has stood still for too long.
+    """A thread that tells the others that this process lives, and ends the process when its
+    training has stood still for too long.
 
-    All processes of a training wait for one another, so they stand still together; which one is to blame shows in what each is doing.
+    All processes of a training wait for one another, so they stand still together; which one is to
+    blame shows in what each is doing.
     """
 
     current: _Watch | None = None
 
-    def __init__(self, number: int, count: int, store: dist.Store, patience: datetime.timedelta) -> None:
+    def __init__(
+        self, number: int, count: int, store: dist.Store, patience: datetime.timedelta
+    ) -> None:
         self.number, self.count, self.patience = number, count, patience
         self.every = min(10.0, patience.total_seconds() / 10)
         self.signs, self.last = 0, time.monotonic()
-        self.store = store.clone()  # a connection of its own: while the main thread waits for a key on one, nobody else can use it
+        # a connection of its own: while the main thread waits for a key on one, nobody else can use
+        # it
+        self.store = store.clone()
         self.main, self.over = threading.get_ident(), threading.Event()
         self.thread = threading.Thread(target=self._look, name="watch", daemon=True)
         self.thread.start()
@@ -173,25 +207,40 @@ class _Watch:
                 elif left := left - 1:
                     pass
                 else:
-                    text = f"the training has stood still for {_minutes(self.patience)}. {_blame(before, self._pulses(), self.count)}"
-                    if self.store.compare_set("verdict", "", str(self.number)).decode() == str(self.number):
+                    text = (
+                        f"the training has stood still for {_minutes(self.patience)}."
+                        f" {_blame(before, self._pulses(), self.count)}"
+                    )
+                    if self.store.compare_set("verdict", "", str(self.number)).decode() == str(
+                        self.number
+                    ):
                         print(text, file=sys.stderr, flush=True)
-                    os._exit(1)  # the main thread may wait inside a library for ever, where no exception reaches it
-            except RuntimeError:  # the store has gone: the first process, or torchrun, has ended, and so should this one soon
+                    # the main thread may wait inside a library for ever, where no exception reaches
+                    # it
+                    os._exit(1)
+            except RuntimeError:
+                # the store has gone: the first process, or torchrun, has ended, and so should this
+                # one soon
                 if not self.over.wait(self.patience.total_seconds()):
                     os._exit(1)
 
     def _pulses(self) -> dict[int, _Pulse]:
         keys = {other: f"pulse/{other}" for other in range(self.count)}
-        return {other: _Pulse(**json.loads(self.store.get(key))) for other, key in keys.items() if self.store.check([key])}
+        return {
+            other: _Pulse(**json.loads(self.store.get(key)))
+            for other, key in keys.items()
+            if self.store.check([key])
+        }
 
 
 _EXCHANGES = ("distributed", "autograd", "nn/parallel")
-"""Where in PyTorch a process waits for others: in collectives, going backwards, which exchanges gradients, and in DistributedDataParallel's own forward."""
+"""Where in PyTorch a process waits for others: in collectives, going backwards, which exchanges
+gradients, and in DistributedDataParallel's own forward."""
 
 
 def _standing(thread: int) -> tuple[str, bool]:
-    """Where ``thread`` is: the innermost line of this package, and whether it waits there for other processes, by all that Python can see."""
+    """Where ``thread`` is: the innermost line of this package, and whether it waits there for other
+    processes, by all that Python can see."""
     frame, inner = sys._current_frames().get(thread), None
     waits, here = False, Path(__file__).resolve().parents[1]
     while frame is not None:
@@ -199,28 +248,53 @@ def _standing(thread: int) -> tuple[str, bool]:
         waits = waits or any(path.match(f"torch/{place}/*.py") for place in _EXCHANGES)
         if here in path.parents:
             return f"{path.name}:{frame.f_lineno} in {frame.f_code.co_name}", waits
-        inner, frame = inner or f"{path.name}:{frame.f_lineno} in {frame.f_code.co_name}", frame.f_back
+        inner, frame = (
+            inner or f"{path.name}:{frame.f_lineno} in {frame.f_code.co_name}",
+            frame.f_back,
+        )
     return inner or "nowhere", waits
 
 
 def _blame(before: dict[int, _Pulse], now: dict[int, _Pulse], count: int) -> str:
     """Which processes hang, from what all of them told at two moments, and where each stands."""
-    silent = [n for n in range(count) if n not in now or (n in before and now[n].beat == before[n].beat)]
+    silent = [
+        n for n in range(count) if n not in now or (n in before and now[n].beat == before[n].beat)
+    ]
     alive = [n for n in range(count) if n not in silent]
     most = max((now[n].signs for n in alive), default=0)
     late = [n for n in alive if now[n].signs < most] or [n for n in alive if not now[n].waits]
     hang = silent or (late if len(late) < count else [])
     names = ", ".join(map(str, hang))
-    first = f"Process {names} hangs" if len(hang) == 1 else f"Processes {names} hang" if hang else "No process stands out"
+    first = (
+        f"Process {names} hangs"
+        if len(hang) == 1
+        else f"Processes {names} hang"
+        if hang
+        else "No process stands out"
+    )
     lines = [f"{first}. Each process:"]
     for n in range(count):
         if n not in now:
             lines.append(f"  {n}: never gave a sign of life")
         elif n in silent:
-            lines.append(f"  {n} on {now[n].host}: gives no sign of life any more (stopped, or its machine has gone); last at {now[n].place}")
+            lines.append(
+                f"  {n} on {now[n].host}: gives no sign of life any more (stopped, or its machine"
+                f" has gone); last at {now[n].place}"
+            )
         else:
-            lines.append(f"  {n} on {now[n].host}: {'waits for the others' if now[n].waits else 'is busy'} at {now[n].place}")
-    return "\n".join([*lines, "The last saved state is kept. Look at that process's machine and disk; torchrun starts all again if --max-restarts is not used up."])
+            lines.append(
+                f"  {n} on {now[n].host}: {'waits for the others' if now[n].waits else 'is busy'}"
+                f" at {now[n].place}"
+            )
+    return "\n".join(
+        [
+            *lines,
+            (
+                "The last saved state is kept. Look at that process's machine and disk; torchrun"
+                " starts all again if --max-restarts is not used up."
+            ),
+        ]
+    )
 
 
 def alive() -> None:
@@ -230,7 +304,8 @@ def alive() -> None:
 
 
 def first_says(ask: Callable[[], Answer]) -> Answer:
-    """What ``ask`` answers in the first process, in all of them; a point where they wait for one another."""
+    """What ``ask`` answers in the first process, in all of them; a point where they wait for one
+    another."""
     if not dist.is_initialized():
         return ask()
     alive()
@@ -241,7 +316,8 @@ def first_says(ask: Callable[[], Answer]) -> Answer:
 
 
 def first_tries(ask: Callable[[], Answer]) -> Answer:
-    """As :func:`first_says`; what the first process refuses with an InputError, all do, in place of waiting for it."""
+    """As :func:`first_says`; what the first process refuses with an InputError, all do, in place of
+    waiting for it."""
 
     def attempt() -> tuple[Answer | None, str]:
         try:

@@ -1,8 +1,10 @@
-"""The fixed reference classifier of the embedded world, and the *hard* evaluation set that it defines.
+"""The fixed reference classifier of the embedded world, and the *hard* evaluation set that it
+defines.
 
-ImageNet-A holds images that a fixed ResNet-50 gets wrong. *hard* is made by the same rule: a small convolutional network is trained once,
-with labels, on a stream of its own (``reference``), and the first images of another stream (``candidates``) that it misclassifies are
-kept. Weights and list are shipped in ``mae_lib/worlds/assets``; ``python -m mae_lib.training.reference`` makes both again.
+ImageNet-A holds images that a fixed ResNet-50 gets wrong. *hard* is made by the same rule: a small
+convolutional network is trained once, with labels, on a stream of its own (``reference``), and the
+first images of another stream (``candidates``) that it misclassifies are kept. Weights and list are
+shipped in ``mae_lib/worlds/assets``; ``python -m mae_lib.training.reference`` makes both again.
 """
 
 from __future__ import annotations
@@ -14,24 +16,29 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mae_lib.data.datasets import Resident
 from mae_lib.base.files import read_safetensors, write_json, write_safetensors
-from mae_lib.model.autoencoder import normalise_pixels
 from mae_lib.base.provenance import provenance
+from mae_lib.data.datasets import Resident
+from mae_lib.model.autoencoder import normalise_pixels
 from mae_lib.worlds.world import CLASSES, EVALUATION_LENGTH, WORLD_VERSION, World
 
 STEPS, BATCH, LEARNING_RATE = 500, 128, 2e-3
 
 
 class ReferenceClassifier(nn.Module):
-    """Four strided 3×3 convolutions, the mean over the image, one linear layer; on 64 px images of the embedded world."""
+    """Four strided 3×3 convolutions, the mean over the image, one linear layer; on 64 px images of
+    the embedded world."""
 
     def __init__(self) -> None:
         super().__init__()
         widths = (3, 24, 48, 64, 96)
         layers = []
         for before, after in zip(widths, widths[1:]):
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+            layers += [
+                nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(),
+            ]
         self.features = nn.Sequential(*layers)
         self.head = nn.Linear(widths[-1], len(CLASSES))
 
@@ -42,7 +49,9 @@ class ReferenceClassifier(nn.Module):
 
 def load_reference() -> ReferenceClassifier:
     """The shipped classifier, in eval mode."""
-    with resources.as_file(resources.files("mae_lib.worlds.world").joinpath("assets/reference.safetensors")) as path:
+    with resources.as_file(
+        resources.files("mae_lib.worlds.world").joinpath("assets/reference.safetensors")
+    ) as path:
         tensors, _ = read_safetensors(path)
     model = ReferenceClassifier()
     model.load_state_dict(tensors)
@@ -52,11 +61,17 @@ def load_reference() -> ReferenceClassifier:
 @torch.no_grad()
 def predictions(model: ReferenceClassifier, world: World, count: int, chunk: int = 256) -> Tensor:
     """int64 [count]: the class that ``model`` gives to each of the first ``count`` images."""
-    return torch.cat([model(world.images(range(i, min(i + chunk, count)))).argmax(1) for i in range(0, count, chunk)])
+    return torch.cat(
+        [
+            model(world.images(range(i, min(i + chunk, count)))).argmax(1)
+            for i in range(0, count, chunk)
+        ]
+    )
 
 
 def train_reference() -> ReferenceClassifier:
-    """Trains the classifier on the ``reference`` stream, just under two passes; some two minutes on one core."""
+    """Trains the classifier on the ``reference`` stream, just under two passes; some two minutes on
+    one core."""
     torch.manual_seed(0)
     model, world = ReferenceClassifier(), Resident(World("reference"))
     labels = world.labels
@@ -72,8 +87,11 @@ def train_reference() -> ReferenceClassifier:
     return model.eval()
 
 
-def choose_hard(model: ReferenceClassifier, count: int = EVALUATION_LENGTH) -> tuple[list[int], int]:
-    """(the first ``count`` candidates that ``model`` misclassifies, how many candidates were looked at)."""
+def choose_hard(
+    model: ReferenceClassifier, count: int = EVALUATION_LENGTH
+) -> tuple[list[int], int]:
+    """(the first ``count`` candidates that ``model`` misclassifies, how many candidates were looked
+    at)."""
     world = World("candidates")
     labels, chosen, chunk = world.labels, [], 1024
     for start in tqdm(range(0, len(world), chunk), desc="hard set"):
@@ -91,12 +109,25 @@ def main() -> None:
     data = Path(__file__).resolve().parents[1] / "worlds" / "assets"
     model = train_reference()
     validation = World("validation")
-    accuracy = float((predictions(model, validation, len(validation)) == validation.labels).double().mean())
+    accuracy = float(
+        (predictions(model, validation, len(validation)) == validation.labels).double().mean()
+    )
     indices, seen = choose_hard(model)
-    digest = write_safetensors(data / "reference.safetensors", dict(model.state_dict()), {"world_version": WORLD_VERSION})
-    record = {"world_version": WORLD_VERSION, "reference_digest": digest, "reference_accuracy": accuracy, "candidates_seen": seen, **provenance()}
+    digest = write_safetensors(
+        data / "reference.safetensors", dict(model.state_dict()), {"world_version": WORLD_VERSION}
+    )
+    record = {
+        "world_version": WORLD_VERSION,
+        "reference_digest": digest,
+        "reference_accuracy": accuracy,
+        "candidates_seen": seen,
+        **provenance(),
+    }
     write_json(data / "hard.json", record | {"indices": indices})
-    print(f"reference classifier: {accuracy:.3f} on validation; {len(indices)} hard images among the first {seen} candidates")
+    print(
+        f"reference classifier: {accuracy:.3f} on validation; {len(indices)} hard images among the"
+        f" first {seen} candidates"
+    )
 
 
 if __name__ == "__main__":

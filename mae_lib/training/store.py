@@ -1,8 +1,10 @@
 """Checkpoints: find one, load it, else train it.
 
-A checkpoint is two files named by run and config hash: ``NAME-HASH.safetensors`` with the weights and ``NAME-HASH.json`` with how they
-were made (config, tier, loss curve, command, hardware, minutes, versions). The pair counts only if the weights' digest is the one the
-JSON states; a damaged file is named, renamed to ``….damaged`` and never used. No file is replaced. Two processes that want the same checkpoint train it once.
+A checkpoint is two files named by run and config hash: ``NAME-HASH.safetensors`` with the weights
+and ``NAME-HASH.json`` with how they were made (config, tier, loss curve, command, hardware,
+minutes, versions). The pair counts only if the weights' digest is the one the JSON states; a
+damaged file is named, renamed to ``….damaged`` and never used. No file is replaced. Two processes
+that want the same checkpoint train it once.
 """
 
 from __future__ import annotations
@@ -20,14 +22,22 @@ import filelock
 import torch
 from torch import Tensor
 
-from mae_lib.training import distributed
-from mae_lib.base.image_source import ImageSource
 from mae_lib.base.errors import InputError
-from mae_lib.base.files import DamagedFile, cache_directory, read_safetensors, remove_parts, set_aside, write_json, write_safetensors
-from mae_lib.model.autoencoder import MaskedAutoencoder
-from mae_lib.training.pretrain import Trained, pretrain, resolve_device
+from mae_lib.base.files import (
+    DamagedFile,
+    cache_directory,
+    read_safetensors,
+    remove_parts,
+    set_aside,
+    write_json,
+    write_safetensors,
+)
+from mae_lib.base.image_source import ImageSource
 from mae_lib.base.provenance import provenance
 from mae_lib.base.records import refusal
+from mae_lib.model.autoencoder import MaskedAutoencoder
+from mae_lib.training import distributed
+from mae_lib.training.pretrain import Trained, pretrain, resolve_device
 from mae_lib.training.tiers import PretrainConfig
 from mae_lib.worlds.world import World
 
@@ -35,14 +45,16 @@ CURVE_POINTS = 120
 
 
 def search_path() -> list[Path]:
-    """Folders searched for a checkpoint, in order: those in the project's own ``checkpoints/`` (in a clone), then the cache."""
+    """Folders searched for a checkpoint, in order: those in the project's own ``checkpoints/`` (in
+    a clone), then the cache."""
     shipped = sorted((Path(__file__).resolve().parents[2] / "checkpoints").glob("*/"))
     return [folder for folder in (*shipped, cache_directory() / "checkpoints") if folder.is_dir()]
 
 
 @dataclass(frozen=True)
 class Stored(ABC):
-    """A model on disk: its weights file, and its record (config, digest, tier, curve, seconds, provenance). What kinds of models share."""
+    """A model on disk: its weights file, and its record (config, digest, tier, curve, seconds,
+    provenance). What kinds of models share."""
 
     path: Path
     record: dict
@@ -67,12 +79,16 @@ class Stored(ABC):
         """The model, in eval mode; DamagedFile if the weights are not those of the record."""
         tensors, metadata = read_safetensors(self.path)
         if metadata["digest"] != self.record["digest"]:
-            raise DamagedFile(f"{self.path} is damaged: its weights are not those that its .json records")
+            raise DamagedFile(
+                f"{self.path} is damaged: its weights are not those that its .json records"
+            )
         model = self.fresh()
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:
-            raise DamagedFile(f"{self.path} does not hold the {self.what} of its config: {error}") from error
+            raise DamagedFile(
+                f"{self.path} does not hold the {self.what} of its config: {error}"
+            ) from error
         return model.to(device).eval()
 
 
@@ -134,7 +150,7 @@ def require_free(kind: type[Stored], config, folder: Path) -> None:
         own = not _is_another(kind, contents) and "curve" in contents and "digest" in contents
     except (ValueError, KeyError, TypeError):
         contents, own = None, False
-    if not own or "held_out" in contents and not path.with_suffix(".safetensors").exists():
+    if not own or ("held_out" in contents and not path.with_suffix(".safetensors").exists()):
         raise InputError(refusal(path, contents))
 
 
@@ -143,8 +159,8 @@ def store_model(
 ) -> Kind:
     """Stores a model under its config's name: weights, then the record, each whole or not at all.
 
-    No file is replaced. What a kill between the two left of the same weights is completed; any other
-    half of a pair is set aside, with a warning. InputError as in :func:`require_free`.
+    No file is replaced. What a kill between the two left of the same weights is completed; any
+    other half of a pair is set aside, with a warning. InputError as in :func:`require_free`.
     """
     require_free(kind, config, folder)
     path, tensors = folder / f"{config.name}-{config.hash}.safetensors", dict(model.state_dict())
@@ -171,7 +187,8 @@ def _same_weights(path: Path, tensors: dict[str, Tensor]) -> bool:
 
 
 def find_stored(kind: type[Kind], config, folders: Iterable[Path]) -> Kind | None:
-    """The model of ``config`` in the first of ``folders`` that holds it whole, or None. A damaged one is set aside with a warning."""
+    """The model of ``config`` in the first of ``folders`` that holds it whole, or None. A damaged
+    one is set aside with a warning."""
     for path in (folder / f"{config.name}-{config.hash}.json" for folder in folders):
         if not path.exists():
             continue
@@ -182,8 +199,14 @@ def find_stored(kind: type[Kind], config, folders: Iterable[Path]) -> Kind | Non
             found.load()
             return found
         except DamagedFile as error:
-            kept = [set_aside(file).name for file in (path, path.with_suffix(".safetensors")) if file.exists()]
-            warnings.warn(f"{error}. Set aside as {' and '.join(kept)}; it will not be used.", stacklevel=3)
+            kept = [
+                set_aside(file).name
+                for file in (path, path.with_suffix(".safetensors"))
+                if file.exists()
+            ]
+            warnings.warn(
+                f"{error}. Set aside as {' and '.join(kept)}; it will not be used.", stacklevel=3
+            )
         except InputError:
             continue  # half of a pair: copied incompletely, or being written
     return None
@@ -209,7 +232,8 @@ class Checkpoint(Stored):
         return self.record["curve"]["step"], self.record["curve"]["loss"]
 
     def late_fall(self) -> float:
-        """How much the mean loss fell from the last but one tenth of training to the last, as a share: near 0 when it has flattened."""
+        """How much the mean loss fell from the last but one tenth of training to the last, as a
+        share: near 0 when it has flattened."""
         losses = self.curve[1]
         tenth = max(1, len(losses) // 10)
         before, last = losses[-2 * tenth : -tenth] or losses[:1], losses[-tenth:]
@@ -227,26 +251,36 @@ def checkpoints(folder: str | Path) -> list[Checkpoint]:
 
 
 def named(stem: str) -> Checkpoint:
-    """The checkpoint of a bare name such as ``r75-u8-p8-s0-2391451bcc21ff69`` in the first folder of the search path that holds it; InputError if none does."""
+    """The checkpoint of a bare name such as ``r75-u8-p8-s0-2391451bcc21ff69`` in the first folder
+    of the search path that holds it; InputError if none does."""
     for folder in search_path():
         if (folder / f"{stem}.json").is_file():
             return read(folder / f"{stem}.json")
-    raise InputError(f"there is no checkpoint {stem} in checkpoints/ or in the cache: give a path, or make it by `mae pretrain`")
+    raise InputError(
+        f"there is no checkpoint {stem} in checkpoints/ or in the cache: give a path, or make it by"
+        " `mae pretrain`"
+    )
 
 
 def load(where: str | Path, device: str | torch.device = "cpu") -> MaskedAutoencoder:
-    """The model of a checkpoint, in eval mode: of a path (its .safetensors or .json), or of a bare name as :func:`named` takes it."""
+    """The model of a checkpoint, in eval mode: of a path (its .safetensors or .json), or of a bare
+    name as :func:`named` takes it."""
     path = Path(where)
-    bare = path.parent == Path() and not path.exists() and path.suffix not in (".safetensors", ".json")
+    bare = (
+        path.parent == Path() and not path.exists() and path.suffix not in (".safetensors", ".json")
+    )
     return (named(str(where)) if bare else read(path)).load(device)
 
 
 def find(config: PretrainConfig, folders: list[Path] | None = None) -> Checkpoint | None:
-    """The checkpoint of ``config`` in ``folders`` (default: the search path), or None: see :func:`find_stored`."""
+    """The checkpoint of ``config`` in ``folders`` (default: the search path), or None: see
+    :func:`find_stored`."""
     return find_stored(Checkpoint, config, search_path() if folders is None else folders)
 
 
-def save(trained: Trained, config: PretrainConfig, folder: Path, tier: str = "custom") -> Checkpoint:
+def save(
+    trained: Trained, config: PretrainConfig, folder: Path, tier: str = "custom"
+) -> Checkpoint:
     """Stores a finished run in ``folder``: see :func:`store_model`."""
     device = next(trained.model.parameters()).device
     record = {
@@ -261,7 +295,8 @@ def save(trained: Trained, config: PretrainConfig, folder: Path, tier: str = "cu
 
 
 def thin_curve(losses: Tensor, points: int = CURVE_POINTS) -> dict[str, list]:
-    """At most ``points`` pairs of step (from 1, the last of its stretch) and mean loss over the stretch."""
+    """At most ``points`` pairs of step (from 1, the last of its stretch) and mean loss over the
+    stretch."""
     stretches = losses.double().tensor_split(min(points, len(losses)))
     ends = torch.tensor([len(s) for s in stretches]).cumsum(0).tolist()
     return {"step": ends, "loss": [round(float(s.mean()), 6) for s in stretches]}
@@ -279,19 +314,31 @@ def load_or_pretrain(
     accumulate: int = 1,
     compiled: bool | None = None,
 ) -> MaskedAutoencoder:
-    """The model of ``config``: loaded if it is stored anywhere on the search path, else trained (or its training resumed) and stored.
+    """The model of ``config``: loaded if it is stored anywhere on the search path, else trained (or
+    its training resumed) and stored.
 
     Args:
-        config: what to have. source: its images, needed for training on a folder; the embedded world's are made if None.
-        device: where the model is to be. folder: the only place to look in and to store in; default: look along the search path,
-            store in the cache. tier: a note in its record.
-        save_every: seconds between resumable states. accumulate, compiled: see :func:`mae_lib.pretrain.pretrain`.
+        config: what to have. source: its images, needed for training on a folder; the embedded
+            world's are made if None.
+        device: where the model is to be. folder: the only place to look in and to store in;
+            default: look along the search path, store in the cache. tier: a note in its record.
+        save_every: seconds between resumable states. accumulate, compiled: see
+            :func:`mae_lib.pretrain.pretrain`.
 
     Raises:
-        InputError: nothing is stored and ``source`` is missing. TrainingDiverged: see :func:`mae_lib.pretrain.pretrain`.
+        InputError: nothing is stored and ``source`` is missing. TrainingDiverged: see
+            :func:`mae_lib.pretrain.pretrain`.
     """
     found = obtain(
-        config, source, device=device, folder=folder, tier=tier, progress=progress, save_every=save_every, accumulate=accumulate, compiled=compiled
+        config,
+        source,
+        device=device,
+        folder=folder,
+        tier=tier,
+        progress=progress,
+        save_every=save_every,
+        accumulate=accumulate,
+        compiled=compiled,
     )
     return found.load(resolve_device(device))
 
@@ -308,7 +355,8 @@ def obtain(
     accumulate: int = 1,
     compiled: bool | None = None,
 ) -> Checkpoint:
-    """As :func:`load_or_pretrain`, but gives the checkpoint with its record. Under `torchrun` every process calls it; the first one locks and stores."""
+    """As :func:`load_or_pretrain`, but gives the checkpoint with its record. Under `torchrun` every
+    process calls it; the first one locks and stores."""
     folders = None if folder is None else [Path(folder)]
     first = distributed.rank() == 0
     found = find(config, folders) if first else None
@@ -329,7 +377,14 @@ def obtain(
                     remove_parts(file)
             distributed.first_says(lambda: None)
             trained = _train(
-                config, source, state, device=device, progress=progress, save_every=save_every, accumulate=accumulate, compiled=compiled
+                config,
+                source,
+                state,
+                device=device,
+                progress=progress,
+                save_every=save_every,
+                accumulate=accumulate,
+                compiled=compiled,
             )
             if first:
                 save(trained, config, target, tier)
@@ -342,7 +397,10 @@ def _stored(config: PretrainConfig, folders: list[Path] | None) -> Checkpoint:
     """What the first process has found or stored."""
     found = find(config, folders)
     if found is None:
-        raise InputError(f"{config.name} was stored by the first process and cannot be read here: $MAE_CACHE or --out must be on a disk that all machines share")
+        raise InputError(
+            f"{config.name} was stored by the first process and cannot be read here: $MAE_CACHE or"
+            " --out must be on a disk that all machines share"
+        )
     return found
 
 
@@ -353,12 +411,18 @@ def _train(config: PretrainConfig, source: ImageSource, state: Path, **arguments
     except DamagedFile as error:
         if distributed.world() > 1:
             raise  # the processes would set it aside one after another
-        warnings.warn(f"{error}. Set aside as {set_aside(state).name}; training starts over.", stacklevel=3)
+        warnings.warn(
+            f"{error}. Set aside as {set_aside(state).name}; training starts over.", stacklevel=3
+        )
         return pretrain(config, source, **arguments)
 
 
 def world_of(config: PretrainConfig, device: torch.device | str = "cpu") -> World:
-    """The embedded world's images that ``config`` names; InputError if it names a folder, or another version of the world."""
+    """The embedded world's images that ``config`` names; InputError if it names a folder, or
+    another version of the world."""
     if config.data.get("kind") != "world":
-        raise InputError(f"{config.name} was trained on a folder of images: open that folder and give it as `source`")
+        raise InputError(
+            f"{config.name} was trained on a folder of images: open that folder and give it as"
+            " `source`"
+        )
     return World.named(config.data, str(device))

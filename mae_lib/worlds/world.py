@@ -1,10 +1,12 @@
 """The embedded world: images whose whole latent hierarchy is known.
 
-A hierarchical process in the sense of §2.1 (eq. 1): class → part layout → pose, textures, colours → pixels, every step with its own
-exogenous noise. It needs no download and returns what real data sets lack: object masks, boxes, part labels and the latents that made
-each image. Image i of a split is a pure function of (world version, seed, split, i, size), on any device and in any batch: classes and
-places to the bit, colours to the last digit of a float, pixels but for one in a million or so, which another processor's sines round to the
-neighbouring level. The rationale, written before any sweep was run, is the book's page *The embedded world*; :data:`WORLD_VERSION` names the law, and any
+A hierarchical process in the sense of §2.1 (eq. 1): class → part layout → pose, textures, colours →
+pixels, every step with its own exogenous noise. It needs no download and returns what real data
+sets lack: object masks, boxes, part labels and the latents that made each image. Image i of a split
+is a pure function of (world version, seed, split, i, size), on any device and in any batch: classes
+and places to the bit, colours to the last digit of a float, pixels but for one in a million or so,
+which another processor's sines round to the neighbouring level. The rationale, written before any
+sweep was run, is the book's page *The embedded world*; :data:`WORLD_VERSION` names the law, and any
 change of the law must change it.
 """
 
@@ -19,14 +21,15 @@ from importlib import resources
 import torch
 from torch import Tensor
 
-from mae_lib.worlds.world import rendering
 from mae_lib.base.errors import InputError
 from mae_lib.model.autoencoder import patchify
 from mae_lib.worlds.rendering import TEXTURES, Drawing, hashed_bits, hashed_normal, hashed_uniform
+from mae_lib.worlds.world import rendering
 
 WORLD_VERSION = "1"
 
-# Each part: centre x, y; half-width; half-height; angle; squareness (0 ellipse, 1 box); taper (+1: apex on top); hole (share of the part).
+# Each part: centre x, y; half-width; half-height; angle; squareness (0 ellipse, 1 box); taper (+1:
+# apex on top); hole (share of the part).
 _TEMPLATES: dict[str, tuple[tuple[float, ...], ...]] = {
     "boat": (
         (0.00, 0.48, 0.62, 0.24, 0.00, 1.0, -0.35, 0.0),  # hull
@@ -99,7 +102,8 @@ PARTS = max(len(parts) for parts in _TEMPLATES.values())
 
 @dataclass(frozen=True)
 class Law:
-    """Ranges of the exogenous noises; each evaluation set is the training law with some of them changed."""
+    """Ranges of the exogenous noises; each evaluation set is the training law with some of them
+    changed."""
 
     turn: tuple[float, float] = (0.0, 0.25)  # size of the rotation, radians, either sign
     scale: tuple[float, float] = (0.72, 0.92)  # half-images per object unit
@@ -113,7 +117,8 @@ class Law:
     contrast: tuple[float, float] = (0.25, 0.45)  # |object − ground|, brightness; the sign is free
     chroma: float = 0.1  # colour away from grey
     clutter: float = 0.03  # amplitude of each ground wave
-    ink: tuple[float, float, float] = (0.0, 0.0, 0.0)  # outline: half-width in pixels at 64 px, strength, brightness
+    # outline: half-width in pixels at 64 px, strength, brightness
+    ink: tuple[float, float, float] = (0.0, 0.0, 0.0)
     flat: bool = False  # white ground and body, no texture: nothing but the outlines
 
 
@@ -122,12 +127,24 @@ LAWS: dict[str, Law] = {
     "train": TRAINING,
     "validation": TRAINING,
     "v2": TRAINING,
-    "viewpoint": replace(TRAINING, turn=(0.5, 1.1), scale=(0.55, 0.72), offset=0.25, squeeze=(0.65, 0.9), clutter=0.08),
-    "rendition": replace(TRAINING, amplitude=(0.0, 0.0), chroma=0.34, clutter=0.0, ink=(0.9, 1.0, 0.05)),
-    "sketch": replace(TRAINING, amplitude=(0.0, 0.0), chroma=0.0, clutter=0.0, ink=(0.7, 0.9, 0.05), flat=True),
+    "viewpoint": replace(
+        TRAINING,
+        turn=(0.5, 1.1),
+        scale=(0.55, 0.72),
+        offset=0.25,
+        squeeze=(0.65, 0.9),
+        clutter=0.08,
+    ),
+    "rendition": replace(
+        TRAINING, amplitude=(0.0, 0.0), chroma=0.34, clutter=0.0, ink=(0.9, 1.0, 0.05)
+    ),
+    "sketch": replace(
+        TRAINING, amplitude=(0.0, 0.0), chroma=0.0, clutter=0.0, ink=(0.7, 0.9, 0.05), flat=True
+    ),
     "hard": TRAINING,
     "conflict": replace(TRAINING, texture_match=0.0),
-    # Candidates from which the hard set is chosen (``mae_lib.training.reference``), and its classifier's training images.
+    # Candidates from which the hard set is chosen (``mae_lib.training.reference``), and its
+    # classifier's training images.
     "candidates": TRAINING,
     "reference": TRAINING,
 }
@@ -141,8 +158,10 @@ class WorldBatch:
     """B images and everything that made them.
 
     Attributes:
-        images: uint8 [B, 3, S, S]. labels: int64 [B] shape class. textures: int64 [B] texture class (equal numbers: that class's own).
-        object_mask: bool [B, S, S]. box: float [B, 4] x0, y0, x1, y1 in pixels, end exclusive; zeros if nothing is in view.
+        images: uint8 [B, 3, S, S]. labels: int64 [B] shape class. textures: int64 [B] texture class
+            (equal numbers: that class's own).
+        object_mask: bool [B, S, S]. box: float [B, 4] x0, y0, x1, y1 in pixels, end exclusive;
+            zeros if nothing is in view.
         part_labels: uint8 [B, S, S], 0 for the ground, p + 1 for part p of the class's template.
         latents: the exogenous choices by name, as drawn: pose, parts, colours, texture_shape, …
     """
@@ -161,8 +180,10 @@ class SceneBatch:
     """B scenes of up to K objects.
 
     Attributes:
-        images: uint8 [B, 3, S, S]. labels: int64 [B, K], −1 where there is no object (absent, or too little of it in view).
-        masks: bool [B, K, S, S], the visible part of each object: they are disjoint. boxes: float [B, K, 4] of the visible part.
+        images: uint8 [B, 3, S, S]. labels: int64 [B, K], −1 where there is no object (absent, or
+            too little of it in view).
+        masks: bool [B, K, S, S], the visible part of each object: they are disjoint. boxes: float
+            [B, K, 4] of the visible part.
     """
 
     images: Tensor
@@ -229,27 +250,42 @@ def draw_latents(law: Law, noise: _Noise, size: int) -> tuple[Tensor, Drawing]:
     parts[..., 0:2] += law.joint * noise.uniform("joints", PARTS * 2, -1, 1).view(b, PARTS, 2)
     parts[..., 2:4] *= 1 + law.girth * noise.uniform("girths", PARTS * 2, -1, 1).view(b, PARTS, 2)
     parts[..., 4] += law.bend * noise.uniform("bends", PARTS, -1, 1)
-    pose = torch.stack([
-        noise.uniform("scale", 1, *law.scale)[:, 0],
-        _signed(noise, "turn", *law.turn),
-        *noise.uniform("offset", 2, -law.offset, law.offset).unbind(1),
-        noise.uniform("squeeze", 1, *law.squeeze)[:, 0],
-    ], dim=1)
+    pose = torch.stack(
+        [
+            noise.uniform("scale", 1, *law.scale)[:, 0],
+            _signed(noise, "turn", *law.turn),
+            *noise.uniform("offset", 2, -law.offset, law.offset).unbind(1),
+            noise.uniform("squeeze", 1, *law.squeeze)[:, 0],
+        ],
+        dim=1,
+    )
 
-    # Brightness: a free ground, and an object brighter or darker by the contrast, whichever sign was drawn if it fits, else the other.
+    # Brightness: a free ground, and an object brighter or darker by the contrast, whichever sign
+    # was drawn if it fits, else the other.
     level = noise.uniform("ground-level", 1, 0.25, 0.75)[:, 0]
     contrast = _signed(noise, "contrast", *law.contrast)
     contrast = torch.where((level + contrast < 0.1) | (level + contrast > 0.9), -contrast, contrast)
     tint = law.chroma * noise.uniform("tint", 9, -1, 1).view(b, 3, 3)
     tint = tint - tint.mean(2, keepdim=True)
     amplitude = noise.uniform("amplitude", 1, *law.amplitude)
-    ground_colour, object_colour = level[:, None] + tint[:, 0], (level + contrast)[:, None] + tint[:, 1]
-    waves = torch.stack([
-        noise.uniform("wave-x", 3, -2.2, 2.2), noise.uniform("wave-y", 3, -2.2, 2.2),
-        noise.uniform("wave-phase", 3, 0, 2 * math.pi), law.clutter * noise.uniform("wave-amplitude", 3, 0.3, 1),
-    ], dim=2)
+    ground_colour, object_colour = (
+        level[:, None] + tint[:, 0],
+        (level + contrast)[:, None] + tint[:, 1],
+    )
+    waves = torch.stack(
+        [
+            noise.uniform("wave-x", 3, -2.2, 2.2),
+            noise.uniform("wave-y", 3, -2.2, 2.2),
+            noise.uniform("wave-phase", 3, 0, 2 * math.pi),
+            law.clutter * noise.uniform("wave-amplitude", 3, 0.3, 1),
+        ],
+        dim=2,
+    )
     if law.flat:
-        ground_colour, object_colour = torch.full_like(ground_colour, 0.95), torch.full_like(object_colour, 0.95)
+        ground_colour, object_colour = (
+            torch.full_like(ground_colour, 0.95),
+            torch.full_like(object_colour, 0.95),
+        )
     ink = torch.tensor(law.ink, device=device).expand(b, 3).clone()
     ink[:, 0] *= size / 64
     quiet = 0.0 if law.flat else 1.0
@@ -259,7 +295,14 @@ def draw_latents(law: Law, noise: _Noise, size: int) -> tuple[Tensor, Drawing]:
         part_phase=noise.uniform("part-phase", PARTS, 0, 2 * math.pi),
         pose=pose,
         texture=texture,
-        texture_shape=torch.cat([noise.uniform("frequency", 1, 0.85, 1.15), noise.uniform("grain", 1, -0.2, 0.2), amplitude], dim=1),
+        texture_shape=torch.cat(
+            [
+                noise.uniform("frequency", 1, 0.85, 1.15),
+                noise.uniform("grain", 1, -0.2, 0.2),
+                amplitude,
+            ],
+            dim=1,
+        ),
         object_colour=object_colour,
         texture_colour=1 + 2 * tint[:, 2],
         ground_colour=ground_colour,
@@ -273,7 +316,8 @@ def draw_latents(law: Law, noise: _Noise, size: int) -> tuple[Tensor, Drawing]:
 
 
 def boxes_of(masks: Tensor) -> Tensor:
-    """float [..., 4]: x0, y0, x1, y1 (end exclusive) around the True pixels of bool [..., H, W]; zeros for an empty mask."""
+    """float [..., 4]: x0, y0, x1, y1 (end exclusive) around the True pixels of bool [..., H, W];
+    zeros for an empty mask."""
     edges = []
     for axis in (-2, -1):  # columns first: x
         line = masks.any(axis)
@@ -286,9 +330,14 @@ def boxes_of(masks: Tensor) -> Tensor:
 
 def _check(split: str, size: int, known: tuple[str, ...]) -> None:
     if split not in known:
-        raise InputError(f"the embedded world has no split {split!r}: choose one of {', '.join(known)}")
+        raise InputError(
+            f"the embedded world has no split {split!r}: choose one of {', '.join(known)}"
+        )
     if size < 16:
-        raise InputError(f"image size {size} px is too small to draw the embedded world's objects: use at least 16")
+        raise InputError(
+            f"image size {size} px is too small to draw the embedded world's objects: use at"
+            " least 16"
+        )
 
 
 def _indices(indices, length: int, device: torch.device | str) -> Tensor:
@@ -307,16 +356,23 @@ def _chunk(device: torch.device) -> int:
 
 
 def hard_indices() -> Tensor:
-    """int64 [N]: which images of the candidate stream make up *hard*, those that the fixed reference classifier gets wrong."""
-    record = json.loads(resources.files("mae_lib.worlds.world").joinpath("assets/hard.json").read_text())
+    """int64 [N]: which images of the candidate stream make up *hard*, those that the fixed
+    reference classifier gets wrong."""
+    record = json.loads(
+        resources.files("mae_lib.worlds.world").joinpath("assets/hard.json").read_text()
+    )
     if record["world_version"] != WORLD_VERSION:
-        raise InputError("the hard set was chosen for another version of the embedded world: run `python -m mae_lib.training.reference`")
+        raise InputError(
+            "the hard set was chosen for another version of the embedded world: run `python -m"
+            " mae_lib.training.reference`"
+        )
     return torch.tensor(record["indices"], dtype=torch.int64)
 
 
 @dataclass(frozen=True)
 class World:
-    """One split of the embedded world, an image source (see :class:`mae_lib.data.datasets.ImageSource`).
+    """One split of the embedded world, an image source (see
+    :class:`mae_lib.data.datasets.ImageSource`).
 
     Args:
         split: train, validation, v2, viewpoint, rendition, sketch, hard or conflict.
@@ -326,7 +382,8 @@ class World:
         length: number of images; by default 32 768 for training, 2 000 for an evaluation set.
 
     Raises:
-        InputError: for an unknown split, a size below 16, an index outside the split; for a seed or length that the hard set does not have.
+        InputError: for an unknown split, a size below 16, an index outside the split; for a seed or
+            length that the hard set does not have.
     """
 
     split: str = "train"
@@ -342,14 +399,23 @@ class World:
             raise InputError(f"length {self.length}: a split holds at least one image")
         if self.split == "hard":
             if self.seed != 0:
-                raise InputError(f"the hard set was chosen among the images of seed 0, not of seed {self.seed}: leave the seed out")
+                raise InputError(
+                    f"the hard set was chosen among the images of seed 0, not of seed {self.seed}:"
+                    " leave the seed out"
+                )
             if self.length is not None and self.length > len(hard_indices()):
-                raise InputError(f"length {self.length}: the hard set holds {len(hard_indices())} images")
+                raise InputError(
+                    f"length {self.length}: the hard set holds {len(hard_indices())} images"
+                )
 
     def __len__(self) -> int:
         if self.length is not None:
             return self.length
-        return len(hard_indices()) if self.split == "hard" else LENGTHS.get(self.split, EVALUATION_LENGTH)
+        return (
+            len(hard_indices())
+            if self.split == "hard"
+            else LENGTHS.get(self.split, EVALUATION_LENGTH)
+        )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -359,7 +425,14 @@ class World:
     @property
     def identity(self) -> dict:
         """What names these images exactly; enters the checkpoint's hash."""
-        return {"kind": "world", "version": WORLD_VERSION, "split": self.split, "seed": self.seed, "size": self.size, "length": len(self)}
+        return {
+            "kind": "world",
+            "version": WORLD_VERSION,
+            "split": self.split,
+            "seed": self.seed,
+            "size": self.size,
+            "length": len(self),
+        }
 
     @property
     def labels(self) -> Tensor:
@@ -368,7 +441,9 @@ class World:
 
     def images(self, indices) -> Tensor:
         """uint8 [B, 3, S, S]: images ``indices`` (a sequence or int64 tensor, each in [0, len))."""
-        return self._render(draw_latents(LAWS[self.split], self._noise(indices), self.size)[1], labelled=False)[0]
+        return self._render(
+            draw_latents(LAWS[self.split], self._noise(indices), self.size)[1], labelled=False
+        )[0]
 
     def sample(self, indices) -> WorldBatch:
         """Images with their class, texture, object mask, box, part labels and latents."""
@@ -378,26 +453,37 @@ class World:
         return WorldBatch(images, label, drawing.texture, mask, boxes_of(mask), parts, latents)
 
     def patch_parts(self, patch: int) -> Tensor:
-        """uint8 [N, rows · columns] on the CPU: which part each patch of ``patch`` px shows most of, in every image: p + 1 for part p, and 0 for the
-        ground where no pixel of the patch is the object's. InputError where the patch does not divide the image.
+        """uint8 [N, rows · columns] on the CPU: which part each patch of ``patch`` px shows most
+        of, in every image: p + 1 for part p, and 0 for the ground where no pixel of the patch is
+        the object's. InputError where the patch does not divide the image.
         """
         if patch < 1 or self.size % patch:
-            raise InputError(f"patches of {patch} px do not divide images of {self.size} px: choose a divisor")
+            raise InputError(
+                f"patches of {patch} px do not divide images of {self.size} px: choose a divisor"
+            )
         found = []
         for rows in torch.arange(len(self)).split(_chunk(torch.device(self.device)) * 8):
             parts = self.sample(rows).part_labels.unsqueeze(1)
-            pixels = torch.stack([patchify(parts == p + 1, patch).sum(2) for p in range(PARTS)], dim=2)
+            pixels = torch.stack(
+                [patchify(parts == p + 1, patch).sum(2) for p in range(PARTS)], dim=2
+            )
             found.append(torch.where(pixels.any(2), 1 + pixels.argmax(2), 0).to(torch.uint8).cpu())
         return torch.cat(found)
 
     @classmethod
     def named(cls, identity: dict, device: str = "cpu") -> World:
-        """The split whose :attr:`identity` is ``identity``; InputError if it is another version of the world, or no world at all."""
+        """The split whose :attr:`identity` is ``identity``; InputError if it is another version of
+        the world, or no world at all."""
         if identity.get("kind") != "world":
             raise InputError(f"{identity} names no split of the embedded world")
-        world = cls(identity["split"], identity["size"], identity["seed"], device, identity["length"])
+        world = cls(
+            identity["split"], identity["size"], identity["seed"], device, identity["length"]
+        )
         if world.identity != identity:
-            raise InputError(f"these images are of version {identity['version']} of the embedded world; this mae_lib draws version {WORLD_VERSION}")
+            raise InputError(
+                f"these images are of version {identity['version']} of the embedded world; this"
+                f" mae_lib draws version {WORLD_VERSION}"
+            )
         return world
 
     def _noise(self, indices) -> _Noise:
@@ -409,12 +495,15 @@ class World:
     def _render(self, drawing: Drawing, labelled: bool) -> tuple[Tensor, ...]:
         """(images,) or (images, object masks, part labels)."""
         x = rendering.pixel_centres(self.size, self.device)
-        # Images with the same number of parts side by side: a chunk skips the parts that none of its images has.
+        # Images with the same number of parts side by side: a chunk skips the parts that none of
+        # its images has.
         order = drawing.parts[:, :, 8].sum(1).argsort(stable=True)
         ordered, pieces = drawing.select(order), []
         for rows in torch.arange(len(drawing), device=order.device).split(_chunk(order.device)):
             piece = ordered.select(rows)
-            painted, coverage, parts = rendering.paint(piece, rendering.ground(piece, x, x), x, x, labelled)
+            painted, coverage, parts = rendering.paint(
+                piece, rendering.ground(piece, x, x), x, x, labelled
+            )
             images = rendering.to_bytes(painted, piece.noise_seed, piece.noise)
             pieces.append((images, coverage > 0.5, parts) if labelled else (images,))
         back = order.argsort()
@@ -423,11 +512,14 @@ class World:
 
 @dataclass(frozen=True)
 class Scenes:
-    """Scenes of one to ``most`` objects of the training law, smaller and anywhere in the image; for detection (§3.5).
+    """Scenes of one to ``most`` objects of the training law, smaller and anywhere in the image; for
+    detection (§3.5).
 
     Args:
-        split: train or validation. size: side S in pixels, at least 32. most: largest number of objects K.
-        least_pixels: objects with fewer visible pixels (at 64 px; scaled with the area) are left out of the labels.
+        split: train or validation. size: side S in pixels, at least 32. most: largest number of
+            objects K.
+        least_pixels: objects with fewer visible pixels (at 64 px; scaled with the area) are left
+            out of the labels.
     """
 
     split: str = "train"
@@ -442,7 +534,9 @@ class Scenes:
     def __post_init__(self) -> None:
         _check(self.split, self.size, ("train", "validation"))
         if self.most < 1 or self.length < 1:
-            raise InputError(f"at most {self.most} objects, {self.length} scenes: both must be at least 1")
+            raise InputError(
+                f"at most {self.most} objects, {self.length} scenes: both must be at least 1"
+            )
 
     def __len__(self) -> int:
         return self.length
@@ -461,9 +555,18 @@ class Scenes:
         canvas = owner = None
         labels, seeds = [], None
         for k in range(self.most):
-            label, drawing = draw_latents(law, replace(scene, stream=f"scenes-{self.split}-{k}"), self.size)
+            label, drawing = draw_latents(
+                law, replace(scene, stream=f"scenes-{self.split}-{k}"), self.size
+            )
             present = k < count
-            place = torch.cat([drawing.pose[:, :2], scene.uniform(f"place-{k}", 2, -0.68, 0.68), drawing.pose[:, 4:]], dim=1)
+            place = torch.cat(
+                [
+                    drawing.pose[:, :2],
+                    scene.uniform(f"place-{k}", 2, -0.68, 0.68),
+                    drawing.pose[:, 4:],
+                ],
+                dim=1,
+            )
             drawing = replace(drawing, pose=place)
             if canvas is None:  # the first object's ground is the scene's
                 canvas, seeds = rendering.ground(drawing, x, x), drawing.noise_seed

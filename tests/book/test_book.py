@@ -1,7 +1,9 @@
-"""The book's machinery: no page shows numbers of older code, no failure passes unseen, no half-made environment is used.
+"""The book's machinery: no page shows numbers of older code, no failure passes unseen, no half-made
+environment is used.
 
-The builds are real ones, of a book of two pages with the project's own configuration and extensions; the Makefile's rule for
-the environment runs with stand-ins for Python and pip, which would take minutes.
+The builds are real ones, of a book of two pages with the project's own configuration and
+extensions; the Makefile's rule for the environment runs with stand-ins for Python and pip, which
+would take minutes.
 """
 
 from __future__ import annotations
@@ -30,9 +32,15 @@ class Book:
         self.root = root
         shutil.copy(ROOT / "_config.yml", root)
         for name in ("_ext", "_static"):
-            shutil.copytree(ROOT / "book" / name, root / "book" / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                ROOT / "book" / name,
+                root / "book" / name,
+                ignore=shutil.ignore_patterns("__pycache__"),
+            )
         (root / "book" / "references.bib").write_text("")
-        (root / "_toc.yml").write_text("format: jb-book\nroot: preface\nchapters:\n- file: notebooks/chapter\n")
+        (root / "_toc.yml").write_text(
+            "format: jb-book\nroot: preface\nchapters:\n- file: notebooks/chapter\n"
+        )
         (root / "preface.md").write_text("# Preface\n\nA formula, $a^2$.\n")
         (root / "requirements.txt").write_text("")
         for name in ("mae_lib", "notebooks", ".pytest_cache"):
@@ -41,26 +49,57 @@ class Book:
         (root / "README.md").write_text("# No page\n")
         (root / "mae_lib" / "__init__.py").write_text("")
         self.set_number(1111)
-        self.write_chapter(COUNT, "from mae_lib.number import NUMBER; print('the number is', NUMBER)")
+        self.write_chapter(
+            COUNT, "from mae_lib.number import NUMBER; print('the number is', NUMBER)"
+        )
 
     def set_number(self, number: int) -> None:
         (self.root / "mae_lib" / "number.py").write_text(f"NUMBER = {number}\n")
 
     def write_chapter(self, *cells: str, text: str = "") -> None:
-        notebook = new_notebook(cells=[new_markdown_cell(f"# Chapter\n\n{text}"), *map(new_code_cell, cells)])
-        notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+        notebook = new_notebook(
+            cells=[new_markdown_cell(f"# Chapter\n\n{text}"), *map(new_code_cell, cells)]
+        )
+        notebook.metadata["kernelspec"] = {
+            "display_name": "Python 3",
+            "language": "python",
+            "name": "python3",
+        }
         nbformat.write(notebook, self.root / "notebooks" / "chapter.ipynb")
 
     def build(self) -> tuple[int, str]:
         """Build as the Makefile does; the exit status and what was on the screen."""
-        environment = {**os.environ, "PYTHONPATH": str(self.root), "IPYTHONDIR": str(self.root / "ipython")}
-        command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", ".", "-n", "-W", "--keep-going"]
-        done = subprocess.run(command, cwd=self.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(self.root),
+            "IPYTHONDIR": str(self.root / "ipython"),
+        }
+        command = [
+            sys.executable,
+            "-c",
+            "from jupyter_book.cli.main import main; main()",
+            "build",
+            ".",
+            "-n",
+            "-W",
+            "--keep-going",
+        ]
+        done = subprocess.run(
+            command,
+            cwd=self.root,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+        )
         return done.returncode, done.stdout
 
     @property
     def page(self) -> str:
-        return (self.root / "_build" / "html" / "notebooks" / "chapter.html").read_text(encoding="utf-8")
+        return (self.root / "_build" / "html" / "notebooks" / "chapter.html").read_text(
+            encoding="utf-8"
+        )
 
     @property
     def executions(self) -> int:
@@ -83,7 +122,10 @@ def test_a_changed_library_changes_the_page_and_an_unchanged_one_runs_nothing(bo
     first = book.caches
     # No page asks the network for a script, a style or an image.
     preface = (book.root / "_build" / "html" / "preface.html").read_text(encoding="utf-8")
-    assert "tex-svg-full.js" in preface and (book.root / "_build" / "html" / "_static" / "tex-svg-full.js").is_file()
+    assert (
+        "tex-svg-full.js" in preface
+        and (book.root / "_build" / "html" / "_static" / "tex-svg-full.js").is_file()
+    )
     for page in (preface, book.page):
         assert not re.search(r'<(script|link|img)[^>]*(src|href)="(https?:)?//', page)
 
@@ -99,7 +141,9 @@ def test_a_changed_library_changes_the_page_and_an_unchanged_one_runs_nothing(bo
     assert len(book.caches) == 1 and book.caches != first
 
 
-def test_a_failing_cell_fails_the_build_each_time_with_its_traceback_on_the_screen(book: Book) -> None:
+def test_a_failing_cell_fails_the_build_each_time_with_its_traceback_on_the_screen(
+    book: Book,
+) -> None:
     book.write_chapter("def halve(x):\n    return x / 0\nhalve(1)")
     for _ in range(2):
         status, screen = book.build()
@@ -113,7 +157,9 @@ def test_a_warning_of_sphinx_fails_the_build(book: Book) -> None:
     assert status != 0 and "nowhere" in screen
 
 
-def test_the_key_follows_names_and_contents_of_the_inputs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_follows_names_and_contents_of_the_inputs_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "book" / "_ext"))
     from book_inputs import inputs_key
 
@@ -129,7 +175,12 @@ def test_the_key_follows_names_and_contents_of_the_inputs_alone(tmp_path: Path, 
     keys.append(inputs_key(tmp_path))
     assert len(set(keys)) == len(keys)
 
-    for name in ("mae_lib/__pycache__/b.pyc", "checkpoints/a.lock", "checkpoints/.partial/a", "README.md"):
+    for name in (
+        "mae_lib/__pycache__/b.pyc",
+        "checkpoints/a.lock",
+        "checkpoints/.partial/a",
+        "README.md",
+    ):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("means nothing")
@@ -151,7 +202,8 @@ esac
 
 @pytest.fixture
 def make(tmp_path: Path):
-    """Run make in a copy of the Makefile, in a folder with a space, with stand-ins: (target, **settings) -> (status, screen, log)."""
+    """Run make in a copy of the Makefile, in a folder with a space, with stand-ins: (target,
+    **settings) -> (status, screen, log)."""
     root = tmp_path / "a folder"
     root.mkdir()
     shutil.copy(ROOT / "Makefile", root)
@@ -164,10 +216,22 @@ def make(tmp_path: Path):
 
     def run(target: str, **settings: str) -> tuple[int, str, str]:
         log.write_text("")
-        environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHON")}
+        environment = {
+            key: value
+            for key, value in os.environ.items()
+            if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHON")
+        }
         environment |= {"FAKE_LOG": str(log), **settings}
         command = ["make", "-s", target, f"PYTHON={python}"]
-        done = subprocess.run(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command,
+            cwd=root,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
         return done.returncode, done.stdout, log.read_text()
 
     run.root = root
@@ -202,7 +266,10 @@ def test_an_old_python_is_refused_in_one_line(make) -> None:
 def test_make_book_passes_a_failure_on_and_shows_the_reports(make) -> None:
     make("environment")
     builder = make.root / ".venv" / "bin" / "jupyter-book"
-    builder.write_text("#!/bin/bash\nmkdir -p _build/html/reports/notebooks; echo 'KaboomError: 7' > _build/html/reports/notebooks/x.err.log; exit 1\n")
+    builder.write_text(
+        "#!/bin/bash\nmkdir -p _build/html/reports/notebooks; echo 'KaboomError: 7' >"
+        " _build/html/reports/notebooks/x.err.log; exit 1\n"
+    )
     builder.chmod(0o755)
     status, screen, _ = make("book")
     assert status != 0 and "KaboomError: 7" in screen and "NOT built" in screen
@@ -214,17 +281,29 @@ def test_make_book_passes_a_failure_on_and_shows_the_reports(make) -> None:
 def test_make_single_puts_the_whole_book_on_one_page_that_finds_its_files(make) -> None:
     book = Book(make.root)
     (book.root / "preface.md").rename(book.root / "book" / "preface.md")
-    (book.root / "_toc.yml").write_text("format: jb-book\nroot: book/preface\nchapters:\n- file: notebooks/chapter\n")
-    book.write_chapter("import matplotlib.pyplot as plt\nfrom mae_lib.number import NUMBER\nprint('the number is', NUMBER)\nplt.plot([NUMBER]);")
+    (book.root / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/preface\nchapters:\n- file: notebooks/chapter\n"
+    )
+    book.write_chapter(
+        "import matplotlib.pyplot as plt\nfrom mae_lib.number import NUMBER\nprint('the number is',"
+        " NUMBER)\nplt.plot([NUMBER]);"
+    )
     make("environment")
     builder = book.root / ".venv" / "bin" / "jupyter-book"
-    builder.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c 'from jupyter_book.cli.main import main; main()' \"$@\"\n")
+    builder.write_text(
+        f"#!/bin/sh\nexec '{sys.executable}' -c 'from jupyter_book.cli.main import main; main()'"
+        ' "$@"\n'
+    )
     builder.chmod(0o755)
     status, screen, _ = make("single", PYTHONPATH=str(book.root))
     page = book.root / "_build" / "singlehtml" / "index.html"
     assert status == 0 and screen.rstrip().endswith(str(page)), screen
     text = page.read_text(encoding="utf-8")
     assert "A formula" in text and "the number is 1111" in text
-    files = {address.split("?")[0] for address in re.findall(r'(?:src|link href)="([^"#:]+)"', text)} - {"searchindex.js"}
-    assert any(name.endswith(".png") for name in files) and any(name.endswith(".css") for name in files)
+    files = {
+        address.split("?")[0] for address in re.findall(r'(?:src|link href)="([^"#:]+)"', text)
+    } - {"searchindex.js"}
+    assert any(name.endswith(".png") for name in files) and any(
+        name.endswith(".css") for name in files
+    )
     assert not [name for name in files if not (page.parent / name).is_file()]

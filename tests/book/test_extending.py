@@ -1,4 +1,5 @@
-"""The programs on the page *Extending* run as they stand there, are as short as it says, and do what the text around them promises."""
+"""The programs on the page *Extending* run as they stand there, are as short as it says, and do
+what the text around them promises."""
 
 from __future__ import annotations
 
@@ -8,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mae_lib.evaluation import evaluate
-from mae_lib.training import store
 from mae_lib.base.image_source import ImageSource
 from mae_lib.base.intervals import Interval
+from mae_lib.evaluation import evaluate
 from mae_lib.masks.masking import MaskSpec, hidden_map
+from mae_lib.training import store
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "book" / "extending.md").read_text(encoding="utf-8")
@@ -44,16 +45,28 @@ def test_the_page_holds_three_programs_of_fewer_than_thirty_lines() -> None:
         assert max(map(len, program.splitlines())) <= 79, heading  # no wider than the page
 
 
-def test_the_mask_sampler_hides_whole_columns_and_the_law_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_mask_sampler_hides_whole_columns_and_the_law_is_kept(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     names = run("A new mask sampler")
-    said = dict(re.findall(r"^(\w+): mean level of c ([\d.]+)$", capsys.readouterr().out, re.MULTILINE))
-    assert said.keys() == {"random", "stripes"} and all(1 <= float(level) <= 3 for level in said.values())
-    assert names["prediction"].shape == (4, 48, 192) and all(p.grad is not None for p in names["model"].parameters())
+    said = dict(
+        re.findall(r"^(\w+): mean level of c ([\d.]+)$", capsys.readouterr().out, re.MULTILINE)
+    )
+    assert said.keys() == {"random", "stripes"} and all(
+        1 <= float(level) <= 3 for level in said.values()
+    )
+    assert names["prediction"].shape == (4, 48, 192) and all(
+        p.grad is not None for p in names["model"].parameters()
+    )
     spec = MaskSpec((4, 8), 0.5)  # not square: a column is not a row
     visible, hidden = names["stripes"](spec, 200, torch.Generator().manual_seed(1))
-    assert torch.equal(torch.cat([visible, hidden], 1).sort(1).values, torch.arange(32).expand(200, -1))
+    assert torch.equal(
+        torch.cat([visible, hidden], 1).sort(1).values, torch.arange(32).expand(200, -1)
+    )
     columns = hidden_map(hidden, 32).view(200, 4, 8)
-    assert torch.equal(columns, columns[:, :1].expand(-1, 4, -1)) and bool((columns[:, 0].sum(1) == 4).all())
+    assert torch.equal(columns, columns[:, :1].expand(-1, 4, -1)) and bool(
+        (columns[:, 0].sum(1) == 4).all()
+    )
     again = names["stripes"](spec, 200, torch.Generator().manual_seed(1))
     assert torch.equal(again[1], hidden) and len(hidden.sort(1).values.unique(dim=0)) > 30
 
@@ -64,12 +77,24 @@ def test_the_world_is_a_source_of_images_and_learned_from() -> None:
     assert isinstance(train, ImageSource)
     images = train.images(range(len(train)))
     assert images.shape == (512, *train.shape) and images.dtype == torch.uint8
-    assert torch.equal(images[[3, 200]], train.images(torch.tensor([3, 200])))  # the same alone and in a batch
-    assert torch.equal(names["validation"].images([0]), names["Discs"](0, 600).images([512])) and not torch.equal(images[0], images[2])
+    # the same alone and in a batch
+    assert torch.equal(images[[3, 200]], train.images(torch.tensor([3, 200])))
+    assert torch.equal(
+        names["validation"].images([0]), names["Discs"](0, 600).images([512])
+    ) and not torch.equal(images[0], images[2])
     bright = (images == 220).float().mean((1, 2, 3))
     assert float(bright[train.labels == 0].max()) < float(bright[train.labels == 1].min())
-    assert names["held_out_error"](names["trained"].model, names["config"].mask, names["validation"], images=128)["explained"] > 0  # better than no learning
-    assert names["Discs"](0, 512).identity == train.identity and train.identity not in (names["Discs"](1, 512).identity, names["Discs"](0, 511).identity)
+    # better than no learning
+    assert (
+        names["held_out_error"](
+            names["trained"].model, names["config"].mask, names["validation"], images=128
+        )["explained"]
+        > 0
+    )
+    assert names["Discs"](0, 512).identity == train.identity and train.identity not in (
+        names["Discs"](1, 512).identity,
+        names["Discs"](0, 511).identity,
+    )
 
 
 def test_the_evaluation_is_recorded_as_the_others_are() -> None:
@@ -91,5 +116,7 @@ def test_the_evaluation_is_recorded_as_the_others_are() -> None:
         def load(self, device: str = "cpu") -> Blind:
             return Blind()
 
-    blind = names["mirrored"](Loaded(checkpoint.path, checkpoint.record), names["Options"](images=16))
+    blind = names["mirrored"](
+        Loaded(checkpoint.path, checkpoint.record), names["Options"](images=16)
+    )
     assert all(interval.value == pytest.approx(1, abs=1e-6) for interval in blind.values())

@@ -1,5 +1,6 @@
-"""The map between paper and code and the API pages: nothing of the paper is without code and tests, every name on the map is there, and the
-docstrings become pages without a warning. And the messages that the page *Troubleshooting* explains are messages that the library prints.
+"""The map between paper and code and the API pages: nothing of the paper is without code and tests,
+every name on the map is there, and the docstrings become pages without a warning. And the messages
+that the page *Troubleshooting* explains are messages that the library prints.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ import book_map  # noqa: E402
 import map_sources  # noqa: E402
 from paper_items import ITEMS, KINDS, Item  # noqa: E402
 
-DOCUMENTS = [f"notebooks/{path.stem}" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))] + ["book/proofs"]
+DOCUMENTS = [f"notebooks/{path.stem}" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))] + [
+    "book/proofs"
+]
 MODULES = list(map_sources.modules(ROOT))
 
 
@@ -42,17 +45,23 @@ def drawn(sources: map_sources.Sources) -> dict[str, book_map.Found]:
     return book_map.draw_map(sources)
 
 
-def test_every_item_has_code_that_can_be_imported_and_tests_that_pytest_would_collect(drawn: dict) -> None:
+def test_every_item_has_code_that_can_be_imported_and_tests_that_pytest_would_collect(
+    drawn: dict,
+) -> None:
     assert drawn.keys() == {item.id for item in ITEMS} and len(drawn) == len(ITEMS)
     for identity, found in drawn.items():
         assert found.code and found.tests, identity
         for code in found.code:
-            assert book_api.find(code.entry) is not None and book_api.documented(code.entry), f"{identity}: {code.entry}"
+            assert book_api.find(code.entry) is not None and book_api.documented(code.entry), (
+                f"{identity}: {code.entry}"
+            )
             assert code.entry.startswith(code.module)
         for name, tests in found.tests.items():
             (path,) = (ROOT / "tests").rglob(name)
             text = path.read_text(encoding="utf-8")
-            assert tests and all(re.search(rf"^\s*(async )?def {test}\(", text, re.MULTILINE) for test in tests), f"{identity}: {name}"
+            assert tests and all(
+                re.search(rf"^\s*(async )?def {test}\(", text, re.MULTILINE) for test in tests
+            ), f"{identity}: {name}"
 
 
 def test_every_numbered_item_and_section_is_in_a_chapter(drawn: dict) -> None:
@@ -61,24 +70,34 @@ def test_every_numbered_item_and_section_is_in_a_chapter(drawn: dict) -> None:
         assert any(f"eq-{number}" in page.equations for page in drawn[f"Equation {number}"].pages)
 
 
-def test_every_claim_is_about_an_item_or_ours_and_decided_in_a_chapter_that_exists(sources: map_sources.Sources, drawn: dict) -> None:
-    of_paper = {identity for identity, where in sources.claims.items() if not where.startswith("ours")}
+def test_every_claim_is_about_an_item_or_ours_and_decided_in_a_chapter_that_exists(
+    sources: map_sources.Sources, drawn: dict
+) -> None:
+    of_paper = {
+        identity for identity, where in sources.claims.items() if not where.startswith("ours")
+    }
     assert of_paper == {identity for found in drawn.values() for identity in found.claims}
     labels = {page.label for page in sources.pages}
     assert {claim.chapter for claim in map_sources.claims().values()} <= labels
 
 
 def test_known_places(drawn: dict) -> None:
-    """A few that anybody would name: were these not found, the search would be broken however much else it found."""
+    """A few that anybody would name: were these not found, the search would be broken however much
+    else it found."""
 
     def entries(identity: str) -> set[str]:
         return {code.entry for code in drawn[identity].code}
 
-    assert {"mae_lib.theory.shared.locate_shared", "mae_lib.theory.shared.locate_shared_batch"} <= entries("Algorithm 1")
+    assert {
+        "mae_lib.theory.shared.locate_shared",
+        "mae_lib.theory.shared.locate_shared_batch",
+    } <= entries("Algorithm 1")
     assert "mae_lib.theory.shared.locate_shared" in entries("Algorithm 2")
     assert "mae_lib.model.autoencoder.MaskedAutoencoder.forward" in entries("Equation 2")
-    assert "test_every_small_graph_mask_and_candidate" in drawn["Algorithm 1"].tests["test_shared.py"]
-    assert [page.label for page in drawn["Table 2"].pages][0] == "chapter-shape-bias"
+    assert (
+        "test_every_small_graph_mask_and_candidate" in drawn["Algorithm 1"].tests["test_shared.py"]
+    )
+    assert next(page.label for page in drawn["Table 2"].pages) == "chapter-shape-bias"
     assert [figure.label for figure in drawn["Figure 4"].figures] == ["fig-figure-4"]
     assert drawn["masking ratio"].code[0].name == "MaskSpec.ratio"
     # Geirhos's own §3.1 is not the paper's.
@@ -108,7 +127,9 @@ def test_what_a_text_names(text: str, found: set[str]) -> None:
 
 @given(st.lists(st.integers(1, 8), min_size=1, max_size=5), st.sampled_from([", ", " and "]))
 def test_lists_are_spelled_out(numbers: list[int], joint: str) -> None:
-    assert map_sources.mentions(f"see Figures {joint.join(map(str, numbers))}.") == {f"Figure {number}" for number in numbers}
+    assert map_sources.mentions(f"see Figures {joint.join(map(str, numbers))}.") == {
+        f"Figure {number}" for number in numbers
+    }
 
 
 LIBRARY = '''"""A module (§2.2)."""
@@ -149,11 +170,20 @@ def small(tmp_path: Path) -> Path:
     (tmp_path / "mae_lib" / "masks.py").write_text(LIBRARY)
     (tmp_path / "tests" / "test_masks.py").write_text(TESTS)
     cells = [
-        {"cell_type": "markdown", "source": ["(a-chapter)=\n", "# 1 Chapter\n", "\n", "**§2.2**"], "metadata": {}},
+        {
+            "cell_type": "markdown",
+            "source": ["(a-chapter)=\n", "# 1 Chapter\n", "\n", "**§2.2**"],
+            "metadata": {},
+        },
         {"cell_type": "markdown", "source": ["Equation:\n\n$$\nx\n$$ (eq-2)\n"], "metadata": {}},
-        {"cell_type": "code", "source": ["%matplotlib inline\n", "from mae_lib.masks import Mask\n", "Mask()"],
-         "metadata": {"mystnb": {"figure": {"name": "fig-one", "caption": "The paper's Figure 2."}}}},
-    ]  # fmt: skip
+        {
+            "cell_type": "code",
+            "source": ["%matplotlib inline\n", "from mae_lib.masks import Mask\n", "Mask()"],
+            "metadata": {
+                "mystnb": {"figure": {"name": "fig-one", "caption": "The paper's Figure 2."}}
+            },
+        },
+    ]
     (tmp_path / "notebooks" / "one.ipynb").write_text(json.dumps({"cells": cells}))
     return tmp_path
 
@@ -163,15 +193,23 @@ def test_each_way_to_an_item_on_a_small_library(small: Path) -> None:
     ratio = Item("ratio", "symbol", "m", "2.2", "r", re.compile("no such text"), ("ratio",))
     law = Item("law", "symbol", "m", "2.2", "p", re.compile(r"\bp_m\b"))
     items = {item.id: item for item in (*ITEMS, ratio, law)}
-    drawn = book_map.draw_map(sources, [items[name] for name in ("§2.2", "Algorithm 1", "ratio", "law")])
+    drawn = book_map.draw_map(
+        sources, [items[name] for name in ("§2.2", "Algorithm 1", "ratio", "law")]
+    )
     assert {name: [code.name for code in found.code] for name, found in drawn.items()} == {
         "§2.2": [""], "Algorithm 1": ["Mask.sample"], "ratio": ["Mask.ratio"], "law": ["Mask"],
     }  # fmt: skip
-    assert drawn["§2.2"].tests == {"test_masks.py": ["test_through_a_helper", "test_of_a_field", "test_of_nothing"]}
+    assert drawn["§2.2"].tests == {
+        "test_masks.py": ["test_through_a_helper", "test_of_a_field", "test_of_nothing"]
+    }
     assert drawn["Algorithm 1"].tests == {"test_masks.py": ["test_through_a_helper"]}
     assert drawn["ratio"].tests == {"test_masks.py": ["test_of_a_field"]}
     page = sources.pages[0]
-    assert (page.label, page.title, page.equations) == ("a-chapter", "1 Chapter", {"eq-2"}) and "mae_lib.masks" in page.modules
+    assert (page.label, page.title, page.equations) == (
+        "a-chapter",
+        "1 Chapter",
+        {"eq-2"},
+    ) and "mae_lib.masks" in page.modules
     assert [figure.mentions for figure in page.figures] == [{"Figure 2"}]
     # A figure's code is what its cell draws it from, if that is of the item's section or draws.
     figure = Item("Figure 2", "figure", "m", "2.2")
@@ -185,22 +223,37 @@ def test_each_way_to_an_item_on_a_small_library(small: Path) -> None:
         (("def sample", "def draw"), "Algorithm 1 of the paper has no test"),
     ],
 )
-def test_an_item_that_lost_its_code_or_its_test_stops_the_build_by_name(small: Path, change: tuple[str, str], said: str) -> None:
+def test_an_item_that_lost_its_code_or_its_test_stops_the_build_by_name(
+    small: Path, change: tuple[str, str], said: str
+) -> None:
     path = small / "mae_lib" / "masks.py"
     path.write_text(path.read_text().replace(*change))
     with pytest.raises(ExtensionError, match=said):
-        book_map.draw_map(map_sources.read_sources(small, []), [item for item in ITEMS if item.id == "Algorithm 1"])
+        book_map.draw_map(
+            map_sources.read_sources(small, []),
+            [item for item in ITEMS if item.id == "Algorithm 1"],
+        )
 
 
 def test_a_symbol_whose_name_left_the_code_stops_the_build_by_name(small: Path) -> None:
     item = Item("unit", "symbol", "m", "2.2", "s", None, ("unit",))
-    with pytest.raises(ExtensionError, match="unit: no module of §2.2 has a function or field called unit"):
+    with pytest.raises(
+        ExtensionError, match="unit: no module of §2.2 has a function or field called unit"
+    ):
         book_map.draw_map(map_sources.read_sources(small, []), [item])
 
 
-def test_the_written_map_names_every_item_module_and_claim_and_nothing_that_is_missing(sources: map_sources.Sources, drawn: dict) -> None:
-    items, modules, claims = book_map.write_items(drawn), book_map.write_modules(sources, drawn), book_map.write_claims(sources, drawn)
-    assert all(item.id in items for item in ITEMS) and all(f"### {heading}" in items for heading in KINDS.values())
+def test_the_written_map_names_every_item_module_and_claim_and_nothing_that_is_missing(
+    sources: map_sources.Sources, drawn: dict
+) -> None:
+    items, modules, claims = (
+        book_map.write_items(drawn),
+        book_map.write_modules(sources, drawn),
+        book_map.write_claims(sources, drawn),
+    )
+    assert all(item.id in items for item in ITEMS) and all(
+        f"### {heading}" in items for heading in KINDS.values()
+    )
     assert re.findall(r"^\| \{py:obj\}`\w+ <([\w.]+)>`", modules, re.MULTILINE) == MODULES
     assert re.findall(r"^\| ([\w-]+) \|", claims, re.MULTILINE)[1:] == list(map_sources.claims())
     for text in (items, modules, claims):
@@ -209,19 +262,30 @@ def test_the_written_map_names_every_item_module_and_claim_and_nothing_that_is_m
         known = {page.label for page in sources.pages} | {"map-claims"}
         assert set(re.findall(r"\{ref\}`[^`<]*<([\w-]+)>`", text)) <= known
     assert "| – |" not in claims
-    assert all(len(line.split("|")) == 6 for line in modules.splitlines()) and all(len(line.split("|")) == 7 for line in claims.splitlines())
+    assert all(len(line.split("|")) == 6 for line in modules.splitlines()) and all(
+        len(line.split("|")) == 7 for line in claims.splitlines()
+    )
 
 
 def test_every_module_is_on_one_api_page() -> None:
-    listed = [name for page in sorted((ROOT / "book" / "api").glob("*.md")) for name in re.findall(r"^\.\. automodule:: (mae_\w+\.[\w.]+)$", page.read_text(), re.MULTILINE)]
+    listed = [
+        name
+        for page in sorted((ROOT / "book" / "api").glob("*.md"))
+        for name in re.findall(
+            r"^\.\. automodule:: (mae_\w+\.[\w.]+)$", page.read_text(), re.MULTILINE
+        )
+    ]
     missing, surplus = set(MODULES) - set(listed), set(listed) - set(MODULES)
-    assert not missing, f"add to a page of book/api, under a heading of its own: {', '.join(sorted(missing))}"
+    assert not missing, (
+        f"add to a page of book/api, under a heading of its own: {', '.join(sorted(missing))}"
+    )
     assert not surplus, f"no such module: {', '.join(sorted(surplus))}"
     assert len(listed) == len(set(listed))
 
 
 def documented_things() -> list[tuple[str, str, object]]:
-    """(what, dotted name, object) of all that the API pages show: modules, and what is public in them and has a docstring."""
+    """(what, dotted name, object) of all that the API pages show: modules, and what is public in
+    them and has a docstring."""
     found: list[tuple[str, str, object]] = []
     for full, path in map_sources.modules(ROOT).items():
         found.append(("module", full, importlib.import_module(full)))
@@ -231,7 +295,13 @@ def documented_things() -> list[tuple[str, str, object]]:
                 found.append((what, f"{full}.{node.name}", book_api.find(f"{full}.{node.name}")))
                 for part in node.body if what == "class" else ():
                     if isinstance(part, ast.FunctionDef) and not part.name.startswith("_"):
-                        found.append(("method", f"{full}.{node.name}.{part.name}", getattr(book_api.find(f"{full}.{node.name}"), part.name)))
+                        found.append(
+                            (
+                                "method",
+                                f"{full}.{node.name}.{part.name}",
+                                getattr(book_api.find(f"{full}.{node.name}"), part.name),
+                            )
+                        )
     return [each for each in found if inspect.getdoc(each[2])]
 
 
@@ -243,7 +313,10 @@ def test_every_docstring_becomes_text_without_a_warning() -> None:
         lines = inspect.getdoc(thing).splitlines()
         book_api.prepare(None, what, name, thing, None, lines)
         try:
-            docutils.core.publish_doctree("\n".join(lines), settings_overrides={"report_level": 2, "halt_level": 2, "warning_stream": False})
+            docutils.core.publish_doctree(
+                "\n".join(lines),
+                settings_overrides={"report_level": 2, "halt_level": 2, "warning_stream": False},
+            )
         except docutils.utils.SystemMessage as error:
             pytest.fail(f"{name}: {error}")
         for target in re.findall(r":py:obj:`[^`<]*<([\w.]+)>`", "\n".join(lines)):
@@ -273,8 +346,14 @@ def test_entries_that_share_a_line_are_told_apart_and_sentences_are_not() -> Non
 @pytest.mark.parametrize(
     ("line", "shielded"),
     [
-        ("see `locate_shared` and `nothing`", "see :py:obj:`locate_shared <mae_lib.theory.shared.locate_shared>` and ``nothing``"),
-        (":class:`mae_lib.masks.masking.MaskSpec` and ``a_``", ":py:obj:`mae_lib.masks.masking.MaskSpec <mae_lib.masks.masking.MaskSpec>` and ``a_``"),
+        (
+            "see `locate_shared` and `nothing`",
+            "see :py:obj:`locate_shared <mae_lib.theory.shared.locate_shared>` and ``nothing``",
+        ),
+        (
+            ":class:`mae_lib.masks.masking.MaskSpec` and ``a_``",
+            ":py:obj:`mae_lib.masks.masking.MaskSpec <mae_lib.masks.masking.MaskSpec>` and ``a_``",
+        ),
         ("max(|u|, |v|) of s_", r"max(\|u\|, \|v\|) of s\_"),
         ("or --sweep, s_m", "or ``--sweep``, s_m"),
         ("the *mask unit*", "the *mask unit*"),
@@ -287,7 +366,10 @@ def test_mathematics_and_options_are_no_markup(line: str, shielded: str) -> None
 @pytest.mark.parametrize(
     ("signature", "expected"),
     [
-        ("(a: Annotated[Literal['x', 'y'], Arg(name='[z]')], b: int)", "(a: Literal['x', 'y'], b: int)"),
+        (
+            "(a: Annotated[Literal['x', 'y'], Arg(name='[z]')], b: int)",
+            "(a: Literal['x', 'y'], b: int)",
+        ),
         ("(a: Annotated[dict[str, int], 1] | Annotated[None, 2])", "(a: dict[str, int] | None)"),
         ("(a: list[int])", "(a: list[int])"),
     ],
@@ -297,12 +379,17 @@ def test_signatures_without_annotations_for_the_command_line(signature: str, exp
 
 
 def printed() -> list[str]:
-    """Every text in the library's code and in the Makefile; of a text with values in it, what stands around them."""
+    """Every text in the library's code and in the Makefile; of a text with values in it, what
+    stands around them."""
     found = [(ROOT / "Makefile").read_text(encoding="utf-8")]
     for path in map_sources.modules(ROOT).values():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
-                found.append("\0".join(part.value if isinstance(part, ast.Constant) else "" for part in node.values))
+                found.append(
+                    "\0".join(
+                        part.value if isinstance(part, ast.Constant) else "" for part in node.values
+                    )
+                )
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.append(node.value)
     return found
@@ -311,10 +398,17 @@ def printed() -> list[str]:
 def test_the_messages_on_the_page_of_troubles_are_printed_by_the_library() -> None:
     page = (ROOT / "book" / "troubleshooting.md").read_text(encoding="utf-8")
     entries = re.findall(r"^(.+)\n: (.+)\n: (.+)$", page, re.MULTILINE)
-    assert len(entries) == len(re.findall(r"^\S.*\n: ", page, re.MULTILINE)) >= 25, "an entry has a symptom, a cause and a remedy"
+    assert len(entries) == len(re.findall(r"^\S.*\n: ", page, re.MULTILINE)) >= 25, (
+        "an entry has a symptom, a cause and a remedy"
+    )
     texts = printed()
-    quoted = [message for symptom, _, _ in entries for message in re.findall(r"^`([^`]+)`(?: appears)?$", symptom)]
+    quoted = [
+        message
+        for symptom, _, _ in entries
+        for message in re.findall(r"^`([^`]+)`(?: appears)?$", symptom)
+    ]
     assert len(quoted) >= 15
     for message in quoted:
-        for piece in filter(None, (piece.strip(" '") for piece in message.split("<…>"))):  # a value's quotes are not in the text
+        # a value's quotes are not in the text
+        for piece in filter(None, (piece.strip(" '") for piece in message.split("<…>"))):
             assert any(piece in text for text in texts), f"nothing prints {piece!r}"

@@ -1,4 +1,5 @@
-"""Small folders of images, sound and not, and the shifted sets' published layouts, for the tests of image files, sources and descriptions."""
+"""Small folders of images, sound and not, and the shifted sets' published layouts, for the tests of
+image files, sources and descriptions."""
 
 import json
 from pathlib import Path
@@ -56,7 +57,7 @@ def single_images(root):
     fill(root, splits=(".",), images=1)
 
 
-# -- published layouts: each image of 8 × 8 pixels says in its colour which class it shows ---------------------------------------
+# -- published layouts: each image of 8 × 8 pixels says in its colour which class it shows ---------
 
 
 def numbered(number: int) -> Image.Image:
@@ -77,7 +78,8 @@ def index_folders(root: Path, indices=range(1000)) -> Path:
 
 
 def wnid_folders(root: Path, wnids) -> Path:
-    """ImageNet-R, -A, -Sketch: DIR/<wnid>/<n>.jpg, with a README.txt beside the folders; images are numbered in the order of `wnids`."""
+    """ImageNet-R, -A, -Sketch: DIR/<wnid>/<n>.jpg, with a README.txt beside the folders; images are
+    numbered in the order of `wnids`."""
     for number, wnid in enumerate(wnids):
         save(numbered(number), root / wnid / f"art_{number}.png")
     (root / "README.txt").write_text("WordNet ids and names")
@@ -91,10 +93,14 @@ def framed(number: int) -> Image.Image:
     return image
 
 
-def objectnet(root: Path, meant: dict[str, list[str]], names: list[str], line_of: list[int]) -> Path:
-    """ObjectNet: DIR/images/<folder>/<hash>.png in red frames, numbered in the order of `meant`, and DIR/mappings/ with its four files.
+def objectnet(
+    root: Path, meant: dict[str, list[str]], names: list[str], line_of: list[int]
+) -> Path:
+    """ObjectNet: DIR/images/<folder>/<hash>.png in red frames, numbered in the order of `meant`,
+    and DIR/mappings/ with its four files.
 
-    `meant`: ImageNet names of each folder. `names`: the list of ImageNet's names. `line_of`: the line there, from 0, of each class.
+    `meant`: ImageNet names of each folder. `names`: the list of ImageNet's names. `line_of`: the
+        line there, from 0, of each class.
     """
     for number, folder in enumerate(meant):
         save(framed(number), root / "images" / folder / f"{number:015x}.png")
@@ -102,8 +108,14 @@ def objectnet(root: Path, meant: dict[str, list[str]], names: list[str], line_of
     (root / "mappings").mkdir()
     for name, value in (
         ("folder_to_objectnet_label.json", labels),
-        ("objectnet_to_imagenet_1k.json", {labels[folder]: "; ".join(right) for folder, right in meant.items() if right}),
-        ("pytorch_to_imagenet_2012_id.json", {str(index): line for index, line in enumerate(line_of)}),
+        (
+            "objectnet_to_imagenet_1k.json",
+            {labels[folder]: "; ".join(right) for folder, right in meant.items() if right},
+        ),
+        (
+            "pytorch_to_imagenet_2012_id.json",
+            {str(index): line for index, line in enumerate(line_of)},
+        ),
     ):
         (root / "mappings" / name).write_text(json.dumps(value))
     (root / "mappings" / "imagenet_to_label_2012_v2").write_text("\n".join(names) + "\n")

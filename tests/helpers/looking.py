@@ -1,4 +1,5 @@
-"""What tests look at pages and figures with: the elements and data of an HTML fragment, and a fixture that renders every figure of a test."""
+"""What tests look at pages and figures with: the elements and data of an HTML fragment, and a
+fixture that renders every figure of a test."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ class Page(HTMLParser):
             self.scripts[-1] += data
 
     def data(self) -> dict:
-        return json.JSONDecoder().raw_decode(self.scripts[0], self.scripts[0].index("{", self.scripts[0].index("const data")))[0]
+        return json.JSONDecoder().raw_decode(
+            self.scripts[0], self.scripts[0].index("{", self.scripts[0].index("const data"))
+        )[0]
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,9 @@
-"""What tests share: whether two drawings are alike; for training and storing, a source of images, a config that trains in a moment, a checkpoint
-after no step, a fixture for one thread, and real processes to kill.
+"""What tests share: whether two drawings are alike; for training and storing, a source of images, a
+config that trains in a moment, a checkpoint after no step, a fixture for one thread, and real
+processes to kill.
 
-Processes come from a fork server that has imported the library once: starting one takes milliseconds, and it is a process like any other.
+Processes come from a fork server that has imported the library once: starting one takes
+milliseconds, and it is a process like any other.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mae_lib.training import store
 from mae_lib.model.autoencoder import MaskedAutoencoder, ModelConfig
+from mae_lib.training import store
 from mae_lib.training.pretrain import Trained
 from mae_lib.training.tiers import PretrainConfig
 
@@ -29,7 +31,8 @@ PATIENCE = 240.0  # seconds that a process may take on a busy machine
 
 
 class Ramps:
-    """An image source: colour ramps of random direction, so that hidden patches can be told from visible ones."""
+    """An image source: colour ramps of random direction, so that hidden patches can be told from
+    visible ones."""
 
     def __init__(self, length: int = 24, size: int = 32, channels: int = 3) -> None:
         slopes = torch.rand(length, channels, 2, generator=torch.Generator().manual_seed(5)) - 0.5
@@ -48,12 +51,33 @@ class Ramps:
         return self.pixels[torch.as_tensor(indices)]
 
 
-MODEL = ModelConfig(image_size=(32, 32), patch=8, width=32, depth=1, heads=2, decoder_width=32, decoder_depth=1, decoder_heads=2)
+MODEL = ModelConfig(
+    image_size=(32, 32),
+    patch=8,
+    width=32,
+    depth=1,
+    heads=2,
+    decoder_width=32,
+    decoder_depth=1,
+    decoder_heads=2,
+)
 
 
 def config(**changes) -> PretrainConfig:
-    """One that meets every part of the loop: crops, flips, warm-up, and batches of 10 that do not divide the 24 images."""
-    values = dict(model=MODEL, ratio=0.5, unit=8, data=Ramps().identity, steps=6, batch=10, base_lr=4e-3, warmup=0.2, crop=0.5, flip=True)
+    """One that meets every part of the loop: crops, flips, warm-up, and batches of 10 that do not
+    divide the 24 images."""
+    values = dict(
+        model=MODEL,
+        ratio=0.5,
+        unit=8,
+        data=Ramps().identity,
+        steps=6,
+        batch=10,
+        base_lr=4e-3,
+        warmup=0.2,
+        crop=0.5,
+        flip=True,
+    )
     return PretrainConfig(**(values | changes))
 
 
@@ -64,15 +88,24 @@ def model(sizes: ModelConfig, seed: int = 0) -> MaskedAutoencoder:
 
 
 def checkpoint(folder: Path, own: PretrainConfig) -> store.Checkpoint:
-    """A model after no step, its weights of the config's seed, stored in ``folder`` as `mae_lib.training.store` stores a trained one of tier smoke."""
-    return store.save(Trained(model(own.model, own.seed), torch.linspace(1, 0.5, 5), 1.0), own, folder, "smoke")
+    """A model after no step, its weights of the config's seed, stored in ``folder`` as
+    `mae_lib.training.store` stores a trained one of tier smoke."""
+    return store.save(
+        Trained(model(own.model, own.seed), torch.linspace(1, 0.5, 5), 1.0), own, folder, "smoke"
+    )
 
 
 def alike(found: Tensor, wanted: Tensor, most: int = 1) -> bool:
-    """Whether two drawings of the embedded world, as integers or booleans, are one but for what its promise leaves open (`mae_lib.worlds.world`): another batch,
-    thread count or processor may round single values, one in ten thousand at most, by ``most``."""
+    """Whether two drawings of the embedded world, as integers or booleans, are one but for what its
+    promise leaves open (`mae_lib.worlds.world`): another batch, thread count or processor may round
+    single values, one in ten thousand at most, by ``most``."""
     apart = (found.int() - wanted.int()).abs()
-    return found.dtype == wanted.dtype and found.shape == wanted.shape and int(apart.max()) <= most and int(apart.count_nonzero()) <= 2 + apart.numel() // 10_000
+    return (
+        found.dtype == wanted.dtype
+        and found.shape == wanted.shape
+        and int(apart.max()) <= most
+        and int(apart.count_nonzero()) <= 2 + apart.numel() // 10_000
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +126,8 @@ def start(target: Callable, *arguments) -> BaseProcess:
 
 def _single_threaded(target: Callable, arguments: tuple) -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
+    # a shell's background jobs are born deaf to it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     target(*arguments)
 
 

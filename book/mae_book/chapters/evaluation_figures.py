@@ -1,5 +1,6 @@
-"""Drawing and tabulating of the evaluations (§3, chapters 6 to 9): measures of the eight pretrainings with their intervals over seeds,
-verdicts, and what single chapters show. Takes numbers, returns Matplotlib figures and tables; computes and reads nothing.
+"""Drawing and tabulating of the evaluations (§3, chapters 6 to 9): measures of the eight
+pretrainings with their intervals over seeds, verdicts, and what single chapters show. Takes
+numbers, returns Matplotlib figures and tables; computes and reads nothing.
 """
 
 from __future__ import annotations
@@ -11,39 +12,73 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from mae_lib.base.runs import RATIO_RUNS, RUNS, SIZE_RUNS
-from mae_lib.base.errors import InputError
-from mae_lib.drawing.figures import MARKERS, PALETTE, Table, _as_picture
-from mae_lib.base.intervals import Interval, over_seeds
 from mae_book.verdicts.ledger import Decision, by_run
+from mae_lib.base.errors import InputError
+from mae_lib.base.intervals import Interval, over_seeds
+from mae_lib.base.runs import RATIO_RUNS, RUNS, SIZE_RUNS
+from mae_lib.drawing.figures import MARKERS, PALETTE, Table, _as_picture
 
-TICKS = {"r10": "0.1", "r25": "0.25", "r50": "0.5", "r75": "0.75", "r90": "0.9", "small": "small", "middle": "middle", "large": "large"}
+TICKS = {
+    "r10": "0.1",
+    "r25": "0.25",
+    "r50": "0.5",
+    "r75": "0.75",
+    "r90": "0.9",
+    "small": "small",
+    "middle": "middle",
+    "large": "large",
+}
 """How a run of the sweep is written on an axis."""
 
-LABELS = {run: f"ratio {tick}" if run in RATIO_RUNS else f"unit: {tick}" for run, tick in TICKS.items()} | {
-    "r75-u16-p8": "unit 16 px", "r75-u16-p8-margin8": "unit 16 px, margin 8 px", "r75-u16-p8-strict4": "unit 16 px, strict margin 4 px",
-    "r75-u8-p8-margin4": "margin 4 px", "r75-u8-p8-parts": "parts", "r75-u8-p8-object": "whole object", "r75-u8-p8-groups8": "8 estimated groups",
+LABELS = {
+    run: f"ratio {tick}" if run in RATIO_RUNS else f"unit: {tick}" for run, tick in TICKS.items()
+} | {
+    "r75-u16-p8": "unit 16 px",
+    "r75-u16-p8-margin8": "unit 16 px, margin 8 px",
+    "r75-u16-p8-strict4": "unit 16 px, strict margin 4 px",
+    "r75-u8-p8-margin4": "margin 4 px",
+    "r75-u8-p8-parts": "parts",
+    "r75-u8-p8-object": "whole object",
+    "r75-u8-p8-groups8": "8 estimated groups",
 }
-"""How a run of the sweep, or of chapter 11 (ratio 0.75), is written in a table; any other run goes by its name."""
+"""How a run of the sweep, or of chapter 11 (ratio 0.75), is written in a table; any other run goes
+by its name."""
 
 
 def sweep_panels(
-    measures: Mapping[str, Mapping[str, Mapping[int, float]]], paper: Mapping[str, Mapping[str, float]] | None = None, size: float = 2.35
+    measures: Mapping[str, Mapping[str, Mapping[int, float]]],
+    paper: Mapping[str, Mapping[str, float]] | None = None,
+    size: float = 2.35,
 ) -> Figure:
-    """Measures of the eight runs: one column a measure, the ratio sweep above, the size sweep below, as in the paper's Figure 5.
+    """Measures of the eight runs: one column a measure, the ratio sweep above, the size sweep
+    below, as in the paper's Figure 5.
 
-    Mean over seeds with its 95 % interval (from two seeds on), a dot for each seed, and the paper's value as a cross on an axis of its own at
-    the right, since its scale is another.
+    Mean over seeds with its 95 % interval (from two seeds on), a dot for each seed, and the paper's
+    value as a cross on an axis of its own at the right, since its scale is another.
 
     Args:
-        measures: title → run → seed → value, as `ledger.by_run` gives; a half of the sweep without any run is left out.
+        measures: title → run → seed → value, as `ledger.by_run` gives; a half of the sweep without
+            any run is left out.
         paper: title → run → the paper's number. size: inches a panel.
     """
-    halves = [half for half in (RATIO_RUNS, SIZE_RUNS) if any(run in half for runs in measures.values() for run in runs)]
+    halves = [
+        half
+        for half in (RATIO_RUNS, SIZE_RUNS)
+        if any(run in half for runs in measures.values() for run in runs)
+    ]
     if not halves:
-        raise InputError("there are no runs of the sweep to draw: give each measure the values of one run at least")
+        raise InputError(
+            "there are no runs of the sweep to draw: give each measure the values of one run at"
+            " least"
+        )
     paper = paper or {}
-    figure, axes = plt.subplots(len(halves), len(measures), figsize=(size * len(measures) + 0.3, 0.9 * size * len(halves) + 0.2), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        len(halves),
+        len(measures),
+        figsize=(size * len(measures) + 0.3, 0.9 * size * len(halves) + 0.2),
+        squeeze=False,
+        layout="constrained",
+    )
     for k, (title, runs) in enumerate(measures.items()):
         for axis, half in zip(axes[:, k], halves):
             here = [run for run in half if runs.get(run)]
@@ -51,16 +86,53 @@ def sweep_panels(
             places = [half.index(run) for run in here]
             colour = PALETTE[0] if half is RATIO_RUNS else PALETTE[1]
             if found:
-                errors = [[0.0 if i.n == 1 else i.value - i.low for i in found], [0.0 if i.n == 1 else i.high - i.value for i in found]]
-                axis.errorbar(places, [i.value for i in found], yerr=errors, color=colour, marker="o", ms=4, lw=1.3, capsize=2.5, label="ours")
+                errors = [
+                    [0.0 if i.n == 1 else i.value - i.low for i in found],
+                    [0.0 if i.n == 1 else i.high - i.value for i in found],
+                ]
+                axis.errorbar(
+                    places,
+                    [i.value for i in found],
+                    yerr=errors,
+                    color=colour,
+                    marker="o",
+                    ms=4,
+                    lw=1.3,
+                    capsize=2.5,
+                    label="ours",
+                )
             for place, run in zip(places, here):
-                axis.plot([place] * len(runs[run]), list(runs[run].values()), ls="none", marker="_", ms=8, color=colour, alpha=0.6)
-            theirs = [(half.index(run), value) for run, value in paper.get(title, {}).items() if run in half]
+                axis.plot(
+                    [place] * len(runs[run]),
+                    list(runs[run].values()),
+                    ls="none",
+                    marker="_",
+                    ms=8,
+                    color=colour,
+                    alpha=0.6,
+                )
+            theirs = [
+                (half.index(run), value)
+                for run, value in paper.get(title, {}).items()
+                if run in half
+            ]
             if theirs:
                 other = axis.twinx()
-                other.plot(*zip(*theirs), color="#555555", marker="x", ms=5, lw=0.9, ls=":", label="paper (right axis)")
+                other.plot(
+                    *zip(*theirs),
+                    color="#555555",
+                    marker="x",
+                    ms=5,
+                    lw=0.9,
+                    ls=":",
+                    label="paper (right axis)",
+                )
                 other.tick_params(labelsize=7, colors="#555555")
-            axis.set(xticks=range(len(half)), xticklabels=[TICKS[run] for run in half], xlim=(-0.4, len(half) - 0.6))
+            axis.set(
+                xticks=range(len(half)),
+                xticklabels=[TICKS[run] for run in half],
+                xlim=(-0.4, len(half) - 0.6),
+            )
             axis.tick_params(labelsize=8)
             axis.grid(alpha=0.25)
             axis.set_xlabel("masking ratio" if half is RATIO_RUNS else "mask unit", fontsize=9)
@@ -73,17 +145,27 @@ def _shown(values: Sequence[float], spec: str) -> str:
 
 
 def sweep_table(
-    records: Sequence[dict], measures: Sequence[str], titles: Sequence[str], spec: str = ".3f", paper: Mapping[str, Mapping[str, float]] | None = None,
+    records: Sequence[dict],
+    measures: Sequence[str],
+    titles: Sequence[str],
+    spec: str = ".3f",
+    paper: Mapping[str, Mapping[str, float]] | None = None,
     runs: Sequence[str] = RUNS,
 ) -> Table:
-    """One row a run of the sweep, one column a measure: mean [interval] over seeds, or the value with its interval over images where there is one seed.
+    """One row a run of the sweep, one column a measure: mean [interval] over seeds, or the value
+    with its interval over images where there is one seed.
 
     Args:
-        records: of `results/KIND/DATA`. measures: their names, in columns called ``titles``. spec: format of a number. paper: measure → run → the
-            paper's number, which follows in brackets as it is. runs: which to show, in this order, as far as there are records of them.
+        records: of `results/KIND/DATA`. measures: their names, in columns called ``titles``. spec:
+            format of a number. paper: measure → run → the paper's number, which follows in brackets
+            as it is. runs: which to show, in this order, as far as there are records of them.
     """
     columns = [by_run(records, measure) for measure in measures]
-    single = {(record["run"], measure): Interval.from_dict(record["measures"][measure]) for record in records for measure in measures}
+    single = {
+        (record["run"], measure): Interval.from_dict(record["measures"][measure])
+        for record in records
+        for measure in measures
+    }
     rows = []
     for run in (run for run in runs if run in columns[0]):
         cells = []
@@ -97,27 +179,40 @@ def sweep_table(
 
 
 def decision_table(decisions: Sequence[Decision], spec: str = "+.4f") -> Table:
-    """Verdicts: one row a test, its difference with the interval over seeds, what it says alone; the claim's verdict in its first row."""
+    """Verdicts: one row a test, its difference with the interval over seeds, what it says alone;
+    the claim's verdict in its first row."""
     rows = []
     for decision in decisions:
         if not decision.rows:
             rows.append([decision.claim.id, decision.verdict, "–", "–", "–"])
         for k, (test, found, outcome) in enumerate(decision.rows):
             first = (decision.claim.id, decision.verdict) if k == 0 else ("", "")
-            rows.append([*first, test.said(lambda run: LABELS.get(run, run)), format(found, spec), outcome])
-    return Table(["claim", "verdict", "test", "difference, mean [95 % interval over seeds]", "alone"], rows)
+            rows.append(
+                [*first, test.said(lambda run: LABELS.get(run, run)), format(found, spec), outcome]
+            )
+    return Table(
+        ["claim", "verdict", "test", "difference, mean [95 % interval over seeds]", "alone"], rows
+    )
 
 
 def attention_rows(
-    images: Tensor, maps: Mapping[str, Tensor], patches: Mapping[str, Sequence[int]] | None = None, masks: Tensor | None = None, size: float = 0.95
+    images: Tensor,
+    maps: Mapping[str, Tensor],
+    patches: Mapping[str, Sequence[int]] | None = None,
+    masks: Tensor | None = None,
+    size: float = 0.95,
 ) -> Figure:
-    """Attention maps as in the paper's Figures 6 and 7: one row an image, the image first, then its map in each model.
+    """Attention maps as in the paper's Figures 6 and 7: one row an image, the image first, then its
+    map in each model.
 
-    Each map has a scale of its own, from no attention (dark) to its greatest (bright). Where the attention is a patch's, a red square marks the patch.
+    Each map has a scale of its own, from no attention (dark) to its greatest (bright). Where the
+    attention is a patch's, a red square marks the patch.
 
     Args:
-        images: uint8 or float in [0, 1], [N, C, H, W]. maps: title → [N, rows, columns] on the grid of the model's patches.
-        patches: title → for each image the patch whose attention it is, −1 for [CLS]. masks: bool [N, H, W], whose outlines are drawn in white.
+        images: uint8 or float in [0, 1], [N, C, H, W]. maps: title → [N, rows, columns] on the grid
+            of the model's patches.
+        patches: title → for each image the patch whose attention it is, −1 for [CLS]. masks: bool
+            [N, H, W], whose outlines are drawn in white.
         size: inches a picture.
     """
     if not maps or not len(images):
@@ -125,9 +220,17 @@ def attention_rows(
     for title, drawn in maps.items():
         marks = len(images) if patches is None else len(patches[title])
         if drawn.ndim != 3 or len(drawn) != len(images) or marks != len(images):
-            raise InputError(f"the maps {title!r} are {list(drawn.shape)} with {marks} patches, for {len(images)} images: give [N, rows, columns] and a patch an image")
+            raise InputError(
+                f"the maps {title!r} are {list(drawn.shape)} with {marks} patches, for"
+                f" {len(images)} images: give [N, rows, columns] and a patch an image"
+            )
     height, width = images.shape[2:]
-    figure, axes = plt.subplots(len(images), 1 + len(maps), figsize=(size * (1 + len(maps)) + 0.1, size * len(images) + 0.55), squeeze=False)
+    figure, axes = plt.subplots(
+        len(images),
+        1 + len(maps),
+        figsize=(size * (1 + len(maps)) + 0.1, size * len(images) + 0.55),
+        squeeze=False,
+    )
     for k, row in enumerate(axes):
         picture = _as_picture(images[k])
         row[0].imshow(picture, cmap="gray" if picture.ndim == 2 else None, vmin=0, vmax=1)
@@ -135,80 +238,177 @@ def attention_rows(
         for axis, title in zip(row, (first, *maps)):
             grid = maps[title].shape[1:]
             if axis is not row[0]:
-                axis.imshow(maps[title][k].detach().cpu().numpy(), cmap="viridis", vmin=0, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="nearest")
+                axis.imshow(
+                    maps[title][k].detach().cpu().numpy(),
+                    cmap="viridis",
+                    vmin=0,
+                    extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+                    interpolation="nearest",
+                )
             if masks is not None and bool(masks[k].any()) and not bool(masks[k].all()):
                 axis.contour(masks[k].float().numpy(), [0.5], colors="white", linewidths=0.7)
             if patches is not None and patches[title][k] >= 0:
                 high, wide = height / grid[0], width / grid[1]
                 y, x = divmod(patches[title][k], grid[1])
-                axis.add_patch(plt.Rectangle((x * wide - 0.5, y * high - 0.5), wide, high, fill=False, edgecolor="#ff2b2b", lw=1.3))
+                axis.add_patch(
+                    plt.Rectangle(
+                        (x * wide - 0.5, y * high - 0.5),
+                        wide,
+                        high,
+                        fill=False,
+                        edgecolor="#ff2b2b",
+                        lw=1.3,
+                    )
+                )
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
     for axis, title in zip(axes[0], ("image", *maps)):
         axis.set_title(title, fontsize=8)
-    figure.subplots_adjust(left=0.005, right=0.995, bottom=0.01, top=1 - 0.5 / figure.get_figheight(), wspace=0.04, hspace=0.04)
+    figure.subplots_adjust(
+        left=0.005,
+        right=0.995,
+        bottom=0.01,
+        top=1 - 0.5 / figure.get_figheight(),
+        wspace=0.04,
+        hspace=0.04,
+    )
     return figure
 
 
 def category_dots(
-    series: Mapping[str, Mapping[str, float]], averages: Mapping[str, float] | None = None, references: Mapping[str, float] | None = None,
+    series: Mapping[str, Mapping[str, float]],
+    averages: Mapping[str, float] | None = None,
+    references: Mapping[str, float] | None = None,
     labels: tuple[str, str] = ("fraction of shape decisions", "shape category"),
 ) -> Figure:
-    """One row a category, one marker a series, as in Geirhos et al.'s figure of shape bias; the categories sorted by their mean over the series.
+    """One row a category, one marker a series, as in Geirhos et al.'s figure of shape bias; the
+    categories sorted by their mean over the series.
 
     Args:
-        series: name → category → value in [0, 1]; NaN (undefined) is left out. averages: name → its value over all categories, a line in the colour
-            of the series. references: name → value, a dashed black line with its name.
+        series: name → category → value in [0, 1]; NaN (undefined) is left out. averages: name → its
+            value over all categories, a line in the colour of the series. references: name → value,
+            a dashed black line with its name.
     """
     categories = list(dict.fromkeys(name for values in series.values() for name in values))
     if not categories:
-        raise InputError("there are no categories to draw: give at least one series with one category")
+        raise InputError(
+            "there are no categories to draw: give at least one series with one category"
+        )
 
     def mean(category: str) -> float:
-        known = [v for values in series.values() if not math.isnan(v := values.get(category, math.nan))]
+        known = [
+            v for values in series.values() if not math.isnan(v := values.get(category, math.nan))
+        ]
         return sum(known) / len(known) if known else -1.0
 
     categories.sort(key=mean)
     figure, axis = plt.subplots(figsize=(7.6, 0.27 * len(categories) + 1.5), layout="constrained")
     for k, (name, values) in enumerate(series.items()):
-        known = [(v, row) for row, category in enumerate(categories) if not math.isnan(v := values.get(category, math.nan))]
-        axis.plot([v for v, _ in known], [row for _, row in known], ls="none", marker=MARKERS[k % 8], ms=5.5, alpha=0.85, color=PALETTE[k % 8], label=name)
+        known = [
+            (v, row)
+            for row, category in enumerate(categories)
+            if not math.isnan(v := values.get(category, math.nan))
+        ]
+        axis.plot(
+            [v for v, _ in known],
+            [row for _, row in known],
+            ls="none",
+            marker=MARKERS[k % 8],
+            ms=5.5,
+            alpha=0.85,
+            color=PALETTE[k % 8],
+            label=name,
+        )
         if not math.isnan(average := (averages or {}).get(name, math.nan)):
             axis.axvline(average, color=PALETTE[k % 8], lw=1.1, alpha=0.7)
     for name, value in (references or {}).items():
         axis.axvline(value, color="black", lw=1.1, ls="--")
-        axis.annotate(name, (value, 1), xycoords=("data", "axes fraction"), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8)
-    axis.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(categories) - 0.4), yticks=range(len(categories)), yticklabels=categories, xlabel=labels[0], ylabel=labels[1])
+        axis.annotate(
+            name,
+            (value, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 2),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
+    axis.set(
+        xlim=(-0.02, 1.02),
+        ylim=(-0.6, len(categories) - 0.4),
+        yticks=range(len(categories)),
+        yticklabels=categories,
+        xlabel=labels[0],
+        ylabel=labels[1],
+    )
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return figure
 
 
-def embeddings(points: Mapping[str, Tensor], labels: Tensor, classes: Sequence[str], columns: int = 5, size: float = 1.9) -> Figure:
-    """Scatter plots of embedded images, one panel an embedding, one colour and marker a class, as the paper's Figure 8.
+def embeddings(
+    points: Mapping[str, Tensor],
+    labels: Tensor,
+    classes: Sequence[str],
+    columns: int = 5,
+    size: float = 1.9,
+) -> Figure:
+    """Scatter plots of embedded images, one panel an embedding, one colour and marker a class, as
+    the paper's Figure 8.
 
     Args:
-        points: title → [N, 2], on scales of their own without ticks, since t-SNE's have no meaning. labels: int64 [N]. classes: their names.
+        points: title → [N, 2], on scales of their own without ticks, since t-SNE's have no meaning.
+            labels: int64 [N]. classes: their names.
         columns: panels in a row. size: inches a panel.
     """
     for title, drawn in points.items():
         if drawn.shape != (len(labels), 2):
-            raise InputError(f"the embedding {title!r} is {list(drawn.shape)}, for {len(labels)} images: give [images, 2]")
+            raise InputError(
+                f"the embedding {title!r} is {list(drawn.shape)}, for {len(labels)} images: give"
+                " [images, 2]"
+            )
     if not points or columns < 1:
         raise InputError("there are no embeddings to draw, or no columns to draw them in")
     columns, shown = min(columns, len(points)), labels.unique().tolist()
-    lines, below = -(-len(points) // columns), 0.15 + 0.2 * -(-len(shown) // (2 * columns))  # inches for the legend, two names a panel
-    figure, axes = plt.subplots(lines, columns, figsize=(size * columns, (size + 0.3) * lines + below), squeeze=False)
+    # inches for the legend, two names a panel
+    lines, below = -(-len(points) // columns), 0.15 + 0.2 * -(-len(shown) // (2 * columns))
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(size * columns, (size + 0.3) * lines + below), squeeze=False
+    )
     for axis in axes.flat[len(points) :]:
         axis.set_visible(False)
     for axis, (title, drawn) in zip(axes.flat, points.items()):
         for k, name in enumerate(shown):
             own = drawn[labels == name]
-            axis.scatter(own[:, 0], own[:, 1], s=7, lw=0, color=PALETTE[k % 8], marker=MARKERS[(k + k // 8) % 8], label=classes[name])
+            axis.scatter(
+                own[:, 0],
+                own[:, 1],
+                s=7,
+                lw=0,
+                color=PALETTE[k % 8],
+                marker=MARKERS[(k + k // 8) % 8],
+                label=classes[name],
+            )
         axis.set(xticks=[], yticks=[])
         axis.set_title(title, fontsize=9)
     handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.subplots_adjust(left=0.01, right=0.99, top=1 - 0.3 / figure.get_figheight(), bottom=below / figure.get_figheight(), wspace=0.06, hspace=0.18)
-    figure.legend(handles, names, loc="lower center", ncols=2 * columns, fontsize=8, frameon=False, markerscale=2, columnspacing=1.1, handletextpad=0.2)
+    figure.subplots_adjust(
+        left=0.01,
+        right=0.99,
+        top=1 - 0.3 / figure.get_figheight(),
+        bottom=below / figure.get_figheight(),
+        wspace=0.06,
+        hspace=0.18,
+    )
+    figure.legend(
+        handles,
+        names,
+        loc="lower center",
+        ncols=2 * columns,
+        fontsize=8,
+        frameon=False,
+        markerscale=2,
+        columnspacing=1.1,
+        handletextpad=0.2,
+    )
     return figure

@@ -1,5 +1,5 @@
-"""What every chapter needs before and around its science: a badge that says which compute tier made the page, and the way to the
-project's files. Parameters are checked by `mae_lib.base.parameters`.
+"""What every chapter needs before and around its science: a badge that says which compute tier made
+the page, and the way to the project's files. Parameters are checked by `mae_lib.base.parameters`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ import html
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from mae_book.verdicts.results import repository
 from mae_lib.base.errors import InputError
@@ -24,7 +23,8 @@ TIER_MEANINGS = {
 
 @dataclass(frozen=True)
 class TierBadge:
-    """The line at a chapter's top that says which tier made the page and how long it took; shows itself in a notebook."""
+    """The line at a chapter's top that says which tier made the page and how long it took; shows
+    itself in a notebook."""
 
     tier: str
     seconds: float | None = None
@@ -32,7 +32,9 @@ class TierBadge:
 
     def __post_init__(self) -> None:
         if self.tier not in TIER_MEANINGS:
-            raise InputError(f"there is no tier {self.tier!r}: choose one of {', '.join(TIER_MEANINGS)}")
+            raise InputError(
+                f"there is no tier {self.tier!r}: choose one of {', '.join(TIER_MEANINGS)}"
+            )
 
     @property
     def parts(self) -> list[str]:
@@ -50,10 +52,17 @@ class TierBadge:
         return f"**tier {self.tier}**: " + " · ".join(self.parts)
 
     def _repr_html_(self) -> str:
-        # The inline style is the least that makes it a badge in Jupyter, where the book's style sheet is not loaded.
-        style = "display:inline-block;padding:.15em .8em;border:1px solid currentColor;border-radius:1em"
+        # The inline style is the least that makes it a badge in Jupyter, where the book's style
+        # sheet is not loaded.
+        style = (
+            "display:inline-block;padding:.15em .8em;border:1px solid"
+            " currentColor;border-radius:1em"
+        )
         text = " · ".join(html.escape(part, quote=False) for part in self.parts)
-        return f'<span class="tier-badge tier-{self.tier}" style="{style}"><strong>tier {self.tier}</strong> · {text}</span>'
+        return (
+            f'<span class="tier-badge tier-{self.tier}" style="{style}"><strong>tier'
+            f" {self.tier}</strong> · {text}</span>"
+        )
 
 
 def tier_badge(tier: str, seconds: float | None = None, note: str = "") -> TierBadge:
@@ -79,7 +88,8 @@ def _duration(seconds: float) -> str:
 
 
 def chapter_pages() -> dict[str, str]:
-    """Label of each chapter, such as ``chapter-separability`` → its page beside the other chapters, ``08_linear_separability.html``."""
+    """Label of each chapter, such as ``chapter-separability`` → its page beside the other chapters,
+    ``08_linear_separability.html``."""
     pages = {}
     for path in sorted((repository() / "notebooks").glob("*.ipynb")):
         first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])

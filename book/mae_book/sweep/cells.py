@@ -1,48 +1,54 @@
-"""The sweep as a list of cells: each one file under results/ and the commands that make it. `world_cells` lists what the embedded world's results are
-made of, `real_cells` what those of folders of photographs are; the workflow runs them, `mae rerun` makes single ones again. Nothing is run here.
+"""The sweep as a list of cells: each one file under results/ and the commands that make it.
+`world_cells` lists what the embedded world's results are made of, `real_cells` what those of
+folders of photographs are; the workflow runs them, `mae rerun` makes single ones again. Nothing is
+run here.
 
-A cell's file is named by the hash of its config, as the commands themselves would name it, so a changed config is another file and only what
-depends on it is missing. Every cell's commands can run from an empty cache: an evaluation's begin with the pretraining that it needs,
-which is found if it is stored.
+A cell's file is named by the hash of its config, as the commands themselves would name it, so a
+changed config is another file and only what depends on it is missing. Every cell's commands can run
+from an empty cache: an evaluation's begin with the pretraining that it needs, which is found if it
+is stored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 
-from mae_book.sweep import theorems as theory, tree_world
-from mae_lib.training import tiers
+from mae_book.sweep import theorems as theory
+from mae_book.sweep import tree_world
+from mae_book.sweep.experiments import EXPERIMENTS, Experiment
+from mae_book.verdicts.ladder import RUNGS, Rung
+from mae_lib.base.errors import InputError
 from mae_lib.data.coco import _scenes_identity, open_coco
 from mae_lib.data.datasets import image_source
 from mae_lib.detection.detectors import finetune_config
-from mae_lib.base.errors import InputError
 from mae_lib.evaluation.evaluate import EVALUATIONS, SETTINGS
-from mae_book.sweep.experiments import EXPERIMENTS, Experiment
 from mae_lib.theory.identify import every_mask_case, table_cases
-from mae_book.verdicts.ladder import RUNGS, Rung
-from mae_lib.training.tiers import run_name
-from mae_lib.training.store import Checkpoint, named
 from mae_lib.theory.structure import estimate_groups
-from mae_lib.training.tiers import PretrainConfig, Tier
+from mae_lib.training import tiers
+from mae_lib.training.store import Checkpoint, named
+from mae_lib.training.tiers import PretrainConfig, Tier, run_name
 from mae_lib.worlds.world import Scenes
 
 Command = tuple[str, ...]
 SEEDS = (0, 1, 2)
 GROUPS = 8
-"""Groups of patches of the pretraining whose masks follow a structure estimated from the images (§3.6)."""
+"""Groups of patches of the pretraining whose masks follow a structure estimated from the images
+(§3.6)."""
 
 REAL_EVALUATIONS = ("reconstruction", "attention", "separability", "probe")
-"""Of twenty ImageNet classes: shape_bias needs the stimuli's own classes, latents the embedded world."""
+"""Of twenty ImageNet classes: shape_bias needs the stimuli's own classes, latents the embedded
+world."""
 
 FEWER = {"smoke": {"images": 64, "train_images": 512}}
 """tier → evaluation options that are not the default."""
 
 TINY_TRAINING = 40_000
-"""Training images of the probes of Tiny-ImageNet: of two hundred classes, where 8,192 would be forty a class."""
+"""Training images of the probes of Tiny-ImageNet: of two hundred classes, where 8,192 would be
+forty a class."""
 
 NUCLEI = {"image_size": 192, "anchors": (8, 16, 24, 40), "proposals": 300, "steps": 200}
 """Fine-tuning on nuclei: small, and many in an image."""
@@ -53,10 +59,13 @@ class Cell:
     """One file of numbers, ``results/KIND[/DATA]/NAME-HASH.json``, and what makes it.
 
     Attributes:
-        kind, data, name, hash: its place; data "" where a kind has none. hash "" as long as it cannot be known: a detector's depends on the weights
-            that it starts from, and these are not trained yet.
-        needs: ids of the cells that must be there first. before: commands that make sure of what it needs. last: the command that makes the file;
-            into: its option for the folder, which is the file's own or, with ``whole``, that of all results. A command may make several cells.
+        kind, data, name, hash: its place; data "" where a kind has none. hash "" as long as it
+            cannot be known: a detector's depends on the weights that it starts from, and these are
+            not trained yet.
+        needs: ids of the cells that must be there first. before: commands that make sure of what it
+            needs. last: the command that makes the file;
+            into: its option for the folder, which is the file's own or, with ``whole``, that of all
+                results. A command may make several cells.
     """
 
     kind: str
@@ -79,14 +88,20 @@ class Cell:
         return results / self.kind / self.data / f"{self.name}-{self.hash or 'pending'}.json"
 
     def commands(self, results: Path = Path("results")) -> tuple[Command, ...]:
-        """The words of each command, to be run one after another from the repository's root; they write under ``results``."""
-        return *self.before, (*self.last, self.into, str(results if self.whole else results / self.kind / self.data))
+        """The words of each command, to be run one after another from the repository's root; they
+        write under ``results``."""
+        return *self.before, (
+            *self.last,
+            self.into,
+            str(results if self.whole else results / self.kind / self.data),
+        )
 
 
 def world_cells(tier: str = "laptop", seeds: Sequence[int] = SEEDS) -> dict[str, Cell]:
-    """id → cell of everything on the embedded world at a tier; at the laptop tier also what has no tier (the quad-tree world, the theory, with the
-    seeds of its own), the experiments of `mae_book.sweep.experiments`, paired with the same ``seeds`` or on fresh ones, and the second sweep (`mae_book.verdicts.ladder`),
-    which has its own. InputError for an unknown tier."""
+    """id → cell of everything on the embedded world at a tier; at the laptop tier also what has no
+    tier (the quad-tree world, the theory, with the seeds of its own), the experiments of
+    `mae_book.sweep.experiments`, paired with the same ``seeds`` or on fresh ones, and the second
+    sweep (`mae_book.verdicts.ladder`), which has its own. InputError for an unknown tier."""
     sizes = tiers.tier(tier)
     world = image_source(None, "train", sizes.model.image_size).identity
     sweep = {seed: _sweep(sizes, world, seed) for seed in seeds}
@@ -96,11 +111,16 @@ def world_cells(tier: str = "laptop", seeds: Sequence[int] = SEEDS) -> dict[str,
         arms = [_Pretraining("designs", tier, config) for config in _designs(sizes, world, seed)]
         cells += [each.cell() for each in (*trained, *arms)]
         kinds = [kind for kind in EVALUATIONS if kind != "few_labels"]  # of the second sweep alone
-        cells += [_evaluation(kind, "world", each, FEWER.get(tier)) for kind in kinds for each in trained]
+        cells += [
+            _evaluation(kind, "world", each, FEWER.get(tier)) for kind in kinds for each in trained
+        ]
         cells += [_evaluation("latents", "world", each, FEWER.get(tier)) for each in arms]
         scenes = _scenes(tier)
         cells += [_detector("world", scenes, tier, each) for each in trained]
-        cells += [_detector("world", scenes, tier, patch=patch, seed=seed) for patch in (sizes.model.patch, sizes.small_patch)]
+        cells += [
+            _detector("world", scenes, tier, patch=patch, seed=seed)
+            for patch in (sizes.model.patch, sizes.small_patch)
+        ]
     if tier == "laptop":
         cells += [_tree_world(design, seed) for seed in seeds for design in tree_world.DESIGNS]
         cells += _theory()
@@ -112,56 +132,106 @@ def world_cells(tier: str = "laptop", seeds: Sequence[int] = SEEDS) -> dict[str,
 
 
 def real_cells(
-    in20: str | Path | None = None, tinyin32: str | Path | None = None, pacs: str | Path | None = None, stimuli: str | Path | None = None,
-    dsb2018: str | Path | None = None, seeds: Sequence[int] = SEEDS,
+    in20: str | Path | None = None,
+    tinyin32: str | Path | None = None,
+    pacs: str | Path | None = None,
+    stimuli: str | Path | None = None,
+    dsb2018: str | Path | None = None,
+    seeds: Sequence[int] = SEEDS,
 ) -> dict[str, Cell]:
-    """id → cell of everything on photographs, of the folders that are given; all at the laptop tier.
+    """id → cell of everything on photographs, of the folders that are given; all at the laptop
+    tier.
 
     Args:
-        in20: twenty ImageNet classes, train/ and val/. tinyin32: Tiny-ImageNet at 32 px, likewise. pacs: photo/ (with train/ and val/), art_painting/,
-            cartoon/, sketch/; evaluated on the models of in20. stimuli: Geirhos's cue-conflict stimuli, on the models of tinyin32.
-        dsb2018: nuclei in COCO's layout, from the model of in20 at ratio 0.75, seed 0; ``seeds`` are of the fine-tuning.
+        in20: twenty ImageNet classes, train/ and val/. tinyin32: Tiny-ImageNet at 32 px, likewise.
+            pacs: photo/ (with train/ and val/), art_painting/, cartoon/, sketch/; evaluated on the
+            models of in20. stimuli: Geirhos's cue-conflict stimuli, on the models of tinyin32.
+        dsb2018: nuclei in COCO's layout, from the model of in20 at ratio 0.75, seed 0; ``seeds``
+            are of the fine-tuning.
 
     Raises:
         InputError: a folder that cannot be used, or one whose models' own images are missing.
     """
-    for name, folder, needed, own in (("pacs", pacs, "in20", in20), ("dsb2018", dsb2018, "in20", in20), ("stimuli", stimuli, "tinyin32", tinyin32)):
+    for name, folder, needed, own in (
+        ("pacs", pacs, "in20", in20),
+        ("dsb2018", dsb2018, "in20", in20),
+        ("stimuli", stimuli, "tinyin32", tinyin32),
+    ):
         if folder is not None and own is None:
-            raise InputError(f"{name} is evaluated on models of {needed}: give {needed} too, the folder of their images")
+            raise InputError(
+                f"{name} is evaluated on models of {needed}: give {needed} too, the folder of their"
+                " images"
+            )
     cells: list[Cell] = []
     twenty: dict[tuple[str, int], _Pretraining] = {}
     if in20 is not None:
         sizes = tiers.tier("laptop")
         data = image_source(in20, "train", sizes.model.image_size).identity
-        twenty = {(run, seed): _Pretraining("in20", "laptop", c, str(in20)) for seed in seeds for run, c in _sweep(sizes, data, seed).items()}
+        twenty = {
+            (run, seed): _Pretraining("in20", "laptop", c, str(in20))
+            for seed in seeds
+            for run, c in _sweep(sizes, data, seed).items()
+        }
         cells += [each.cell() for each in twenty.values()]
-        cells += [_evaluation(kind, "in20", each) for kind in REAL_EVALUATIONS for each in twenty.values()]
+        cells += [
+            _evaluation(kind, "in20", each) for kind in REAL_EVALUATIONS for each in twenty.values()
+        ]
     if pacs is not None:
-        styles = [f"{style}={Path(pacs) / style}" for style in ("art_painting", "cartoon", "sketch")]
+        styles = [
+            f"{style}={Path(pacs) / style}" for style in ("art_painting", "cartoon", "sketch")
+        ]
         where = ("--data", str(Path(pacs) / "photo"), "--shifted", *styles)
         cells += [_evaluation("probe", "pacs", each, words=where) for each in twenty.values()]
     if dsb2018 is not None:
         nuclei = open_coco(dsb2018, "train")
-        start = _Pretraining("in20", "laptop", _sweep(tiers.tier("laptop"), data, 0)["r75"], str(in20))
+        start = _Pretraining(
+            "in20", "laptop", _sweep(tiers.tier("laptop"), data, 0)["r75"], str(in20)
+        )
         for seed in seeds:
-            cells.append(_detector("dsb2018", nuclei, "laptop", start, seed=seed, folder=str(dsb2018), **NUCLEI))
-            cells.append(_detector("dsb2018", nuclei, "laptop", patch=tiers.tier("laptop").model.patch, seed=seed, folder=str(dsb2018), **NUCLEI))
+            cells.append(
+                _detector(
+                    "dsb2018", nuclei, "laptop", start, seed=seed, folder=str(dsb2018), **NUCLEI
+                )
+            )
+            cells.append(
+                _detector(
+                    "dsb2018",
+                    nuclei,
+                    "laptop",
+                    patch=tiers.tier("laptop").model.patch,
+                    seed=seed,
+                    folder=str(dsb2018),
+                    **NUCLEI,
+                )
+            )
         cells.append(start.cell())
     if tinyin32 is not None:
         sizes = tiers.tier("laptop").at(32)
         data = image_source(tinyin32, "train", sizes.model.image_size).identity
-        configs = [replace(config, steps=1000) for seed in seeds for config in sizes.sweep(data, seed)["ratio"]]
+        configs = [
+            replace(config, steps=1000)
+            for seed in seeds
+            for config in sizes.sweep(data, seed)["ratio"]
+        ]
         tiny = [_Pretraining("tinyin32", "laptop", config, str(tinyin32)) for config in configs]
         fuller = {"train_images": TINY_TRAINING}
-        cells += [each.cell() for each in tiny] + [_evaluation("probe", "tinyin32", each, fuller) for each in tiny]
+        cells += [each.cell() for each in tiny] + [
+            _evaluation("probe", "tinyin32", each, fuller) for each in tiny
+        ]
         if stimuli is not None:
-            cells += [_evaluation("shape_bias", "geirhos", each, fuller, (*each.where, "--stimuli", str(stimuli))) for each in tiny]
+            cells += [
+                _evaluation(
+                    "shape_bias", "geirhos", each, fuller, (*each.where, "--stimuli", str(stimuli))
+                )
+                for each in tiny
+            ]
     return _by_id(cells)
 
 
 @dataclass(frozen=True)
 class _Pretraining:
-    """A pretraining of the list: where its record lies, and what is trained on which folder (None: the embedded world)."""
+    """A pretraining of the list: where its record lies, and what is trained on which folder (None:
+    the embedded world)."""
 
     data: str
     tier: str
@@ -194,24 +264,40 @@ class _Pretraining:
         words += ["--steps", config.steps] if config.steps != own.steps else []
         words += ["--batch", config.batch] if config.batch != own.batch else []
         words += ["--base-lr", config.base_lr] if config.base_lr != own.base_lr else []
-        words += ["--decoder-depth", config.model.decoder_depth] if config.model.decoder_depth != own.model.decoder_depth else []
+        words += (
+            ["--decoder-depth", config.model.decoder_depth]
+            if config.model.decoder_depth != own.model.decoder_depth
+            else []
+        )
         return tuple(map(str, (*words, "--seed", config.seed)))
 
     def cell(self) -> Cell:
-        return Cell("pretraining", self.data, self.config.name, self.config.hash, (), (), self.words)
+        return Cell(
+            "pretraining", self.data, self.config.name, self.config.hash, (), (), self.words
+        )
 
 
 def _sweep(sizes: Tier, data: dict, seed: int) -> dict[str, PretrainConfig]:
     """run → config of the paper's eight."""
-    return {run_name(config, sizes.name): config for half in sizes.sweep(data, seed).values() for config in half}
+    return {
+        run_name(config, sizes.name): config
+        for half in sizes.sweep(data, seed).values()
+        for config in half
+    }
 
 
 def _designs(sizes: Tier, data: dict, seed: int) -> list[PretrainConfig]:
-    """The arms of §3.6 beside the sweep's own: margins on contiguous and on scattered masks, and masks that follow parts, the object, or groups."""
+    """The arms of §3.6 beside the sweep's own: margins on contiguous and on scattered masks, and
+    masks that follow parts, the object, or groups."""
     patch = sizes.model.patch
     arms = [
-        {"unit": 2 * patch}, {"unit": 2 * patch, "margin": patch}, {"unit": 2 * patch, "margin": patch // 2, "strict": True}, {"margin": patch // 2},
-        {"design": "parts"}, {"design": "object"}, {"design": "groups", "groups": _groups(sizes.name)},
+        {"unit": 2 * patch},
+        {"unit": 2 * patch, "margin": patch},
+        {"unit": 2 * patch, "margin": patch // 2, "strict": True},
+        {"margin": patch // 2},
+        {"design": "parts"},
+        {"design": "object"},
+        {"design": "groups", "groups": _groups(sizes.name)},
     ]
     return [sizes.config(data, seed=seed, **arm) for arm in arms]
 
@@ -222,10 +308,29 @@ def _groups(tier_name: str) -> tuple[int, ...]:
     return estimate_groups(image_source(None, "train", model.image_size), model.patch, GROUPS)
 
 
-def _evaluation(kind: str, data: str, of: _Pretraining, options: Mapping[str, int] | None = None, words: Command | None = None) -> Cell:
+def _evaluation(
+    kind: str,
+    data: str,
+    of: _Pretraining,
+    options: Mapping[str, int] | None = None,
+    words: Command | None = None,
+) -> Cell:
     """An evaluation of a pretraining on its own images, or on those that ``words`` name."""
-    chosen = [word for name, value in (options or {}).items() if name in SETTINGS[kind] for word in (f"--{name.replace('_', '-')}", str(value))]
-    last = ("mae", "evaluate", kind, "--checkpoint", of.stem, *(of.where if words is None else words), *chosen)
+    chosen = [
+        word
+        for name, value in (options or {}).items()
+        if name in SETTINGS[kind]
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    last = (
+        "mae",
+        "evaluate",
+        kind,
+        "--checkpoint",
+        of.stem,
+        *(of.where if words is None else words),
+        *chosen,
+    )
     return Cell(kind, data, of.config.name, of.config.hash, (of.cell().id,), (of.words,), last)
 
 
@@ -237,20 +342,57 @@ def _scenes(tier_name: str) -> SimpleNamespace:
 
 
 def _detector(
-    data: str, train, tier_name: str, of: _Pretraining | None = None, patch: int | None = None, seed: int | None = None,
-    folder: str | None = None, **sizes,
+    data: str,
+    train,
+    tier_name: str,
+    of: _Pretraining | None = None,
+    patch: int | None = None,
+    seed: int | None = None,
+    folder: str | None = None,
+    **sizes,
 ) -> Cell:
-    """A detector from a pretraining, or from scratch with a ViT patch of ``patch`` pixels; on scenes, or on a folder."""
-    words = ["--tier", tier_name, *(["--data", folder] if folder else []), *(["--seed", str(seed)] if seed is not None else [])]
+    """A detector from a pretraining, or from scratch with a ViT patch of ``patch`` pixels; on
+    scenes, or on a folder."""
+    words = [
+        "--tier",
+        tier_name,
+        *(["--data", folder] if folder else []),
+        *(["--seed", str(seed)] if seed is not None else []),
+    ]
     for name, value in sizes.items():
-        words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
+        words += [
+            f"--{name.replace('_', '-')}",
+            *map(str, value if isinstance(value, tuple) else (value,)),
+        ]
     if of is None:
         config = finetune_config(train, None, tier_name, patch, seed=seed, **sizes)
-        return Cell("detection", data, config.name, config.hash, (), (), ("mae", "finetune", "--scratch", str(patch), *words))
+        return Cell(
+            "detection",
+            data,
+            config.name,
+            config.hash,
+            (),
+            (),
+            ("mae", "finetune", "--scratch", str(patch), *words),
+        )
     start = _stored(of.stem)
-    config = finetune_config(train, start or SimpleNamespace(config=of.config, record={"digest": ""}), tier_name, seed=seed, **sizes)
+    config = finetune_config(
+        train,
+        start or SimpleNamespace(config=of.config, record={"digest": ""}),
+        tier_name,
+        seed=seed,
+        **sizes,
+    )
     last = ("mae", "finetune", "--checkpoint", of.stem, *words)
-    return Cell("detection", data, config.name, config.hash if start else "", (of.cell().id,), (of.words,), last)
+    return Cell(
+        "detection",
+        data,
+        config.name,
+        config.hash if start else "",
+        (of.cell().id,),
+        (of.words,),
+        last,
+    )
 
 
 def _stored(stem: str) -> Checkpoint | None:
@@ -266,7 +408,7 @@ def _tree_world(design: str, seed: int) -> Cell:
     return Cell("tree_world", "", identity["name"], identity["hash"], (), (), last, "--out")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _tree_groups(design: str, seed: int) -> tuple[int, ...] | None:
     groups = tree_world.DESIGNS[design].groups
     return groups(_reference(seed)) if groups else None
@@ -283,24 +425,50 @@ def _theory() -> list[Cell]:
     for seed in theory.SEEDS["theory"]:
         runs = {"random graphs": theory.random_graphs(seed)[0]}
         for several in (False, True):
-            runs |= {f"{run}, several parents" if several else run: theory.figure_4_run(run, seed, several)[0] for run in theory.FIGURE_4}
+            runs |= {
+                f"{run}, several parents" if several else run: theory.figure_4_run(
+                    run, seed, several
+                )[0]
+                for run in theory.FIGURE_4
+            }
         named["theory"] += runs.items()
     for case in (*table_cases(), every_mask_case()):
         for seed in theory.SEEDS["identify"]:
             for mask in case.measured or case.masks:
-                named["identify"] += theory._identify_runs(case, mask, seed, theory.STEPS, theory.BATCH)
+                named["identify"] += theory._identify_runs(
+                    case, mask, seed, theory.STEPS, theory.BATCH
+                )
     cells = []
     for kind, runs in named.items():
         for run, config in runs:
-            last = ("python", "-m", "mae_book.sweep.theorems", "--kind", kind, "--seeds", str(config["seed"]))
-            cells.append(Cell(kind, "", *theory._named(run, config), (), (), last, "--out", whole=True))
+            last = (
+                "python",
+                "-m",
+                "mae_book.sweep.theorems",
+                "--kind",
+                kind,
+                "--seeds",
+                str(config["seed"]),
+            )
+            cells.append(
+                Cell(kind, "", *theory._named(run, config), (), (), last, "--out", whole=True)
+            )
     return cells
 
 
-def _experiment(experiment: Experiment, tier_name: str, world: dict, seeds: Sequence[int]) -> list[Cell]:
-    """The cells of one experiment. What only changes the options of an evaluation is evaluated on the baseline's own models."""
-    data = experiment.baseline if experiment.options and not experiment.training else experiment.data
-    model = {name: value for name, value in experiment.training.items() if name not in PretrainConfig.__dataclass_fields__}
+def _experiment(
+    experiment: Experiment, tier_name: str, world: dict, seeds: Sequence[int]
+) -> list[Cell]:
+    """The cells of one experiment. What only changes the options of an evaluation is evaluated on
+    the baseline's own models."""
+    data = (
+        experiment.baseline if experiment.options and not experiment.training else experiment.data
+    )
+    model = {
+        name: value
+        for name, value in experiment.training.items()
+        if name not in PretrainConfig.__dataclass_fields__
+    }
     own = {name: value for name, value in experiment.training.items() if name not in model}
     cells: list[Cell] = []
     for seed in experiment.seeds:
@@ -311,7 +479,10 @@ def _experiment(experiment: Experiment, tier_name: str, world: dict, seeds: Sequ
             config = replace(configs[run], model=replace(configs[run].model, **model), **own)
             trained = _Pretraining(data, tier_name, config)
             cells.append(trained.cell())
-            cells += [_evaluation(kind, experiment.data, trained, experiment.options) for kind in experiment.kinds]
+            cells += [
+                _evaluation(kind, experiment.data, trained, experiment.options)
+                for kind in experiment.kinds
+            ]
     return cells
 
 
@@ -320,14 +491,27 @@ def _rung(rung: Rung, tier_name: str, world: dict) -> list[Cell]:
     sizes, scenes, cells = tiers.tier(tier_name), _scenes(tier_name), []
     for seed in rung.seeds:
         swept = _sweep(sizes, world, seed)
-        trained = [_Pretraining(rung.data, tier_name, replace(swept[run], **rung.training)) for run in rung.runs]
-        arms = [_Pretraining(rung.data, tier_name, replace(c, **rung.training)) for c in _designs(sizes, world, seed)] if seed in rung.arms else []
+        trained = [
+            _Pretraining(rung.data, tier_name, replace(swept[run], **rung.training))
+            for run in rung.runs
+        ]
+        arms = (
+            [
+                _Pretraining(rung.data, tier_name, replace(c, **rung.training))
+                for c in _designs(sizes, world, seed)
+            ]
+            if seed in rung.arms
+            else []
+        )
         cells += [each.cell() for each in (*trained, *arms)]
         cells += [_evaluation(kind, rung.data, each) for kind in EVALUATIONS for each in trained]
         cells += [_evaluation("latents", rung.data, each) for each in arms]
         cells += [_detector(rung.data, scenes, tier_name, each) for each in trained]
         if seed in rung.arms:
-            cells += [_detector(rung.data, scenes, tier_name, patch=patch, seed=seed) for patch in (sizes.model.patch, sizes.small_patch)]
+            cells += [
+                _detector(rung.data, scenes, tier_name, patch=patch, seed=seed)
+                for patch in (sizes.model.patch, sizes.small_patch)
+            ]
     return cells
 
 

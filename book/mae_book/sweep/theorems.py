@@ -1,9 +1,12 @@
-"""The theory's claims, measured for the ledger: Theorem 1 and Figure 4 on random hierarchies (``results/theory``), Theorem 2 as `mae_lib.theory.identify`
-tests it, on seeds that no chapter has shown (``results/identify``).
+"""The theory's claims, measured for the ledger: Theorem 1 and Figure 4 on random hierarchies
+(``results/theory``), Theorem 2 as `mae_lib.theory.identify` tests it, on seeds that no chapter has
+shown (``results/identify``).
 
-What Algorithms 1 and 2 return is judged on random linear-Gaussian models of the same graphs, which know no common ancestors: c by
-`conditions.minimal_sets`, s_m and s_mᶜ by ranks and correlations. All is deterministic: the intervals over seeds say how far shares move from one
-draw of graphs to the next, and a share of 1 says that no case of them failed. It is no proof; the book's *Proofs* page has that.
+What Algorithms 1 and 2 return is judged on random linear-Gaussian models of the same graphs, which
+know no common ancestors: c by `conditions.minimal_sets`, s_m and s_mᶜ by ranks and correlations.
+All is deterministic: the intervals over seeds say how far shares move from one draw of graphs to
+the next, and a share of 1 says that no case of them failed. It is no proof; the book's *Proofs*
+page has that.
 """
 
 from __future__ import annotations
@@ -20,30 +23,45 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mae_lib.theory.conditions import TOLERANCE, LinearModel, linear_model, minimal_sets
+from mae_book.verdicts.results import results_directory
 from mae_lib.base.errors import InputError
-from mae_lib.theory.graph import LatentGraph, Name, random_dag
-from mae_lib.theory.identify import BATCH, FIGURES, STEPS, Case, every_mask_case, run_case, table_cases
 from mae_lib.base.intervals import over_seeds
 from mae_lib.base.provenance import provenance
-from mae_book.verdicts.results import results_directory
 from mae_lib.base.records import own_record, write_result
+from mae_lib.theory.conditions import TOLERANCE, LinearModel, linear_model, minimal_sets
+from mae_lib.theory.graph import LatentGraph, Name, random_dag
+from mae_lib.theory.identify import (
+    BATCH,
+    FIGURES,
+    STEPS,
+    Case,
+    every_mask_case,
+    run_case,
+    table_cases,
+)
 from mae_lib.theory.shared import locate_shared
 
 SEEDS = {"theory": (0, 1, 2, 3, 4), "identify": (3, 4, 5, 6, 7)}
-"""Kind → its seeds. Chapter 4 shows seeds 0 to 2 of `identify`, and these were seen before the claim's thresholds were written: they do not count."""
+"""Kind → its seeds. Chapter 4 shows seeds 0 to 2 of `identify`, and these were seen before the
+claim's thresholds were written: they do not count."""
 
 FAMILIES = ("tree", "several parents", "two roots", "two parts")
-"""Of `random_hierarchies`: the first two have one root, the third has two above the same observables, the last's parts have no edge between them, so
-that c can be empty."""
+"""Of `random_hierarchies`: the first two have one root, the third has two above the same
+observables, the last's parts have no edge between them, so that c can be empty."""
 
 GRAPHS, MASKS = 24, 16
-"""Graphs a seed, the families in turn, and masks of a graph: all of those that hide something and show something, or so many drawn without repetition."""
+"""Graphs a seed, the families in turn, and masks of a graph: all of those that hide something and
+show something, or so many drawn without repetition."""
 
 HIERARCHIES, CHECKED_LATENTS = 40, 7
-"""Hierarchies a seed for Figure 4, and the most latents of one whose c is also found by `conditions.minimal_sets`."""
+"""Hierarchies a seed for Figure 4, and the most latents of one whose c is also found by
+`conditions.minimal_sets`."""
 
-FIGURE_4 = {"small mask": "lower latent in c", "small visible part": "lower latent in c", "in between": "high latent in c"}
+FIGURE_4 = {
+    "small mask": "lower latent in c",
+    "small visible part": "lower latent in c",
+    "in between": "high latent in c",
+}
 """Run → measure: Figure 4's left, middle and right."""
 
 Draw = np.random.Generator
@@ -52,7 +70,8 @@ Report = Callable[[dict], None]
 
 
 def random_hierarchies(seed: int, count: int = GRAPHS) -> Iterator[LatentGraph]:
-    """``count`` graphs, the `FAMILIES` in turn: 1 to 6 latents, 2 to 6 observables, noises of 1 to 3 dimensions at latents and 0 to 2 at observables."""
+    """``count`` graphs, the `FAMILIES` in turn: 1 to 6 latents, 2 to 6 observables, noises of 1 to
+    3 dimensions at latents and 0 to 2 at observables."""
     draw = np.random.default_rng([seed, 0])
     for k in range(count):
         family = FAMILIES[k % len(FAMILIES)]
@@ -66,46 +85,86 @@ def random_hierarchies(seed: int, count: int = GRAPHS) -> Iterator[LatentGraph]:
                 parts = [_dag(draw, draw.integers(2, 7), observables)]
             else:
                 parts = [_dag(draw, draw.integers(1, 4), observables) for _ in range(2)]
-        label = lambda part, v: f"{v}{'ab'[part]}" if len(parts) > 1 and (family == "two parts" or v.startswith("z")) else v
+        label = lambda part, v: (
+            f"{v}{'ab'[part]}"
+            if len(parts) > 1 and (family == "two parts" or v.startswith("z"))
+            else v
+        )
         edges = [(label(i, p), label(i, v)) for i, part in enumerate(parts) for p, v in part.edges]
-        yield _with_dims(draw, edges, list(dict.fromkeys(label(i, x) for i, part in enumerate(parts) for x in part.observables)))
+        yield _with_dims(
+            draw,
+            edges,
+            list(
+                dict.fromkeys(label(i, x) for i, part in enumerate(parts) for x in part.observables)
+            ),
+        )
 
 
 def _dag(draw: Draw, latents: int, observables: int, parents: int = 3) -> LatentGraph:
-    return random_dag(int(latents), int(observables), int(draw.integers(2**31)), parents, float(draw.uniform(0, 0.6)))
+    return random_dag(
+        int(latents),
+        int(observables),
+        int(draw.integers(2**31)),
+        parents,
+        float(draw.uniform(0, 0.6)),
+    )
 
 
 def _with_dims(draw: Draw, edges: list[tuple[str, str]], observables: list[str]) -> LatentGraph:
     plain = LatentGraph(edges, observables)
-    dims = {v: int(draw.integers(1, 4)) for v in plain.latents} | {x: int(draw.integers(0, 3)) for x in observables}
+    dims = {v: int(draw.integers(1, 4)) for v in plain.latents} | {
+        x: int(draw.integers(0, 3)) for x in observables
+    }
     return LatentGraph(edges, observables, dims)
 
 
 def random_masks(graph: LatentGraph, seed: int, most: int = MASKS) -> list[tuple[Name, ...]]:
-    """Masks that hide something and show something: all of them, or ``most`` drawn without repetition."""
+    """Masks that hide something and show something: all of them, or ``most`` drawn without
+    repetition."""
     n = len(graph.observables)
     every = np.arange(1, 2**n - 1)
-    chosen = every if len(every) <= most else np.sort(np.random.default_rng([seed, 1]).choice(every, most, replace=False))
-    return [tuple(x for k, x in enumerate(graph.observables) if code >> k & 1) for code in chosen.tolist()]
+    chosen = (
+        every
+        if len(every) <= most
+        else np.sort(np.random.default_rng([seed, 1]).choice(every, most, replace=False))
+    )
+    return [
+        tuple(x for k, x in enumerate(graph.observables) if code >> k & 1)
+        for code in chosen.tolist()
+    ]
 
 
 def check_mask(graph: LatentGraph, masked: Collection[Name], seed: int) -> dict[str, bool]:
     """What Algorithms 1 and 2 say of one mask, judged on the linear model that ``seed`` draws.
 
     Returns:
-        "one minimal set": `conditions.minimal_sets` has one member. "c located": it is the located c. "s_m located": (c, s_m) and x_m determine one
-        another, and s_m is uncorrelated with c, s_mᶜ and x_mᶜ. "s_mc located": (c, s_mᶜ) and x_mᶜ determine one another. "something shared": a noise
-        is determined by both parts. "s_mc not unique": another set of noises would do for s_mᶜ, with this c and s_m. "2^|CA| s_mc": as many do as
-        there are subsets of the noises that both parts determine.
+        "one minimal set": `conditions.minimal_sets` has one member. "c located": it is the located
+        c. "s_m located": (c, s_m) and x_m determine one another, and s_m is uncorrelated with c,
+        s_mᶜ and x_mᶜ. "s_mc located": (c, s_mᶜ) and x_mᶜ determine one another. "something shared":
+        a noise is determined by both parts. "s_mc not unique": another set of noises would do for
+        s_mᶜ, with this c and s_m. "2^|CA| s_mc": as many do as there are subsets of the noises that
+        both parts determine.
 
-        The first four hold for every mask, c = ∅ included: it is then the one minimal set, and s_m and s_mᶜ are all noises of their parts. "s_mc not
-        unique" is claimed only where something is shared: otherwise exactly one set will do, as 2^|CA| says.
+        The first four hold for every mask, c = ∅ included: it is then the one minimal set, and s_m
+        and s_mᶜ are all noises of their parts. "s_mc not unique" is claimed only where something is
+        shared: otherwise exactly one set will do, as 2^|CA| says.
     """
     plain, found = linear_model(graph, seed), locate_shared(graph, masked)
     minimal = minimal_sets(plain, masked)
-    own = [v for v in graph.nodes if graph.noise_dims[v]]  # noises of no dimension say nothing, and would be counted as a choice
-    rows = dict(zip(graph.nodes, np.split(np.eye(sum(graph.noise_dims.values())), np.cumsum([graph.noise_dims[v] for v in graph.nodes])[:-1])))
-    model = LinearModel({**plain.maps, **{_noise(v): rows[v] for v in graph.nodes}}, plain.observables)
+    # noises of no dimension say nothing, and would be counted as a choice
+    own = [v for v in graph.nodes if graph.noise_dims[v]]
+    rows = dict(
+        zip(
+            graph.nodes,
+            np.split(
+                np.eye(sum(graph.noise_dims.values())),
+                np.cumsum([graph.noise_dims[v] for v in graph.nodes])[:-1],
+            ),
+        )
+    )
+    model = LinearModel(
+        {**plain.maps, **{_noise(v): rows[v] for v in graph.nodes}}, plain.observables
+    )
     hidden, shown = list(masked), [x for x in graph.observables if x not in masked]
     c, s_m, s_mc = list(found.c), [_noise(v) for v in found.s_m], [_noise(v) for v in found.s_mc]
 
@@ -119,12 +178,19 @@ def check_mask(graph: LatentGraph, masked: Collection[Name], seed: int) -> dict[
         return determines(one, other) and determines(other, one)
 
     common = [v for v in own if determines(hidden, [_noise(v)]) and determines(shown, [_noise(v)])]
-    # What could belong to s_mᶜ: a noise that x_mᶜ determines and that is not in s_m. To determine x_mᶜ is monotone in the set, so a noise whose
-    # absence cannot be made up for by all others is in every valid set, and only subsets of the rest need be tried.
+    # What could belong to s_mᶜ: a noise that x_mᶜ determines and that is not in s_m. To determine
+    # x_mᶜ is monotone in the set, so a noise whose absence cannot be made up for by all others is
+    # in every valid set, and only subsets of the rest need be tried.
     possible = [_noise(v) for v in own if v not in found.s_m and determines(shown, [_noise(v)])]
-    needed = [e for e in possible if not determines(c + [other for other in possible if other != e], shown)]
+    needed = [
+        e
+        for e in possible
+        if not determines(c + [other for other in possible if other != e], shown)
+    ]
     free = [e for e in possible if e not in needed]
-    subsets = itertools.chain.from_iterable(itertools.combinations(free, k) for k in range(len(free) + 1))
+    subsets = itertools.chain.from_iterable(
+        itertools.combinations(free, k) for k in range(len(free) + 1)
+    )
     valid = [{*needed, *extra} for extra in subsets if one_to_one(c + needed + list(extra), shown)]
     located = {e for e in s_mc if e[1] in own}
     return {
@@ -142,25 +208,39 @@ def _noise(v: Name) -> tuple[str, Name]:
     return "noise", v
 
 
-def random_graphs(seed: int, graphs: int = GRAPHS, masks: int = MASKS) -> tuple[dict, Callable[[], dict[str, float]]]:
-    """The config of the run "random graphs", and what measures it: the share of (graph, mask) cases for each figure of `check_mask`; "s_mc not
-    unique" of those in which something is shared."""
-    cases = [(graph, mask) for graph in random_hierarchies(seed, graphs) for mask in random_masks(graph, seed, masks)]
+def random_graphs(
+    seed: int, graphs: int = GRAPHS, masks: int = MASKS
+) -> tuple[dict, Callable[[], dict[str, float]]]:
+    """The config of the run "random graphs", and what measures it: the share of (graph, mask) cases
+    for each figure of `check_mask`; "s_mc not unique" of those in which something is shared."""
+    cases = [
+        (graph, mask)
+        for graph in random_hierarchies(seed, graphs)
+        for mask in random_masks(graph, seed, masks)
+    ]
 
     def measure() -> dict[str, float]:
         checks = [check_mask(graph, mask, seed + k) for k, (graph, mask) in enumerate(cases)]
         shares = {name: _share(check[name] for check in checks) for name in checks[0]}
-        return shares | {"s_mc not unique": _share(check["s_mc not unique"] for check in checks if check["something shared"])}
+        return shares | {
+            "s_mc not unique": _share(
+                check["s_mc not unique"] for check in checks if check["something shared"]
+            )
+        }
 
     return {"seed": seed, "graphs": graphs, "masks": masks, "cases": len(cases)}, measure
 
 
-def layered_hierarchies(seed: int, count: int = HIERARCHIES, several: bool = False) -> list[LatentGraph]:
-    """Hierarchies as Figure 4 draws them: one or two roots, two or three levels of latents above the observables, 2 or 3 children each.
+def layered_hierarchies(
+    seed: int, count: int = HIERARCHIES, several: bool = False
+) -> list[LatentGraph]:
+    """Hierarchies as Figure 4 draws them: one or two roots, two or three levels of latents above
+    the observables, 2 or 3 children each.
 
     Args:
-        several: whether a node below the roots has a second parent with chance 0.3. Where not, they are trees, as in the figure, and what is below
-            one child of a latent is not below another.
+        several: whether a node below the roots has a second parent with chance 0.3. Where not, they
+            are trees, as in the figure, and what is below one child of a latent is not below
+            another.
     """
     draw, graphs = np.random.default_rng([seed, 2 + several]), []
     for _ in range(count):
@@ -181,8 +261,8 @@ def layered_hierarchies(seed: int, count: int = HIERARCHIES, several: bool = Fal
 
 
 def mask_like_figure_4(graph: LatentGraph, run: str, z: Name, draw: Draw) -> frozenset[Name]:
-    """A mask of Figure 4 around z: one observable below z ("small mask"), all of the graph but one below z ("small visible part"), or all below one
-    latent child of z ("in between")."""
+    """A mask of Figure 4 around z: one observable below z ("small mask"), all of the graph but one
+    below z ("small visible part"), or all below one latent child of z ("in between")."""
     pick = lambda names: names[draw.integers(len(names))]
     below = [x for x in graph.observables if x in graph.descendants[z]]
     if run == "small mask":
@@ -192,12 +272,16 @@ def mask_like_figure_4(graph: LatentGraph, run: str, z: Name, draw: Draw) -> fro
     return graph.descendants[pick(graph.children[z])]
 
 
-def figure_4_run(run: str, seed: int, several: bool = False, count: int = HIERARCHIES) -> tuple[dict, Callable[[], dict[str, float]]]:
-    """The config of a run of `FIGURE_4`, and what measures it: one latent z above the lowest level a hierarchy, one mask around it.
+def figure_4_run(
+    run: str, seed: int, several: bool = False, count: int = HIERARCHIES
+) -> tuple[dict, Callable[[], dict[str, float]]]:
+    """The config of a run of `FIGURE_4`, and what measures it: one latent z above the lowest level
+    a hierarchy, one mask around it.
 
-    A case counts where c, as `locate_shared` finds it, holds a latent below z (or z itself, "in between") and, in hierarchies of at most
-    `CHECKED_LATENTS` latents, is the one minimal set of a linear model too ("conditions agree": of these, the share where it is). "level of c" and
-    "level of z" are means over cases (with a c), the observables being level 0.
+    A case counts where c, as `locate_shared` finds it, holds a latent below z (or z itself, "in
+    between") and, in hierarchies of at most `CHECKED_LATENTS` latents, is the one minimal set of a
+    linear model too ("conditions agree": of these, the share where it is). "level of c" and "level
+    of z" are means over cases (with a c), the observables being level 0.
     """
     graphs = layered_hierarchies(seed, count, several)
     small = [len(graph.latents) <= CHECKED_LATENTS for graph in graphs]
@@ -209,13 +293,22 @@ def figure_4_run(run: str, seed: int, several: bool = False, count: int = HIERAR
             z = high[draw.integers(len(high))]
             mask = mask_like_figure_4(graph, run, z, draw)
             found = locate_shared(graph, mask)
-            wanted = z in found.c if run == "in between" else any(z in graph.ancestors[low] for low in found.c - {z})
+            wanted = (
+                z in found.c
+                if run == "in between"
+                else any(z in graph.ancestors[low] for low in found.c - {z})
+            )
             same = not small[k] or minimal_sets(linear_model(graph, seed + k), mask) == [found.c]
             holds.append(wanted and same)
             agree += [same] * small[k]
             levels.append((found.mean_level, graph.levels[z]))
         of_c, of_z = np.nanmean(levels, axis=0).tolist()
-        return {FIGURE_4[run]: _share(holds), "conditions agree": _share(agree), "level of c": of_c, "level of z": of_z}
+        return {
+            FIGURE_4[run]: _share(holds),
+            "conditions agree": _share(agree),
+            "level of c": of_c,
+            "level of z": of_z,
+        }
 
     return {"seed": seed, "cases": count, "checked": sum(small), "several": several}, measure
 
@@ -227,15 +320,23 @@ def _share(outcomes: Iterable[bool]) -> float:
     return sum(outcomes) / len(outcomes)
 
 
-def evaluate_theory(folder: Path, seeds: Sequence[int] = SEEDS["theory"], report: Report | None = None) -> None:
-    """Writes into ``folder`` one record a run and seed: "random graphs", the three of `FIGURE_4` on trees, as the paper draws them, and beside these
-    "RUN, several parents", which decide nothing: there, what is below one child of z can be below another, so that the other is neither wholly masked
-    nor wholly visible. What is there is not computed again. ``report`` is called with each new record."""
+def evaluate_theory(
+    folder: Path, seeds: Sequence[int] = SEEDS["theory"], report: Report | None = None
+) -> None:
+    """Writes into ``folder`` one record a run and seed: "random graphs", the three of `FIGURE_4` on
+    trees, as the paper draws them, and beside these "RUN, several parents", which decide nothing:
+    there, what is below one child of z can be below another, so that the other is neither wholly
+    masked nor wholly visible. What is there is not computed again. ``report`` is called with each
+    new record.
+    """
     wanted = []
     for seed in seeds:
         wanted.append(("random graphs", *random_graphs(seed)))
         for several in (False, True):
-            wanted += [(f"{run}, several parents" if several else run, *figure_4_run(run, seed, several)) for run in FIGURE_4]
+            wanted += [
+                (f"{run}, several parents" if several else run, *figure_4_run(run, seed, several))
+                for run in FIGURE_4
+            ]
     known = [_recorded(folder, "theory", run, config) for run, config, _ in wanted]
     for there, (run, config, measure) in zip(known, wanted):
         if not there:
@@ -245,44 +346,86 @@ def evaluate_theory(folder: Path, seeds: Sequence[int] = SEEDS["theory"], report
 
 
 def evaluate_identify(
-    folder: Path, seeds: Sequence[int] = SEEDS["identify"], cases: Sequence[Case] | None = None, steps: int = STEPS, batch: int = BATCH,
+    folder: Path,
+    seeds: Sequence[int] = SEEDS["identify"],
+    cases: Sequence[Case] | None = None,
+    steps: int = STEPS,
+    batch: int = BATCH,
     report: Report | None = None,
 ) -> None:
-    """Trains and measures every case with every seed, case by case: the four that decide T2 first, the broken ones and the one wide model after.
+    """Trains and measures every case with every seed, case by case: the four that decide T2 first,
+    the broken ones and the one wide model after.
 
-    Writes into ``folder`` a record a run, mask and seed. Its run is the case's name, with the mask where one model is measured under several; its
-    measures are `identify.FIGURES`. Beside it, as the run ``NAME, untrained``: ``code_to_c`` of the same encoder before training, at no time of its own.
+    Writes into ``folder`` a record a run, mask and seed. Its run is the case's name, with the mask
+    where one model is measured under several; its measures are `identify.FIGURES`. Beside it, as
+    the run ``NAME, untrained``: ``code_to_c`` of the same encoder before training, at no time of
+    its own.
 
     Args:
-        folder: of the records. What is there is not computed again, so that a stop loses no more than one training. cases: `identify.table_cases`
-            and `identify.every_mask_case` by default. steps, batch: of each training. report: called with each new record.
+        folder: of the records. What is there is not computed again, so that a stop loses no more
+            than one training. cases: `identify.table_cases` and `identify.every_mask_case` by
+            default. steps, batch: of each training. report: called with each new record.
     """
-    trainings = [(case, seed) for case in ((*table_cases(), every_mask_case()) if cases is None else cases) for seed in seeds]
-    wanted = [[_identify_runs(case, mask, seed, steps, batch) for mask in case.measured or case.masks] for case, seed in trainings]
-    known = [[_recorded(folder, "identify", run, config) for pair in runs for run, config in pair] for runs in wanted]
+    trainings = [
+        (case, seed)
+        for case in ((*table_cases(), every_mask_case()) if cases is None else cases)
+        for seed in seeds
+    ]
+    wanted = [
+        [_identify_runs(case, mask, seed, steps, batch) for mask in case.measured or case.masks]
+        for case, seed in trainings
+    ]
+    known = [
+        [_recorded(folder, "identify", run, config) for pair in runs for run, config in pair]
+        for runs in wanted
+    ]
     for (case, seed), runs, there in zip(trainings, wanted, known):
         if all(there):
             continue
-        for result, ((run, config), (untrained, untrained_config)) in zip(run_case(case, seed, steps, batch), runs):
+        for result, ((run, config), (untrained, untrained_config)) in zip(
+            run_case(case, seed, steps, batch), runs
+        ):
             figures = {name: getattr(result, name) for name in FIGURES}
             _write(folder, "identify", run, config, figures, result.seconds, report)
-            _write(folder, "identify", untrained, untrained_config, {"code_to_c": result.untrained_to_c}, 0.0, report)
+            _write(
+                folder,
+                "identify",
+                untrained,
+                untrained_config,
+                {"code_to_c": result.untrained_to_c},
+                0.0,
+                report,
+            )
 
 
-def _identify_runs(case: Case, mask: str, seed: int, steps: int, batch: int) -> tuple[tuple[str, dict], tuple[str, dict]]:
+def _identify_runs(
+    case: Case, mask: str, seed: int, steps: int, batch: int
+) -> tuple[tuple[str, dict], tuple[str, dict]]:
     """Run and config, trained and untrained, of one mask of a case."""
     run = f"{case.name}, {mask}" if case.measured else case.name
     config = {
-        "seed": seed, "case": case.name, "masks": case.masks, "mask": mask, "code_dim": case.code_dim, "loss": case.loss, "dropped": case.dropped,
-        "width": case.width, "steps": steps, "batch": batch,
+        "seed": seed,
+        "case": case.name,
+        "masks": case.masks,
+        "mask": mask,
+        "code_dim": case.code_dim,
+        "loss": case.loss,
+        "dropped": case.dropped,
+        "width": case.width,
+        "steps": steps,
+        "batch": batch,
     }
     return (run, config), (f"{run}, untrained", config | {"steps": 0})
 
 
 def _named(run: str, config: Mapping) -> tuple[str, str]:
-    """Name and hash of a record; the name is fit for a file: "c = z2, z3" of seed 3 is "c-z2-z3-s3"."""
+    """Name and hash of a record; the name is fit for a file: "c = z2, z3" of seed 3 is
+    "c-z2-z3-s3"."""
     name = re.sub(r"[^\w.]+", "-", run).strip("-")
-    return f"{name}-s{config['seed']}", hashlib.sha256(json.dumps([run, config]).encode()).hexdigest()[:8]
+    return (
+        f"{name}-s{config['seed']}",
+        hashlib.sha256(json.dumps([run, config]).encode()).hexdigest()[:8],
+    )
 
 
 def _recorded(folder: Path, kind: str, run: str, config: Mapping) -> bool:
@@ -291,11 +434,26 @@ def _recorded(folder: Path, kind: str, run: str, config: Mapping) -> bool:
     return own_record(folder, {"kind": kind, "name": name, "hash": identity}) is not None
 
 
-def _write(folder: Path, kind: str, run: str, config: dict, measures: Mapping[str, float], seconds: float, report: Report | None) -> None:
+def _write(
+    folder: Path,
+    kind: str,
+    run: str,
+    config: dict,
+    measures: Mapping[str, float],
+    seconds: float,
+    report: Report | None,
+) -> None:
     name, identity = _named(run, config)
     record = {
-        "kind": kind, "name": name, "hash": identity, "run": run, "seed": config["seed"], "config": config,
-        "measures": {key: over_seeds([value]).to_dict() for key, value in measures.items()}, "seconds": round(seconds, 1), **provenance(),
+        "kind": kind,
+        "name": name,
+        "hash": identity,
+        "run": run,
+        "seed": config["seed"],
+        "config": config,
+        "measures": {key: over_seeds([value]).to_dict() for key, value in measures.items()},
+        "seconds": round(seconds, 1),
+        **provenance(),
     }
     write_result(folder, record)
     if report:
@@ -303,17 +461,33 @@ def _write(folder: Path, kind: str, run: str, config: dict, measures: Mapping[st
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """``python -m mae_book.sweep.theorems``: the theory's claims, into results/theory and results/identify. What is recorded is not computed again."""
+    """``python -m mae_book.sweep.theorems``: the theory's claims, into results/theory and
+    results/identify. What is recorded is not computed again."""
     kinds = {"theory": evaluate_theory, "identify": evaluate_identify}
-    parser = argparse.ArgumentParser(prog="python -m mae_book.sweep.theorems", description=main.__doc__)
-    parser.add_argument("--kind", nargs="+", default=list(kinds), help=f"of {', '.join(kinds)}; all by default")
-    parser.add_argument("--seeds", nargs="+", help="0 1 2 3 4 for theory and 3 4 5 6 7 for identify by default")
-    parser.add_argument("--out", type=Path, default=results_directory(), help="folder of the results; the project's by default")
+    parser = argparse.ArgumentParser(
+        prog="python -m mae_book.sweep.theorems", description=main.__doc__
+    )
+    parser.add_argument(
+        "--kind", nargs="+", default=list(kinds), help=f"of {', '.join(kinds)}; all by default"
+    )
+    parser.add_argument(
+        "--seeds", nargs="+", help="0 1 2 3 4 for theory and 3 4 5 6 7 for identify by default"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=results_directory(),
+        help="folder of the results; the project's by default",
+    )
     options = parser.parse_args(words)
 
     def report(record: dict) -> None:
-        numbers = ", ".join(f"{name} {value['value']:.3f}" for name, value in record["measures"].items())
-        print(f"{record['run']}, seed {record['seed']}: {numbers}; {record['seconds']} s", flush=True)
+        numbers = ", ".join(
+            f"{name} {value['value']:.3f}" for name, value in record["measures"].items()
+        )
+        print(
+            f"{record['run']}, seed {record['seed']}: {numbers}; {record['seconds']} s", flush=True
+        )
 
     torch.set_num_threads(1)  # small matrices gain nothing from more, and sums keep their order
     try:
@@ -322,7 +496,11 @@ def main(words: Sequence[str] | None = None) -> None:
         if wrong := [seed for seed in options.seeds or () if not re.fullmatch("[0-9]{1,9}", seed)]:
             raise InputError(f"seed {wrong[0]!r} must be a whole number from 0 to 999999999")
         for kind in options.kind:
-            kinds[kind](options.out / kind, [int(seed) for seed in options.seeds or SEEDS[kind]], report=report)
+            kinds[kind](
+                options.out / kind,
+                [int(seed) for seed in options.seeds or SEEDS[kind]],
+                report=report,
+            )
     except InputError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 

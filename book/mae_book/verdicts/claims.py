@@ -1,11 +1,15 @@
-"""The paper's claims, one for each row, and for each the test that decides it here: which runs are compared on which measure, in which
-direction. The tests were written before the runs that decide them (the repository's history shows the order). Where the paper says less than
-a test needs, the test is ours: T1a to T2 and F4a to F4c, which it proves or draws; T3p (the paper keeps its numbers for an appendix), T3b (a
-baseline that it lacks), and S1–S3, which it only suggests. `TREE_CLAIMS` are on the quad-tree world (`mae_book.sweep.tree_world`).
+"""The paper's claims, one for each row, and for each the test that decides it here: which runs are
+compared on which measure, in which direction. The tests were written before the runs that decide
+them (the repository's history shows the order). Where the paper says less than a test needs, the
+test is ours: T1a to T2 and F4a to F4c, which it proves or draws; T3p (the paper keeps its numbers
+for an appendix), T3b (a baseline that it lacks), and S1–S3, which it only suggests. `TREE_CLAIMS`
+are on the quad-tree world (`mae_book.sweep.tree_world`).
 
-A run is named by its place in the sweep, so that a test reads the same at every tier: ``r10`` … ``r90`` for the ratio sweep, ``small``,
-``middle`` and ``large`` for the mask units of the size sweep. ``scratch`` is training without pretraining, with the ratio sweep's ViT patch
-(``scratch-small``: with the size sweep's). What §3.6 changes about the mask is named by the config's family, at the laptop tier's lengths in pixels.
+A run is named by its place in the sweep, so that a test reads the same at every tier: ``r10`` …
+``r90`` for the ratio sweep, ``small``, ``middle`` and ``large`` for the mask units of the size
+sweep. ``scratch`` is training without pretraining, with the ratio sweep's ViT patch
+(``scratch-small``: with the size sweep's). What §3.6 changes about the mask is named by the
+config's family, at the laptop tier's lengths in pixels.
 """
 
 from __future__ import annotations
@@ -23,9 +27,11 @@ class Claim:
     """One row of the ledger.
 
     Attributes:
-        id, where, statement: the claim. kind: folder under results/ with its measures. chapter: its page. tests: all must come out.
+        id, where, statement: the claim. kind: folder under results/ with its measures. chapter: its
+            page. tests: all must come out.
         paper: measure → run → the paper's number, where it gives numbers (accuracies in percent).
-        data: folder under results/KIND/ that decides; none where a kind has no images (the theory's).
+        data: folder under results/KIND/ that decides; none where a kind has no images (the
+            theory's).
     """
 
     id: str
@@ -47,11 +53,14 @@ def _rising(measure: str, runs: Sequence[str]) -> tuple[Above, ...]:
 
 
 def _percent(rows: Mapping[str, str], runs: Sequence[str]) -> dict[str, dict[str, float]]:
-    return {measure: dict(zip(runs, map(float, numbers.split()))) for measure, numbers in rows.items()}
+    return {
+        measure: dict(zip(runs, map(float, numbers.split()))) for measure, numbers in rows.items()
+    }
 
 
 SHIFTED = ("v2", "viewpoint", "rendition", "hard", "sketch")
-"""The embedded world's counterparts of ImageNet-v2, ObjectNet, ImageNet-R, ImageNet-A and ImageNet-Sketch, in the order of Table 1."""
+"""The embedded world's counterparts of ImageNet-v2, ObjectNet, ImageNet-R, ImageNet-A and
+ImageNet-Sketch, in the order of Table 1."""
 
 TABLE_1_RATIO = _percent(
     {
@@ -75,153 +84,345 @@ TABLE_1_SIZE = _percent(
     },
     SIZE_RUNS,
 )
-TABLE_3 = _percent({"box/AP": "30.47 32.38 34.87 39.72 37.17", "mask/AP": "28.24 29.95 32.11 36.35 34.35"}, RATIO_RUNS)
+TABLE_3 = _percent(
+    {"box/AP": "30.47 32.38 34.87 39.72 37.17", "mask/AP": "28.24 29.95 32.11 36.35 34.35"},
+    RATIO_RUNS,
+)
 TABLE_2 = {"mean/bias": dict(zip(RATIO_RUNS, (0.1352, 0.2545, 0.2458, 0.2563, 0.2014)))}
 
 IDENTIFIED = ("c = z1", "c = z2", "c = z3", "c = z2, z3")
 """The cases of `mae_lib.theory.identify` that meet the conditions of Theorem 2."""
 
-# Measures. reconstruction: PROTOCOL/METRIC. attention: TOKEN/MEASURE, lift being the share of attention on the object less the object's share
-# of the area. separability: POOL/MEASURE. probe: POOL/SET, accuracy in [0, 1]. shape_bias: POOL/bias. detection: box or mask / one of COCO's
-# twelve numbers, in [0, 1]. latents: POOL/LATENT, accuracy or R² of a linear readout. theory: shares of random hierarchies and masks, checked on
-# linear models that know nothing of the algorithms. identify: R² of a regression between the code and c (`mae_lib.theory.identify`).
+# Measures. reconstruction: PROTOCOL/METRIC. attention: TOKEN/MEASURE, lift being the share of
+# attention on the object less the object's share of the area. separability: POOL/MEASURE. probe:
+# POOL/SET, accuracy in [0, 1]. shape_bias: POOL/bias. detection: box or mask / one of COCO's twelve
+# numbers, in [0, 1]. latents: POOL/LATENT, accuracy or R² of a linear readout. theory: shares of
+# random hierarchies and masks, checked on linear models that know nothing of the algorithms.
+# identify: R² of a regression between the code and c (`mae_lib.theory.identify`).
 CLAIMS: dict[str, Claim] = {
     claim.id: claim
     for claim in (
         Claim(
-            "T1a", "Theorem 1", "for every mask there is one minimal set c of latents that carries all that both parts share", "theory", "chapter-shared",
-            (AtLeast("one minimal set", "random graphs", 1.0),), data="",
+            "T1a",
+            "Theorem 1",
+            "for every mask there is one minimal set c of latents that carries all that both parts"
+            " share",
+            "theory",
+            "chapter-shared",
+            (AtLeast("one minimal set", "random graphs", 1.0),),
+            data="",
         ),
         Claim(
-            "T1b", "Algorithm 1", "an algorithm locates c and s_m from the graph", "theory", "chapter-shared",
-            (AtLeast("c located", "random graphs", 1.0), AtLeast("s_m located", "random graphs", 1.0)), data="",
-        ),
-        Claim(
-            "T1c", "Algorithm 2", "s_mc is not unique; an algorithm returns one instance", "theory", "chapter-shared",
-            (AtLeast("s_mc located", "random graphs", 1.0), AtLeast("s_mc not unique", "random graphs", 1.0)), data="",
-        ),
-        # T2: both directions of the one-to-one map, at both levels of the tree; a regression does not reach 1 where the truth is exact.
-        Claim(
-            "T2", "Theorem 2", "the encoder of an optimal MAE recovers c up to an invertible map", "identify", "chapter-identifiability",
+            "T1b",
+            "Algorithm 1",
+            "an algorithm locates c and s_m from the graph",
+            "theory",
+            "chapter-shared",
             (
-                *(AtLeast(measure, case, 0.9) for case in IDENTIFIED for measure in ("code_to_c", "c_to_code")),
+                AtLeast("c located", "random graphs", 1.0),
+                AtLeast("s_m located", "random graphs", 1.0),
+            ),
+            data="",
+        ),
+        Claim(
+            "T1c",
+            "Algorithm 2",
+            "s_mc is not unique; an algorithm returns one instance",
+            "theory",
+            "chapter-shared",
+            (
+                AtLeast("s_mc located", "random graphs", 1.0),
+                AtLeast("s_mc not unique", "random graphs", 1.0),
+            ),
+            data="",
+        ),
+        # T2: both directions of the one-to-one map, at both levels of the tree; a regression does
+        # not reach 1 where the truth is exact.
+        Claim(
+            "T2",
+            "Theorem 2",
+            "the encoder of an optimal MAE recovers c up to an invertible map",
+            "identify",
+            "chapter-identifiability",
+            (
+                *(
+                    AtLeast(measure, case, 0.9)
+                    for case in IDENTIFIED
+                    for measure in ("code_to_c", "c_to_code")
+                ),
                 *(Above("code_to_c", case, f"{case}, untrained") for case in IDENTIFIED),
             ),
             data="",
         ),
         Claim(
-            "F4a", "Fig. 4, left", "a mask that covers too few observables below a high-level latent puts a low-level one into c", "theory", "chapter-shared",
-            (AtLeast("lower latent in c", "small mask", 1.0),), data="",
+            "F4a",
+            "Fig. 4, left",
+            "a mask that covers too few observables below a high-level latent puts a low-level one"
+            " into c",
+            "theory",
+            "chapter-shared",
+            (AtLeast("lower latent in c", "small mask", 1.0),),
+            data="",
         ),
         Claim(
-            "F4b", "Fig. 4, middle", "a visible part that covers too few does the same", "theory", "chapter-shared",
-            (AtLeast("lower latent in c", "small visible part", 1.0),), data="",
+            "F4b",
+            "Fig. 4, middle",
+            "a visible part that covers too few does the same",
+            "theory",
+            "chapter-shared",
+            (AtLeast("lower latent in c", "small visible part", 1.0),),
+            data="",
         ),
         Claim(
-            "F4c", "Fig. 4, right", "in between, c can be a high-level latent", "theory", "chapter-shared",
-            (AtLeast("high latent in c", "in between", 1.0),), data="",
+            "F4c",
+            "Fig. 4, right",
+            "in between, c can be a high-level latent",
+            "theory",
+            "chapter-shared",
+            (AtLeast("high latent in c", "in between", 1.0),),
+            data="",
         ),
         Claim(
-            "F5a", "Fig. 5, row 1", "masking ratio 0.1 → 0.75: SSIM and FSIM rise; 0.9: they fall", "reconstruction", "chapter-reconstruction",
-            tuple(test for metric in ("ssim", "fsim") for test in _peak(f"readout/{metric}", "r75", ("r10", "r90"))),
-        ),
-        Claim(
-            "F5b", "Fig. 5, row 1", "PSNR and −MSE are higher at 0.9 and at 0.1 than at 0.75", "reconstruction", "chapter-reconstruction",
-            tuple(test for end in ("r10", "r90") for test in (Above("readout/psnr", end, "r75"), Above("readout/mse", "r75", end))),
-        ),
-        Claim(
-            "F5c", "Fig. 5, row 2", "larger mask units: SSIM and FSIM rise, PSNR and −MSE fall", "reconstruction", "chapter-reconstruction",
-            (
-                Above("readout/ssim", "large", "small"), Above("readout/fsim", "large", "small"),
-                Above("readout/psnr", "small", "large"), Above("readout/mse", "large", "small"),
+            "F5a",
+            "Fig. 5, row 1",
+            "masking ratio 0.1 → 0.75: SSIM and FSIM rise; 0.9: they fall",
+            "reconstruction",
+            "chapter-reconstruction",
+            tuple(
+                test
+                for metric in ("ssim", "fsim")
+                for test in _peak(f"readout/{metric}", "r75", ("r10", "r90"))
             ),
         ),
         Claim(
-            "F6", "Fig. 6", "[CLS] attention is more object-centred from 0.1 to 0.75; 0.9 picks up background", "attention", "chapter-attention",
+            "F5b",
+            "Fig. 5, row 1",
+            "PSNR and −MSE are higher at 0.9 and at 0.1 than at 0.75",
+            "reconstruction",
+            "chapter-reconstruction",
+            tuple(
+                test
+                for end in ("r10", "r90")
+                for test in (Above("readout/psnr", end, "r75"), Above("readout/mse", "r75", end))
+            ),
+        ),
+        Claim(
+            "F5c",
+            "Fig. 5, row 2",
+            "larger mask units: SSIM and FSIM rise, PSNR and −MSE fall",
+            "reconstruction",
+            "chapter-reconstruction",
+            (
+                Above("readout/ssim", "large", "small"),
+                Above("readout/fsim", "large", "small"),
+                Above("readout/psnr", "small", "large"),
+                Above("readout/mse", "large", "small"),
+            ),
+        ),
+        Claim(
+            "F6",
+            "Fig. 6",
+            "[CLS] attention is more object-centred from 0.1 to 0.75; 0.9 picks up background",
+            "attention",
+            "chapter-attention",
             _peak("cls/lift", "r75", ("r10", "r90")),
         ),
         Claim(
-            "F7", "Fig. 7", "attention of an object token reaches the rest of the object best at intermediate ratios", "attention", "chapter-attention",
+            "F7",
+            "Fig. 7",
+            "attention of an object token reaches the rest of the object best at intermediate"
+            " ratios",
+            "attention",
+            "chapter-attention",
             _peak("object/lift", "r75", ("r10", "r90")),
         ),
         Claim(
-            "F6p", "§3.2, appendix", "larger mask units are better, an extreme one hurts", "attention", "chapter-attention",
+            "F6p",
+            "§3.2, appendix",
+            "larger mask units are better, an extreme one hurts",
+            "attention",
+            "chapter-attention",
             (Above("cls/lift", "middle", "small"), Above("cls/lift", "middle", "large")),
         ),
         Claim(
-            "F8a", "Fig. 8", "separability of ten classes rises from 0.1 to 0.75; 0.75 and 0.9 look alike", "separability", "chapter-separability",
-            (*_rising("mean/purity", RATIO_RUNS[:4]), Alike("mean/purity", "r75", "r90", margin=0.02)),
+            "F8a",
+            "Fig. 8",
+            "separability of ten classes rises from 0.1 to 0.75; 0.75 and 0.9 look alike",
+            "separability",
+            "chapter-separability",
+            (
+                *_rising("mean/purity", RATIO_RUNS[:4]),
+                Alike("mean/purity", "r75", "r90", margin=0.02),
+            ),
         ),
-        Claim("F8b", "Fig. 8", "separability rises with the mask unit", "separability", "chapter-separability", _rising("mean/purity", SIZE_RUNS)),
         Claim(
-            "T1r", "Table 1", "linear probing over the ratio peaks at 0.75", "probe", "chapter-separability",
-            _peak("mean/validation", "r75", ("r10", "r25", "r50", "r90")), {"mean/validation": TABLE_1_RATIO["mean/validation"]},
+            "F8b",
+            "Fig. 8",
+            "separability rises with the mask unit",
+            "separability",
+            "chapter-separability",
+            _rising("mean/purity", SIZE_RUNS),
         ),
         Claim(
-            "T1v", "Table 1", "the same peak on each of the five shifted sets", "probe", "chapter-separability",
-            tuple(test for name in SHIFTED for test in _peak(f"mean/{name}", "r75", ("r10", "r25", "r50", "r90"))),
+            "T1r",
+            "Table 1",
+            "linear probing over the ratio peaks at 0.75",
+            "probe",
+            "chapter-separability",
+            _peak("mean/validation", "r75", ("r10", "r25", "r50", "r90")),
+            {"mean/validation": TABLE_1_RATIO["mean/validation"]},
+        ),
+        Claim(
+            "T1v",
+            "Table 1",
+            "the same peak on each of the five shifted sets",
+            "probe",
+            "chapter-separability",
+            tuple(
+                test
+                for name in SHIFTED
+                for test in _peak(f"mean/{name}", "r75", ("r10", "r25", "r50", "r90"))
+            ),
             {f"mean/{name}": TABLE_1_RATIO[f"mean/{name}"] for name in SHIFTED},
         ),
         Claim(
-            "T1p", "Table 1", "linear probing rises with the mask unit, on every set", "probe", "chapter-separability",
-            tuple(test for name in ("validation", *SHIFTED) for test in _rising(f"mean/{name}", SIZE_RUNS)), TABLE_1_SIZE,
+            "T1p",
+            "Table 1",
+            "linear probing rises with the mask unit, on every set",
+            "probe",
+            "chapter-separability",
+            tuple(
+                test
+                for name in ("validation", *SHIFTED)
+                for test in _rising(f"mean/{name}", SIZE_RUNS)
+            ),
+            TABLE_1_SIZE,
         ),
         Claim(
-            "T2s", "Table 2", "shape bias is low at both extremes and high between", "shape_bias", "chapter-shape-bias",
-            tuple(Above("mean/bias", high, low) for low in ("r10", "r90") for high in ("r25", "r50", "r75")), TABLE_2,
+            "T2s",
+            "Table 2",
+            "shape bias is low at both extremes and high between",
+            "shape_bias",
+            "chapter-shape-bias",
+            tuple(
+                Above("mean/bias", high, low)
+                for low in ("r10", "r90")
+                for high in ("r25", "r50", "r75")
+            ),
+            TABLE_2,
         ),
         Claim(
-            "T3", "Table 3", "detection and instance segmentation are best at 0.75", "detection", "chapter-transfer",
-            tuple(test for measure in TABLE_3 for test in _peak(measure, "r75", ("r10", "r25", "r50", "r90"))), TABLE_3,
+            "T3",
+            "Table 3",
+            "detection and instance segmentation are best at 0.75",
+            "detection",
+            "chapter-transfer",
+            tuple(
+                test
+                for measure in TABLE_3
+                for test in _peak(measure, "r75", ("r10", "r25", "r50", "r90"))
+            ),
+            TABLE_3,
         ),
         Claim(
-            "T3p", "§3.5, appendix", "transfer over the mask sizes: higher is better, but not extreme", "detection", "chapter-transfer",
-            tuple(test for measure in TABLE_3 for test in _peak(measure, "middle", ("small", "large"))),
+            "T3p",
+            "§3.5, appendix",
+            "transfer over the mask sizes: higher is better, but not extreme",
+            "detection",
+            "chapter-transfer",
+            tuple(
+                test for measure in TABLE_3 for test in _peak(measure, "middle", ("small", "large"))
+            ),
         ),
         Claim(
-            "T3b", "ours", "pretraining at 0.75 beats training from scratch", "detection", "chapter-transfer",
+            "T3b",
+            "ours",
+            "pretraining at 0.75 beats training from scratch",
+            "detection",
+            "chapter-transfer",
             tuple(Above(measure, "r75", "scratch") for measure in TABLE_3),
         ),
-        # S1: the mask unit is two ViT patches wide, so that a margin of one patch leaves something to predict; s: also left out on the encoder's
-        # side; m: the margin on scattered masks, from which Theorem 1 expects less.
+        # S1: the mask unit is two ViT patches wide, so that a margin of one patch leaves something
+        # to predict; s: also left out on the encoder's side; m: the margin on scattered masks, from
+        # which Theorem 1 expects less.
         Claim(
-            "S1", "§3.6", "leaving the pixels next to the mask's boundary out of the loss favours high-level features", "latents", "chapter-improvements",
+            "S1",
+            "§3.6",
+            "leaving the pixels next to the mask's boundary out of the loss favours high-level"
+            " features",
+            "latents",
+            "chapter-improvements",
             (Above("mean/class", "r75-u16-p8-margin8", "r75-u16-p8"),),
         ),
         Claim(
-            "S1s", "§3.6, stricter", "the same where these pixels are neither encoded nor predicted", "latents", "chapter-improvements",
+            "S1s",
+            "§3.6, stricter",
+            "the same where these pixels are neither encoded nor predicted",
+            "latents",
+            "chapter-improvements",
             (Above("mean/class", "r75-u16-p8-strict4", "r75-u16-p8"),),
         ),
         Claim(
-            "S1m", "§3.6, scattered", "the same on scattered masks", "latents", "chapter-improvements", (Above("mean/class", "r75-u8-p8-margin4", "r75"),),
+            "S1m",
+            "§3.6, scattered",
+            "the same on scattered masks",
+            "latents",
+            "chapter-improvements",
+            (Above("mean/class", "r75-u8-p8-margin4", "r75"),),
         ),
-        # S2: whole parts of the true object hidden; o: the whole object, which by Theorem 1 takes the class out of c; e: estimated groups of patches.
+        # S2: whole parts of the true object hidden; o: the whole object, which by Theorem 1 takes
+        # the class out of c; e: estimated groups of patches.
         Claim(
-            "S2", "§3.6", "masks that follow the latent structure beat random ones", "latents", "chapter-improvements",
+            "S2",
+            "§3.6",
+            "masks that follow the latent structure beat random ones",
+            "latents",
+            "chapter-improvements",
             (Above("mean/class", "r75-u8-p8-parts", "r75"),),
         ),
         Claim(
-            "S2o", "ours", "masks that hide the whole object are worse than random ones", "latents", "chapter-improvements",
+            "S2o",
+            "ours",
+            "masks that hide the whole object are worse than random ones",
+            "latents",
+            "chapter-improvements",
             (Above("mean/class", "r75", "r75-u8-p8-object"),),
         ),
         Claim(
-            "S2e", "§3.6, estimated", "masks that follow a structure estimated from the images beat random ones", "latents", "chapter-improvements",
+            "S2e",
+            "§3.6, estimated",
+            "masks that follow a structure estimated from the images beat random ones",
+            "latents",
+            "chapter-improvements",
             (Above("mean/class", "r75-u8-p8-groups8", "r75"),),
         ),
         # S3: the cost is exact and needs no test: it is counted in the chapter.
         Claim(
-            "S3", "§3.6", "ratio 0.9 keeps the low-level information that 0.1 has", "latents", "chapter-improvements",
-            tuple(NotBelow(f"mean/{name}", "r90", "r10", margin=0.02) for name in ("texture", "colour", "position")),
+            "S3",
+            "§3.6",
+            "ratio 0.9 keeps the low-level information that 0.1 has",
+            "latents",
+            "chapter-improvements",
+            tuple(
+                NotBelow(f"mean/{name}", "r90", "r10", margin=0.02)
+                for name in ("texture", "colour", "position")
+            ),
         ),
     )
 }
 
 
 def _real(identity: str, data: str, measures: Iterable[str] = ()) -> Claim:
-    """A claim's tests on a folder of photographs; on ``measures`` alone, where that folder does not give all (or gives others, for the shifted sets)."""
+    """A claim's tests on a folder of photographs; on ``measures`` alone, where that folder does not
+    give all (or gives others, for the shifted sets)."""
     own = CLAIMS[identity]
     first = own.tests[0].measure
-    repeated = tuple(replace(test, measure=measure) for measure in measures for test in own.tests if test.measure == first)
+    repeated = tuple(
+        replace(test, measure=measure)
+        for measure in measures
+        for test in own.tests
+        if test.measure == first
+    )
     return replace(own, tests=repeated or own.tests, data=data)
 
 
@@ -235,37 +436,74 @@ REAL: dict[str, Claim] = {
         _real("T3b", "dsb2018"),
     )
 }
-"""The claims that are also tested on photographs, by the same tests: models of twenty ImageNet classes at 64 px (``in20``; PACS' other styles are
-its shifted sets) and of Tiny-ImageNet at 32 px on Geirhos's cue-conflict stimuli; T3b on nuclei (Data Science Bowl 2018). F6, F7 and F6p need the
-objects' masks, which these folders lack; T3 and T3p need eight models fine-tuned on COCO; S1 to S3 need the latents, which no photograph tells.
+"""The claims that are also tested on photographs, by the same tests: models of twenty ImageNet
+classes at 64 px (``in20``; PACS' other styles are its shifted sets) and of Tiny-ImageNet at 32 px
+on Geirhos's cue-conflict stimuli; T3b on nuclei (Data Science Bowl 2018). F6, F7 and F6p need the
+objects' masks, which these folders lack; T3 and T3p need eight models fine-tuned on COCO; S1 to S3
+need the latents, which no photograph tells.
 """
 
 TREE_CLAIMS: dict[str, Claim] = {
     claim.id: claim
     for claim in (
         Claim(
-            "S2-tree", "§3.6, quad-tree", "masks that hide whole subtrees read out the level they point at better than random ones", "tree_world",
-            "chapter-improvements", (Above("mean/level3", "subtrees2-r50", "random-r50"), Above("mean/level2", "subtrees1-r50", "random-r50")), data="",
+            "S2-tree",
+            "§3.6, quad-tree",
+            "masks that hide whole subtrees read out the level they point at better than random"
+            " ones",
+            "tree_world",
+            "chapter-improvements",
+            (
+                Above("mean/level3", "subtrees2-r50", "random-r50"),
+                Above("mean/level2", "subtrees1-r50", "random-r50"),
+            ),
+            data="",
         ),
         Claim(
-            "S2e-tree", "§3.6, quad-tree", "the same with the subtrees estimated from data", "tree_world", "chapter-improvements",
-            (Above("mean/level3", "estimated4-r50", "random-r50"), Above("mean/level2", "estimated16-r50", "random-r50")), data="",
+            "S2e-tree",
+            "§3.6, quad-tree",
+            "the same with the subtrees estimated from data",
+            "tree_world",
+            "chapter-improvements",
+            (
+                Above("mean/level3", "estimated4-r50", "random-r50"),
+                Above("mean/level2", "estimated16-r50", "random-r50"),
+            ),
+            data="",
         ),
         Claim(
-            "S2c-tree", "ours", "it is the tree and not the size of the blocks: equally large blocks off the tree read out the root worse",
-            "tree_world", "chapter-improvements", (Above("mean/level3", "subtrees2-r50", "shifted2-r50"),), data="",
+            "S2c-tree",
+            "ours",
+            "it is the tree and not the size of the blocks: equally large blocks off the tree read"
+            " out the root worse",
+            "tree_world",
+            "chapter-improvements",
+            (Above("mean/level3", "subtrees2-r50", "shifted2-r50"),),
+            data="",
         ),
         Claim(
-            "S1-tree", "§3.6, quad-tree", "a margin on contiguous masks off the tree, which takes c from level 1 to 2, reads out level 2 better",
-            "tree_world", "chapter-improvements", (Above("mean/level2", "shifted2-margin1-r50", "shifted2-r50"),), data="",
+            "S1-tree",
+            "§3.6, quad-tree",
+            "a margin on contiguous masks off the tree, which takes c from level 1 to 2, reads out"
+            " level 2 better",
+            "tree_world",
+            "chapter-improvements",
+            (Above("mean/level2", "shifted2-margin1-r50", "shifted2-r50"),),
+            data="",
         ),
         Claim(
-            "S1m-tree", "§3.6, scattered", "the same margin on random patches", "tree_world", "chapter-improvements",
-            (Above("mean/level2", "margin1-r50", "random-r50"),), data="",
+            "S1m-tree",
+            "§3.6, scattered",
+            "the same margin on random patches",
+            "tree_world",
+            "chapter-improvements",
+            (Above("mean/level2", "margin1-r50", "random-r50"),),
+            data="",
         ),
     )
 }
-"""The comparisons that decide, as `mae_book.verdicts.ledger.decide` takes them with `results/tree_world`."""
+"""The comparisons that decide, as `mae_book.verdicts.ledger.decide` takes them with
+`results/tree_world`."""
 
 
 def claim(identity: str) -> Claim:

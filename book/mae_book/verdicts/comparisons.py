@@ -1,5 +1,6 @@
-"""The tests that decide: one comparison of runs on one measure, over seeds, with its 95 % interval, and what it says. A claim of the ledger
-holds one or more of them (`mae_book.verdicts.claims`); so does an experiment on why we differ from the paper (`mae_book.sweep.experiments`).
+"""The tests that decide: one comparison of runs on one measure, over seeds, with its 95 % interval,
+and what it says. A claim of the ledger holds one or more of them (`mae_book.verdicts.claims`); so
+does an experiment on why we differ from the paper (`mae_book.sweep.experiments`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ Values = Mapping[str, Mapping[int, float]]
 
 
 class Comparison(Protocol):
-    """What every test has: the measure, the runs that it needs, the number it looks at, and what that number says."""
+    """What every test has: the measure, the runs that it needs, the number it looks at, and what
+    that number says."""
 
     measure: str
 
@@ -29,7 +31,8 @@ class Comparison(Protocol):
         """Every run that must have been evaluated."""
 
     def difference(self, values: Values) -> Interval:
-        """The number with its interval over the seeds that all runs have; InputError if they have none in common."""
+        """The number with its interval over the seeds that all runs have; InputError if they have
+        none in common."""
 
     def outcome(self, found: Interval) -> Verdict:
         """What it says; undecided from fewer than `SEEDS` seeds."""
@@ -41,13 +44,17 @@ class Comparison(Protocol):
 def _common(values: Values, runs: tuple[str, ...]) -> list[int]:
     seeds = sorted(set.intersection(*(set(values[run]) for run in runs)))
     if not seeds:
-        raise InputError(f"the runs {' and '.join(runs)} have no seed in common: evaluate all with the same seeds")
+        raise InputError(
+            f"the runs {' and '.join(runs)} have no seed in common: evaluate all with the same"
+            " seeds"
+        )
     return seeds
 
 
 @dataclass(frozen=True)
 class Above:
-    """``measure`` is larger for the run ``high`` than for ``low``: the mean difference over seeds, paired by seed, is above 0 with its interval."""
+    """``measure`` is larger for the run ``high`` than for ``low``: the mean difference over seeds,
+    paired by seed, is above 0 with its interval."""
 
     measure: str
     high: str
@@ -58,12 +65,16 @@ class Above:
         return self.high, self.low
 
     def difference(self, values: Values) -> Interval:
-        return over_seeds([values[self.high][s] - values[self.low][s] for s in _common(values, self.runs)])
+        return over_seeds(
+            [values[self.high][s] - values[self.low][s] for s in _common(values, self.runs)]
+        )
 
     def outcome(self, found: Interval) -> Verdict:
         if found.n < SEEDS:
             return "undecided"
-        return "reproduced" if found.low > 0 else "not reproduced" if found.high < 0 else "undecided"
+        return (
+            "reproduced" if found.low > 0 else "not reproduced" if found.high < 0 else "undecided"
+        )
 
     def said(self, label: Callable[[str], str] = str) -> str:
         return f"{self.measure}: {label(self.high)} above {label(self.low)}"
@@ -71,7 +82,8 @@ class Above:
 
 @dataclass(frozen=True)
 class Alike(Above):
-    """``measure`` differs by no more than ``margin`` between the two runs: reproduced if the whole interval lies within, not if all lies outside."""
+    """``measure`` differs by no more than ``margin`` between the two runs: reproduced if the whole
+    interval lies within, not if all lies outside."""
 
     margin: float = 0.0
 
@@ -80,20 +92,33 @@ class Alike(Above):
             return "undecided"
         if -self.margin < found.low and found.high < self.margin:
             return "reproduced"
-        return "not reproduced" if found.low > self.margin or found.high < -self.margin else "undecided"
+        return (
+            "not reproduced"
+            if found.low > self.margin or found.high < -self.margin
+            else "undecided"
+        )
 
     def said(self, label: Callable[[str], str] = str) -> str:
-        return f"{self.measure}: {label(self.high)} and {label(self.low)} differ by < {self.margin:g}"
+        return (
+            f"{self.measure}: {label(self.high)} and {label(self.low)} differ by < {self.margin:g}"
+        )
 
 
 @dataclass(frozen=True)
 class NotBelow(Alike):
-    """``measure`` of the run ``high`` is at most ``margin`` lower than that of ``low``: reproduced if the whole interval is above −margin, not if all is below."""
+    """``measure`` of the run ``high`` is at most ``margin`` lower than that of ``low``: reproduced
+    if the whole interval is above −margin, not if all is below."""
 
     def outcome(self, found: Interval) -> Verdict:
         if found.n < SEEDS:
             return "undecided"
-        return "reproduced" if found.low > -self.margin else "not reproduced" if found.high < -self.margin else "undecided"
+        return (
+            "reproduced"
+            if found.low > -self.margin
+            else "not reproduced"
+            if found.high < -self.margin
+            else "undecided"
+        )
 
     def said(self, label: Callable[[str], str] = str) -> str:
         return f"{self.measure}: {label(self.high)} at most {self.margin:g} below {label(self.low)}"
@@ -101,8 +126,10 @@ class NotBelow(Alike):
 
 @dataclass(frozen=True)
 class Grows(Above):
-    """The difference high − low is larger under a ``variant`` of the sweep than in the sweep itself: a difference of differences, paired by seed.
-    The variant's runs are called ``RUN@VARIANT``, as `mae_book.chapters.differences.as_variant` names them."""
+    """The difference high − low is larger under a ``variant`` of the sweep than in the sweep
+    itself: a difference of differences, paired by seed. The variant's runs are called
+    ``RUN@VARIANT``, as `mae_book.chapters.differences.as_variant` names them.
+    """
 
     variant: str = ""
 
@@ -112,15 +139,21 @@ class Grows(Above):
 
     def difference(self, values: Values) -> Interval:
         high, low, high_there, low_there = (values[run] for run in self.runs)
-        return over_seeds([high_there[s] - low_there[s] - (high[s] - low[s]) for s in _common(values, self.runs)])
+        return over_seeds(
+            [high_there[s] - low_there[s] - (high[s] - low[s]) for s in _common(values, self.runs)]
+        )
 
     def said(self, label: Callable[[str], str] = str) -> str:
-        return f"{self.measure}: {label(self.high)} less {label(self.low)} is larger with {self.variant}"
+        return (
+            f"{self.measure}: {label(self.high)} less {label(self.low)} is larger with"
+            f" {self.variant}"
+        )
 
 
 @dataclass(frozen=True)
 class AtLeast:
-    """``measure`` of one run is ``least`` or more: reproduced if its whole interval is, not if all of it is below."""
+    """``measure`` of one run is ``least`` or more: reproduced if its whole interval is, not if all
+    of it is below."""
 
     measure: str
     run: str
@@ -137,7 +170,13 @@ class AtLeast:
     def outcome(self, found: Interval) -> Verdict:
         if found.n < SEEDS:
             return "undecided"
-        return "reproduced" if found.low >= self.least else "not reproduced" if found.high < self.least else "undecided"
+        return (
+            "reproduced"
+            if found.low >= self.least
+            else "not reproduced"
+            if found.high < self.least
+            else "undecided"
+        )
 
     def said(self, label: Callable[[str], str] = str) -> str:
         return f"{self.measure}: {label(self.run)} at least {self.least:g}"

@@ -1,4 +1,5 @@
-"""The experiments on why we differ: what is registered is what can be decided, made-up results of which the answer is known, and the theory's side."""
+"""The experiments on why we differ: what is registered is what can be decided, made-up results of
+which the answer is known, and the theory's side."""
 
 from __future__ import annotations
 
@@ -7,14 +8,15 @@ import json
 import pytest
 
 from mae_book.chapters import differences
+from mae_book.chapters.differences import agreement, claims_under, effects, predictions, verdict
+from mae_book.sweep.experiments import EFFECTS, EXPERIMENTS, Experiment
+from mae_book.sweep.experiments import RUNS as ENDS_AND_MIDDLE
 from mae_book.verdicts import results
 from mae_book.verdicts.claims import CLAIMS
-from mae_lib.base.runs import RATIO_RUNS, RUNS, SIZE_RUNS
 from mae_book.verdicts.comparisons import Grows
-from mae_book.chapters.differences import agreement, claims_under, effects, predictions, verdict
 from mae_lib.base.errors import InputError
+from mae_lib.base.runs import RATIO_RUNS, RUNS, SIZE_RUNS
 from mae_lib.evaluation.evaluate import SETTINGS
-from mae_book.sweep.experiments import EFFECTS, EXPERIMENTS, RUNS as ENDS_AND_MIDDLE, Experiment
 from mae_lib.model.autoencoder import ModelConfig
 from mae_lib.training.tiers import PretrainConfig
 
@@ -29,14 +31,25 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def write(folder, data: str, values: dict[str, float], seeds=(0, 1, 2), spread: float = 0.01) -> None:
+def write(
+    folder, data: str, values: dict[str, float], seeds=(0, 1, 2), spread: float = 0.01
+) -> None:
     """Each seed shifts all runs alike, and the middle one by ``spread`` more."""
     (folder / "probe" / data).mkdir(parents=True, exist_ok=True)
     for run, value in values.items():
         for seed in seeds:
             number = value + 0.1 * seed + spread * seed * (run == "r75")
-            names = {test.measure for test in MADE_UP.tests["probe"]} | {test.measure for tests in MADE_UP.claims().values() for test in tests}
-            record = {"name": f"{run}-s{seed}", "run": run, "seed": seed, "measures": {name: {"value": number, "low": None, "high": None, "n": 1} for name in names}}
+            names = {test.measure for test in MADE_UP.tests["probe"]} | {
+                test.measure for tests in MADE_UP.claims().values() for test in tests
+            }
+            record = {
+                "name": f"{run}-s{seed}",
+                "run": run,
+                "seed": seed,
+                "measures": {
+                    name: {"value": number, "low": None, "high": None, "n": 1} for name in names
+                },
+            }
             (folder / "probe" / data / f"{run}-s{seed}.json").write_text(json.dumps(record))
 
 
@@ -51,7 +64,9 @@ def test_a_cause_is_judged_by_whether_the_effect_grows(folder, middle, says):
     found = effects(MADE_UP)
     assert verdict(found) == says and len(found) == 2
     to_10 = next(e for e in found if e.test.low == "r10")
-    assert to_10.sweep.value == pytest.approx(0.11) and to_10.changed.value == pytest.approx(middle - 0.4 + 0.02)
+    assert to_10.sweep.value == pytest.approx(0.11) and to_10.changed.value == pytest.approx(
+        middle - 0.4 + 0.02
+    )
     assert to_10.found.value == pytest.approx(to_10.changed.value - to_10.sweep.value)
     assert {d.claim.id for d in claims_under(MADE_UP)} == {"T1r", "T1v"}
 
@@ -59,7 +74,9 @@ def test_a_cause_is_judged_by_whether_the_effect_grows(folder, middle, says):
 def test_what_all_runs_gain_alike_supports_nothing(folder):
     write(folder, "world", EFFECT)
     write(folder, "long", {run: value + 0.3 for run, value in EFFECT.items()})
-    assert verdict(effects(MADE_UP)) == "undecided" and all(abs(e.found.value) < 1e-9 for e in effects(MADE_UP))
+    assert verdict(effects(MADE_UP)) == "undecided" and all(
+        abs(e.found.value) < 1e-9 for e in effects(MADE_UP)
+    )
 
 
 def test_a_seed_counts_when_all_its_runs_are_there(folder):
@@ -74,13 +91,23 @@ def test_every_experiment_changes_one_thing_that_exists():
     known = set(PretrainConfig.__dataclass_fields__) | set(ModelConfig.__dataclass_fields__)
     for each in EXPERIMENTS.values():
         assert len(each.training) + len(each.options) == (1 if each.grows else 0), each.id
-        assert set(each.training) <= known and all(set(each.options) <= set(SETTINGS[kind]) for kind in each.kinds)
-        assert set(each.kinds) <= set(EFFECTS) and len(each.seeds) >= 3 and each.runs in (ENDS_AND_MIDDLE, RATIO_RUNS)
-        assert each.tests.keys() == set(each.kinds) and all(isinstance(t, Grows) == each.grows for tests in each.tests.values() for t in tests)
+        assert set(each.training) <= known and all(
+            set(each.options) <= set(SETTINGS[kind]) for kind in each.kinds
+        )
+        assert (
+            set(each.kinds) <= set(EFFECTS)
+            and len(each.seeds) >= 3
+            and each.runs in (ENDS_AND_MIDDLE, RATIO_RUNS)
+        )
+        assert each.tests.keys() == set(each.kinds) and all(
+            isinstance(t, Grows) == each.grows for tests in each.tests.values() for t in tests
+        )
         assert {"T1r"} <= each.claims().keys()
     changes = {}  # a folder holds the models of one change
     for each in EXPERIMENTS.values():
-        assert each.data != "world" and changes.setdefault(each.data, (each.training, each.options)) == (each.training, each.options)
+        assert each.data != "world" and changes.setdefault(
+            each.data, (each.training, each.options)
+        ) == (each.training, each.options)
     assert set(EXPERIMENTS["3,600 steps, five ratios"].claims()["T1r"]) == set(CLAIMS["T1r"].tests)
 
 

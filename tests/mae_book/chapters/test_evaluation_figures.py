@@ -1,35 +1,60 @@
-"""Drawings and tables of the evaluations show the numbers they were given, at any number of runs and seeds."""
+"""Drawings and tables of the evaluations show the numbers they were given, at any number of runs
+and seeds."""
 
 from __future__ import annotations
 
 import pytest
-from looking import drawn  # noqa: F401 (renders and closes every figure)
 
-from mae_lib.base.errors import InputError
-from mae_book.chapters.evaluation_figures import LABELS, TICKS, decision_table, sweep_panels, sweep_table
+from looking import drawn  # noqa: F401 (renders and closes every figure)
+from mae_book.chapters.evaluation_figures import (
+    LABELS,
+    TICKS,
+    decision_table,
+    sweep_panels,
+    sweep_table,
+)
 from mae_book.verdicts.claims import claim
-from mae_lib.base.runs import RATIO_RUNS, RUNS, SIZE_RUNS
 from mae_book.verdicts.ledger import decide
+from mae_lib.base.errors import InputError
+from mae_lib.base.runs import RATIO_RUNS, RUNS, SIZE_RUNS
 
 VALUES = {run: {seed: 0.1 * k + 0.01 * seed for seed in range(3)} for k, run in enumerate(RUNS)}
 
 
 def as_records(values, measure: str) -> list[dict]:
     return [
-        {"name": run, "run": run, "seed": seed, "measures": {measure: {"value": v, "low": v - 0.05, "high": v + 0.05, "n": 10}}}
-        for run, seeds in values.items() for seed, v in seeds.items()
+        {
+            "name": run,
+            "run": run,
+            "seed": seed,
+            "measures": {measure: {"value": v, "low": v - 0.05, "high": v + 0.05, "n": 10}},
+        }
+        for run, seeds in values.items()
+        for seed, v in seeds.items()
     ]
 
 
 def test_panels_hold_both_halves_and_each_mean():
     figure = sweep_panels({"a": VALUES, "b": VALUES}, {"a": dict.fromkeys(RATIO_RUNS, 60.0)})
     panels = [axis for axis in figure.axes if axis.get_xlabel()]
-    assert [axis.get_xlabel() for axis in panels] == ["masking ratio", "masking ratio", "mask unit", "mask unit"]
-    assert list(panels[0].containers[0].lines[0].get_ydata()) == pytest.approx([0.1 * k + 0.01 for k in range(5)])
-    assert list(panels[2].containers[0].lines[0].get_ydata()) == pytest.approx([0.1 * k + 0.01 for k in range(5, 8)])
-    assert [label.get_text() for label in panels[0].get_xticklabels()] == [TICKS[run] for run in RATIO_RUNS]
+    assert [axis.get_xlabel() for axis in panels] == [
+        "masking ratio",
+        "masking ratio",
+        "mask unit",
+        "mask unit",
+    ]
+    assert list(panels[0].containers[0].lines[0].get_ydata()) == pytest.approx(
+        [0.1 * k + 0.01 for k in range(5)]
+    )
+    assert list(panels[2].containers[0].lines[0].get_ydata()) == pytest.approx(
+        [0.1 * k + 0.01 for k in range(5, 8)]
+    )
+    assert [label.get_text() for label in panels[0].get_xticklabels()] == [
+        TICKS[run] for run in RATIO_RUNS
+    ]
     others = [axis for axis in figure.axes if not axis.get_xlabel()]
-    assert len(others) == 1 and list(others[0].lines[0].get_ydata()) == [60.0] * 5  # the paper's points, on their own axis
+    # the paper's points, on their own axis
+    assert len(others) == 1 and list(others[0].lines[0].get_ydata()) == [60.0] * 5
 
 
 def test_panels_of_one_half_and_of_single_seeds():
@@ -41,8 +66,16 @@ def test_panels_of_one_half_and_of_single_seeds():
 
 def test_a_table_has_a_row_a_run_and_the_papers_number_beside():
     table = sweep_table(as_records(VALUES, "m"), ["m"], ["title"], ".2f", {"m": {"r75": 67.41}})
-    assert [row[0] for row in table.rows] == [LABELS[run] for run in RUNS] and table.header == ["run", "seeds", "title"]
-    assert table.rows[0][2].startswith("0.01 [") and table.rows[3][2].endswith("(paper\N{NO-BREAK SPACE}67.41)") and table.rows[0][1] == "3"
+    assert [row[0] for row in table.rows] == [LABELS[run] for run in RUNS] and table.header == [
+        "run",
+        "seeds",
+        "title",
+    ]
+    assert (
+        table.rows[0][2].startswith("0.01 [")
+        and table.rows[3][2].endswith("(paper\N{NO-BREAK SPACE}67.41)")
+        and table.rows[0][1] == "3"
+    )
 
 
 def test_a_single_seed_shows_its_interval_over_images():
@@ -51,15 +84,34 @@ def test_a_single_seed_shows_its_interval_over_images():
 
 
 def test_verdicts_name_the_runs_in_words():
-    rows = decision_table([decide(claim("F8a"), as_records(VALUES, "mean/purity")), decide(claim("T1r"), [])]).rows
-    assert rows[0][:3] == ["F8a", "not reproduced", "mean/purity: ratio 0.25 above ratio 0.1"] and rows[1][0] == ""
-    assert rows[3][2] == "mean/purity: ratio 0.75 and ratio 0.9 differ by < 0.02" and rows[3][4] == "not reproduced"
+    rows = decision_table(
+        [decide(claim("F8a"), as_records(VALUES, "mean/purity")), decide(claim("T1r"), [])]
+    ).rows
+    assert (
+        rows[0][:3] == ["F8a", "not reproduced", "mean/purity: ratio 0.25 above ratio 0.1"]
+        and rows[1][0] == ""
+    )
+    assert (
+        rows[3][2] == "mean/purity: ratio 0.75 and ratio 0.9 differ by < 0.02"
+        and rows[3][4] == "not reproduced"
+    )
     assert rows[4][:2] == ["T1r", "not attempted"]
 
 
 def test_runs_beyond_the_sweep_are_chosen_by_name_and_ordered_as_asked():
-    values = {"r75": {0: 0.5}, "r75-u8-p8-parts": {0: 0.6}, "r75-u8-p8-groups5": {0: 0.4}, "r10": {0: 0.1}}
-    table = sweep_table(as_records(values, "m"), ["m"], ["title"], ".1f", runs=["r75-u8-p8-groups5", "r75-u8-p8-parts", "r75", "r50"])
+    values = {
+        "r75": {0: 0.5},
+        "r75-u8-p8-parts": {0: 0.6},
+        "r75-u8-p8-groups5": {0: 0.4},
+        "r10": {0: 0.1},
+    }
+    table = sweep_table(
+        as_records(values, "m"),
+        ["m"],
+        ["title"],
+        ".1f",
+        runs=["r75-u8-p8-groups5", "r75-u8-p8-parts", "r75", "r50"],
+    )
     assert [row[0] for row in table.rows] == ["r75-u8-p8-groups5", "parts", "ratio 0.75"]
     found = {run: {seed: v[0] + 0.01 * seed for seed in range(3)} for run, v in values.items()}
     (row,) = decision_table([decide(claim("S2"), as_records(found, "mean/class"))]).rows

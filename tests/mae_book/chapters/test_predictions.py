@@ -1,15 +1,16 @@
-"""Three-valued masks are the ones that are trained with, and the hierarchy of an image gives the answers that can be had by hand."""
+"""Three-valued masks are the ones that are trained with, and the hierarchy of an image gives the
+answers that can be had by hand."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from mae_book.chapters.predictions import cell_masks, object_graph, shared_by_design
 from mae_lib.base.errors import InputError
-from mae_lib.theory.graph import quad_tree
 from mae_lib.masks.designs import margin_maps
 from mae_lib.masks.masking import boundary, hidden_map, mask_batches
-from mae_book.chapters.predictions import cell_masks, object_graph, shared_by_design
+from mae_lib.theory.graph import quad_tree
 from mae_lib.theory.shared import expected_spectrum, locate_shared, mean_level, membership
 from mae_lib.training.tiers import tier
 from mae_lib.worlds.world import World
@@ -22,7 +23,9 @@ def config(**design):
     return LAPTOP.config(DATA, **design)
 
 
-@pytest.mark.parametrize(("unit", "margin", "strict"), [(8, 0, False), (16, 8, False), (16, 4, True), (8, 4, False)])
+@pytest.mark.parametrize(
+    ("unit", "margin", "strict"), [(8, 0, False), (16, 8, False), (16, 4, True), (8, 4, False)]
+)
 def test_cells_are_what_their_pixels_are_in_training(unit, margin, strict):
     c = config(unit=unit, margin=margin, strict=strict)
     ((masked, ignored),) = cell_masks(c, 4, masks=20, seed=3)
@@ -46,20 +49,33 @@ def test_patches_as_cells_are_chapter_3s_masks():
 
 
 def test_a_shift_moves_the_image_and_ignores_what_is_beside_it():
-    (plain, shifted) = (next(cell_masks(config(unit=16, margin=8), 4, masks=5, shift=s)) for s in (0, 3))
+    plain, shifted = (
+        next(cell_masks(config(unit=16, margin=8), 4, masks=5, shift=s)) for s in (0, 3)
+    )
     for before, after, beside in zip(plain, shifted, (False, True)):
         after = after.view(5, 19, 19)
-        assert torch.equal(after[:, 3:, 3:].flatten(1), before) and (after[:, :3] == beside).all() and (after[:, :, :3] == beside).all()
+        assert (
+            torch.equal(after[:, 3:, 3:].flatten(1), before)
+            and (after[:, :3] == beside).all()
+            and (after[:, :, :3] == beside).all()
+        )
 
 
 def test_batches_add_up_and_each_holds_other_masks():
     batches = list(cell_masks(config(), 8, masks=30, batch=12))
-    assert [len(masked) for masked, _ in batches] == [12, 12, 6] and not torch.equal(batches[0][0], batches[1][0])
+    assert [len(masked) for masked, _ in batches] == [12, 12, 6] and not torch.equal(
+        batches[0][0], batches[1][0]
+    )
 
 
 def test_units_on_the_hierarchys_blocks_already_have_a_high_c():
     level = {}
-    for name, unit, margin in (("fine", 8, 0), ("coarse", 16, 0), ("margin", 16, 8), ("scattered", 8, 4)):
+    for name, unit, margin in (
+        ("fine", 8, 0),
+        ("coarse", 16, 0),
+        ("margin", 16, 8),
+        ("scattered", 8, 4),
+    ):
         batches = list(cell_masks(config(unit=unit, margin=margin), 4, masks=300))
         spectrum = expected_spectrum(quad_tree((16, 16)), membership(quad_tree((16, 16)), batches))
         level[name] = mean_level(spectrum)
@@ -84,7 +100,10 @@ def test_the_hierarchy_of_an_image_by_hand():
 def test_whole_parts_leave_the_class_and_a_whole_object_leaves_nothing():
     parts = World("validation", 64, length=12).patch_parts(8).long()
     spec = config().mask
-    found = {design: shared_by_design(parts, spec, design, masks=40) for design in ("random", "parts", "object")}
+    found = {
+        design: shared_by_design(parts, spec, design, masks=40)
+        for design in ("random", "parts", "object")
+    }
     assert found["object"] == (0.0, 0.0)
     assert found["parts"][0] > 0.7 > 0.2 > found["random"][0]
     assert found["random"][1] > 0.5 > found["parts"][1]
@@ -92,7 +111,9 @@ def test_whole_parts_leave_the_class_and_a_whole_object_leaves_nothing():
     halves = tuple(int(k >= 32) for k in range(64))
     class_, of_parts = shared_by_design(parts[:4], spec, "groups", masks=40, groups=halves)
     assert 0 <= class_ <= 1 and 0 <= of_parts <= 1
-    assert shared_by_design(parts[:3], spec, "random", masks=9, seed=5) == shared_by_design(parts[:3], spec, "random", masks=9, seed=5)
+    assert shared_by_design(parts[:3], spec, "random", masks=9, seed=5) == shared_by_design(
+        parts[:3], spec, "random", masks=9, seed=5
+    )
 
 
 def test_margins_that_no_cell_can_follow_are_refused():

@@ -1,4 +1,5 @@
-"""The explorer of attention: its three faces show what `attention_maps` gives; in a real browser without a network too, by mouse, keyboard and link."""
+"""The explorer of attention: its three faces show what `attention_maps` gives; in a real browser
+without a network too, by mouse, keyboard and link."""
 
 from __future__ import annotations
 
@@ -17,16 +18,35 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from browser import IN_JUPYTER, Browser, in_browser, tab, tab_to, write  # noqa: F401 (tab is a fixture)
-from looking import Page, drawn  # noqa: F401 (renders and closes every figure)
 
-from mae_book.explorers import attention_explorer
-from mae_lib.evaluation.attention import attention_maps, cls_attention, cls_scores, object_scores, patch_attention, patch_coverage
-from mae_book.explorers.attention_explorer import CHAPTER, COLOURS, AttentionExplorer, outline, tabulate
-from mae_book.verdicts.results import repository
-from mae_lib.base.parameters import check_notebook_parameters
-from mae_lib.base.errors import InputError
+from browser import (
+    IN_JUPYTER,
+    Browser,
+    in_browser,
+    tab_to,
+    write,
+)
+from looking import Page, drawn  # noqa: F401 (renders and closes every figure)
 from mae_book.chapters.evaluation_figures import attention_rows
+from mae_book.explorers import attention_explorer
+from mae_book.explorers.attention_explorer import (
+    CHAPTER,
+    COLOURS,
+    AttentionExplorer,
+    outline,
+    tabulate,
+)
+from mae_book.verdicts.results import repository
+from mae_lib.base.errors import InputError
+from mae_lib.base.parameters import check_notebook_parameters
+from mae_lib.evaluation.attention import (
+    attention_maps,
+    cls_attention,
+    cls_scores,
+    object_scores,
+    patch_attention,
+    patch_coverage,
+)
 from mae_lib.model.autoencoder import MaskedAutoencoder, normalise_pixels
 from mae_lib.training.pretrain import Trained
 from mae_lib.training.store import Checkpoint, save
@@ -51,7 +71,11 @@ def runs(tmp_path_factory) -> list[Checkpoint]:
     """4 × 4 patches in one layer, 4 × 4 in three layers of four heads, 8 × 8 in one layer."""
     folder = tmp_path_factory.mktemp("runs")
     deep = replace(SMOKE.config(DATA, 0.9), model=replace(SMOKE.model, depth=3, heads=4))
-    return [stored(folder, SMOKE.config(DATA, 0.5)), stored(folder, deep, "custom"), stored(folder, SMOKE.config(DATA, 0.75, 16, 4))]
+    return [
+        stored(folder, SMOKE.config(DATA, 0.5)),
+        stored(folder, deep, "custom"),
+        stored(folder, SMOKE.config(DATA, 0.75, 16, 4)),
+    ]
 
 
 BATCH = World("validation", 32).sample(range(2))
@@ -59,7 +83,9 @@ BATCH = World("validation", 32).sample(range(2))
 
 @pytest.fixture(scope="module")
 def explorer(runs) -> AttentionExplorer:
-    return AttentionExplorer(runs, BATCH.images, BATCH.object_mask, ["one", "two"], run=runs[1].config.name, patch=6)
+    return AttentionExplorer(
+        runs, BATCH.images, BATCH.object_mask, ["one", "two"], run=runs[1].config.name, patch=6
+    )
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +103,8 @@ FOUND: dict[tuple[str, int], torch.Tensor] = {}
 
 
 def expected(runs, state) -> np.ndarray:
-    """The attention of a state, from `attention_maps` alone, of both images and one layer at a time."""
+    """The attention of a state, from `attention_maps` alone, of both images and one layer at a
+    time."""
     run, image, layer, head, patch = state
     key = (str(runs[run].path), layer)
     if key not in FOUND:
@@ -86,10 +113,17 @@ def expected(runs, state) -> np.ndarray:
     return (maps.mean(0) if head < 0 else maps[head])[patch + 1].numpy()
 
 
-STATES = [(0, 1, 0, 1, 15), (1, 0, 2, -1, -1), (1, 1, 0, 3, 6), (1, 1, 2, 2, 0), (2, 0, 0, -1, 63), (2, 1, 0, 0, 20)]
+STATES = [
+    (0, 1, 0, 1, 15),
+    (1, 0, 2, -1, -1),
+    (1, 1, 0, 3, 6),
+    (1, 1, 2, 2, 0),
+    (2, 0, 0, -1, 63),
+    (2, 1, 0, 0, 20),
+]
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The numbers under the faces
 
 
@@ -101,34 +135,58 @@ def test_a_state_is_what_attention_maps_gives(explorer, runs, state):
 def test_a_table_is_within_half_a_level():
     maps = (4 * torch.randn(3, 2, 9, 9, generator=torch.Generator().manual_seed(0))).softmax(-1)
     table = tabulate(maps)
-    assert table.levels.dtype == np.uint8 and table.levels.shape == (3, 2, 9, 9) and int(table.levels.max()) == 255
+    assert (
+        table.levels.dtype == np.uint8
+        and table.levels.shape == (3, 2, 9, 9)
+        and int(table.levels.max()) == 255
+    )
     back = table.greatest[..., None] * (table.levels / 255)
-    assert (np.abs(back - maps.numpy()) <= maps.amax(-1, keepdim=True).numpy() * (0.5 / 255 + 1e-6)).all()
+    assert (
+        np.abs(back - maps.numpy()) <= maps.amax(-1, keepdim=True).numpy() * (0.5 / 255 + 1e-6)
+    ).all()
     content = base64.b64decode(table.encoded())
     assert len(content) == 54 * 4 + 54 * 9
     assert np.array_equal(np.frombuffer(content[: 54 * 4], "<f4").reshape(3, 2, 9), table.greatest)
-    assert np.array_equal(np.frombuffer(content[54 * 4 :], np.uint8).reshape(3, 2, 9, 9), table.levels)
+    assert np.array_equal(
+        np.frombuffer(content[54 * 4 :], np.uint8).reshape(3, 2, 9, 9), table.levels
+    )
 
 
 def test_the_page_holds_every_map(text, explorer, runs):
     page = Page(text)
     assert page.open == [] and len(page.scripts) == 1 and len(set(page.ids)) == len(page.ids)
     data = page.data()
-    assert [r["name"] for r in data["runs"]] == [c.config.name for c in runs] and [r["every"] for r in data["runs"]] == [True, True, False]
+    assert [r["name"] for r in data["runs"]] == [c.config.name for c in runs] and [
+        r["every"] for r in data["runs"]
+    ] == [True, True, False]
     for run, r in enumerate(data["runs"]):
         tokens = r["rows"] * r["columns"] + 1
         for image in range(2):
             content = base64.b64decode(r["tables"][image])
             rows = len(r["layers"]) * r["heads"] * tokens
             greatest = np.frombuffer(content[: 4 * rows], "<f4")
-            found = (np.frombuffer(content[4 * rows :], np.uint8).reshape(rows, tokens) / 255 * greatest[:, None]).reshape(-1, r["heads"], tokens, tokens)
+            found = (
+                np.frombuffer(content[4 * rows :], np.uint8).reshape(rows, tokens)
+                / 255
+                * greatest[:, None]
+            ).reshape(-1, r["heads"], tokens, tokens)
             for k, layer in enumerate(r["layers"]):
                 for head in range(r["heads"]):
                     for token in (0, 1, tokens - 1):
-                        wanted = expected(runs, (run, image, layer, head if r["every"] else -1, token - 1))
-                        assert np.abs(found[k, head, token] - wanted).max() <= wanted.max() * 0.51 / 255
-    assert data["selected"] == {"run": 1, "image": 0, "layer": 2, "head": -1, "patch": 6} and data["colours"] == COLOURS
-    assert data["images"][1]["coverage"]["4x4"] == pytest.approx(patch_coverage(BATCH.object_mask, (4, 4))[1].tolist(), abs=1e-4)
+                        wanted = expected(
+                            runs, (run, image, layer, head if r["every"] else -1, token - 1)
+                        )
+                        assert (
+                            np.abs(found[k, head, token] - wanted).max()
+                            <= wanted.max() * 0.51 / 255
+                        )
+    assert (
+        data["selected"] == {"run": 1, "image": 0, "layer": 2, "head": -1, "patch": 6}
+        and data["colours"] == COLOURS
+    )
+    assert data["images"][1]["coverage"]["4x4"] == pytest.approx(
+        patch_coverage(BATCH.object_mask, (4, 4))[1].tolist(), abs=1e-4
+    )
 
 
 def test_what_is_said_of_the_object_is_what_the_scores_are(explorer, runs):
@@ -136,27 +194,50 @@ def test_what_is_said_of_the_object_is_what_the_scores_are(explorer, runs):
     maps = attention_maps(runs[0].load(), normalise_pixels(BATCH.images))
     cls = cls_scores(cls_attention(maps), coverage)["share"]
     for image in range(2):
-        assert explorer.reading(0, image, 0)["object"].startswith(f"{100 * float(cls[image]):.1f} % of what goes to patches; the object is ")
-        shares = [float(explorer.reading(0, image, 0, patch=p)["object"].split(" %")[0]) for p in range(16) if coverage[image, p] >= 0.5]
-        assert np.mean(shares) / 100 == pytest.approx(float(object_scores(patch_attention(maps), coverage)["share"][image]), abs=6e-4)
+        assert explorer.reading(0, image, 0)["object"].startswith(
+            f"{100 * float(cls[image]):.1f} % of what goes to patches; the object is "
+        )
+        shares = [
+            float(explorer.reading(0, image, 0, patch=p)["object"].split(" %")[0])
+            for p in range(16)
+            if coverage[image, p] >= 0.5
+        ]
+        assert np.mean(shares) / 100 == pytest.approx(
+            float(object_scores(patch_attention(maps), coverage)["share"][image]), abs=6e-4
+        )
     plain = AttentionExplorer(runs, BATCH.images)
     assert plain.reading(0, 0, 0)["object"] == "–" and plain.selected == (0, 0, 0, -1, -1)
 
 
 def test_an_outline_encloses_the_mask():
-    for mask in (*BATCH.object_mask, torch.ones(3, 5, dtype=torch.bool), torch.zeros(3, 5, dtype=torch.bool), torch.eye(4, dtype=torch.bool)):
+    for mask in (
+        *BATCH.object_mask,
+        torch.ones(3, 5, dtype=torch.bool),
+        torch.zeros(3, 5, dtype=torch.bool),
+        torch.eye(4, dtype=torch.bool),
+    ):
         edges = set()
         for x, y, turn, length in re.findall(r"M(\d+) (\d+)([hv])(\d+)", path := outline(mask)):
             for k in range(int(length)):
                 edges.add((turn, int(x) + k * (turn == "h"), int(y) + k * (turn == "v")))
         assert path == "".join(re.findall(r"M\d+ \d+[hv]\d+", path))
         inside = lambda y, x: 0 <= y < mask.shape[0] and 0 <= x < mask.shape[1] and bool(mask[y, x])
-        wanted = {("h", x, y) for y in range(mask.shape[0] + 1) for x in range(mask.shape[1]) if inside(y, x) != inside(y - 1, x)}
-        wanted |= {("v", x, y) for y in range(mask.shape[0]) for x in range(mask.shape[1] + 1) if inside(y, x) != inside(y, x - 1)}
+        wanted = {
+            ("h", x, y)
+            for y in range(mask.shape[0] + 1)
+            for x in range(mask.shape[1])
+            if inside(y, x) != inside(y - 1, x)
+        }
+        wanted |= {
+            ("v", x, y)
+            for y in range(mask.shape[0])
+            for x in range(mask.shape[1] + 1)
+            if inside(y, x) != inside(y, x - 1)
+        }
         assert edges == wanted
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Room on the page
 
 
@@ -173,49 +254,99 @@ def test_a_page_stays_within_its_weight_and_says_what_is_left_out(explorer, runs
         page = explorer.html()
         assert len(page.encode()) <= size
         data = Page(page).data()
-        assert data["left"] == [explorer.label(k) for k in range(3) if held[k] is None] and len(data["runs"]) == 3 - len(data["left"])
+        assert data["left"] == [explorer.label(k) for k in range(3) if held[k] is None] and len(
+            data["runs"]
+        ) == 3 - len(data["left"])
         assert data["selected"]["run"] == 1
         if held[2] is None:  # a first choice that is not here gives way to what is
             other = AttentionExplorer(runs, BATCH.images, run=runs[2].config.name, patch=36)
-            assert Page(other.html()).data()["selected"] == {"run": 0, "image": 0, "layer": 0, "head": -1, "patch": 10}
-    assert {(None, None, None), (True, True, False), (True, True, True)} <= seen and any(held[0] is not None and held[2] is None for held in seen)
+            assert Page(other.html()).data()["selected"] == {
+                "run": 0,
+                "image": 0,
+                "layer": 0,
+                "head": -1,
+                "patch": 10,
+            }
+    assert {(None, None, None), (True, True, False), (True, True, True)} <= seen and any(
+        held[0] is not None and held[2] is None for held in seen
+    )
 
 
 def test_the_page_keeps_to_itself(text, explorer):
-    bare = re.sub(r'data:image/webp;base64,[\w+/=]+|"tables":\[[^]]+\]', "", text).replace("http://www.w3.org/2000/svg", "")
+    bare = re.sub(r'data:image/webp;base64,[\w+/=]+|"tables":\[[^]]+\]', "", text).replace(
+        "http://www.w3.org/2000/svg", ""
+    )
     assert not re.search(r"https?:|//[a-z]|@import|url\(|innerHTML|fetch|XMLHttp", bare)
     for _, attributes in Page(text).elements:
         assert not {"src", "href", "onclick"} & attributes.keys()
     assert explorer.html() == explorer._repr_html_() and Page(text).ids[0] in Page(text).scripts[0]
 
 
-@pytest.mark.parametrize("name", ["</script><b id=out>", "<!--<script>", '"}];alert(1);//', "$id ${data} $$", "日本 & <i>", "\u2028"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "</script><b id=out>",
+        "<!--<script>",
+        '"}];alert(1);//',
+        "$id ${data} $$",
+        "日本 & <i>",
+        "\u2028",
+    ],
+)
 def test_a_name_cannot_break_out(runs, name):
     page = Page(AttentionExplorer(runs[:1], BATCH.images[:1], names=[name]).html())
     assert page.open == [] and len(page.scripts) == 1 and page.data()["images"][0]["name"] == name
-    assert "<" not in page.scripts[0].split("const data")[1].split("const at")[0] and page.scripts[0].rstrip().endswith("})();")
+    assert "<" not in page.scripts[0].split("const data")[1].split("const at")[0] and page.scripts[
+        0
+    ].rstrip().endswith("})();")
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The command, the live face, the figure
 
 
 def test_the_command_opens_chapter_7_on_the_state(tmp_path, explorer, runs):
     for run, state in ((0, (1, 0, 1, 15)), (2, (0, 0, -1, -1))):
         program, notebook, output, *options = shlex.split(explorer.command(run, *state))
-        assert (program, notebook, output) == ("papermill", CHAPTER, "out.ipynb") and options[::3] == ["-p"] * (len(options) // 3)
+        assert (program, notebook, output) == ("papermill", CHAPTER, "out.ipynb") and options[
+            ::3
+        ] == ["-p"] * (len(options) // 3)
         found = {name: yaml.safe_load(value) for name, value in zip(options[1::3], options[2::3])}
-        assert found == {"tier": "smoke", "run": runs[run].config.name} | dict(zip(("image", "layer", "head", "patch"), state))
-        cell = "check_parameters(globals(), tier=str, run=str, image=int, layer=int, head=int, patch=int)"
-        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]), tmp_path / "chapter.ipynb")
+        assert found == {"tier": "smoke", "run": runs[run].config.name} | dict(
+            zip(("image", "layer", "head", "patch"), state)
+        )
+        cell = (
+            "check_parameters(globals(), tier=str, run=str, image=int, layer=int, head=int,"
+            " patch=int)"
+        )
+        nbformat.write(
+            nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]),
+            tmp_path / "chapter.ipynb",
+        )
         check_notebook_parameters(tmp_path / "chapter.ipynb", found)
         if (chapter := repository() / CHAPTER).exists():
             check_notebook_parameters(chapter, found)
-    laptop = stored(tmp_path, tier("laptop").config(World("train", 64).identity, 0.75, seed=2), "laptop")
+    laptop = stored(
+        tmp_path, tier("laptop").config(World("train", 64).identity, 0.75, seed=2), "laptop"
+    )
     shown = AttentionExplorer([laptop], World("validation", 64).images([0])).command(0, 0, 3)
-    assert shown == f"papermill {CHAPTER} out.ipynb -p seed 2 -p run r75-u8-p8-s2 -p image 0 -p layer 3 -p head -1 -p patch -1"
-    folder = {"kind": "folder", "split": "train", "image_size": [32, 32], "channels": 3, "images": 4, "classes": 2, "fingerprint": "0"}
-    assert " -p data_root DIR -p run " in AttentionExplorer([stored(tmp_path, SMOKE.config(folder, 0.5))], BATCH.images).command(0, 0, 0)
+    assert (
+        shown
+        == f"papermill {CHAPTER} out.ipynb -p seed 2 -p run r75-u8-p8-s2 -p image 0 -p layer 3 -p"
+        " head -1 -p patch -1"
+    )
+    folder = {
+        "kind": "folder",
+        "split": "train",
+        "image_size": [32, 32],
+        "channels": 3,
+        "images": 4,
+        "classes": 2,
+        "fingerprint": "0",
+    }
+    assert " -p data_root DIR -p run " in AttentionExplorer(
+        [stored(tmp_path, SMOKE.config(folder, 0.5))], BATCH.images
+    ).command(0, 0, 0)
 
 
 def test_a_model_that_chapter_7_does_not_have_has_a_call_instead(explorer, runs, monkeypatch):
@@ -224,7 +355,12 @@ def test_a_model_that_chapter_7_does_not_have_has_a_call_instead(explorer, runs,
     monkeypatch.chdir(runs[1].path.parent)
     from mae_lib.training.store import read
 
-    assert torch.equal(eval(command, {"AttentionExplorer": AttentionExplorer, "read": read, "images": BATCH.images}), explorer.attention(1, 1, 2, 3, 6))
+    assert torch.equal(
+        eval(
+            command, {"AttentionExplorer": AttentionExplorer, "read": read, "images": BATCH.images}
+        ),
+        explorer.attention(1, 1, 2, 3, 6),
+    )
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -237,7 +373,9 @@ def test_the_live_face_says_the_same(explorer, state):
     assert len(marks) == (state[4] >= 0)
     if marks:
         side = 32 / explorer.runs[state[0]].config.model.grid[0]
-        assert (float(marks[0]["y"]) / side, float(marks[0]["x"]) / side) == divmod(state[4], int(32 / side))
+        assert (float(marks[0]["y"]) / side, float(marks[0]["x"]) / side) == divmod(
+            state[4], int(32 / side)
+        )
 
 
 def test_the_widget_answers_every_control(explorer, runs):
@@ -250,7 +388,11 @@ def test_the_widget_answers_every_control(explorer, runs):
         assert (picture.value, words.value) == explorer.live_html(*state)
         wanted = expected(runs, state)[1:]
         levels = [COLOURS.index(button.style.button_color) for button in patches.children]
-        assert np.abs(np.array(levels) * wanted.max() / 255 - wanted).max() <= wanted.max() * 1.51 / 255  # some neighbours share a colour
+        # some neighbours share a colour
+        assert (
+            np.abs(np.array(levels) * wanted.max() / 255 - wanted).max()
+            <= wanted.max() * 1.51 / 255
+        )
 
     assert (run.value, layer.value, layer.max, head.value) == (1, 2, 2, -1)
     check()
@@ -261,7 +403,8 @@ def test_the_widget_answers_every_control(explorer, runs):
     head.value = 3
     image.value = 1
     check()
-    run.value = 2  # another grid, one layer, two heads: the patch is taken along, head 3 is not there
+    # another grid, one layer, two heads: the patch is taken along, head 3 is not there
+    run.value = 2
     patch = explorer.moved(9, 1, 2)
     assert (len(patches.children), layer.max, head.value, patch) == (64, 0, -1, 43)
     check()
@@ -275,39 +418,66 @@ def test_the_widget_answers_every_control(explorer, runs):
 def test_a_patch_is_taken_along_to_another_grid(explorer):
     for patch in range(16):
         row, column = divmod(patch, 4)
-        assert explorer.moved(patch, 0, 2) == (2 * row + 1) * 8 + 2 * column + 1 and explorer.moved(explorer.moved(patch, 0, 2), 2, 0) == patch
+        assert (
+            explorer.moved(patch, 0, 2) == (2 * row + 1) * 8 + 2 * column + 1
+            and explorer.moved(explorer.moved(patch, 0, 2), 2, 0) == patch
+        )
     assert explorer.moved(-1, 0, 2) == -1 and explorer.moved(7, 0, 1) == 7
 
 
 def test_the_figure_shows_the_first_state_in_every_run(explorer, runs):
     figure = explorer.figure()
     image, *maps = figure.axes
-    assert len(maps) == 3 and np.allclose(image.images[0].get_array() * 255, BATCH.images[0].permute(1, 2, 0), atol=0.01)
+    assert len(maps) == 3 and np.allclose(
+        image.images[0].get_array() * 255, BATCH.images[0].permute(1, 2, 0), atol=0.01
+    )
     for run, axis in enumerate(maps):
         side = 8 if run == 2 else 4
         patch = explorer.moved(6, 1, run)
         layer = explorer.runs[run].config.model.depth - 1
-        assert np.allclose(axis.images[0].get_array(), expected(runs, (run, 0, layer, -1, patch))[1:].reshape(side, side), atol=1e-6)
+        assert np.allclose(
+            axis.images[0].get_array(),
+            expected(runs, (run, 0, layer, -1, patch))[1:].reshape(side, side),
+            atol=1e-6,
+        )
         (mark,) = axis.patches
-        assert (mark.get_y() + 0.5, mark.get_x() + 0.5, mark.get_width()) == (patch // side * 32 / side, patch % side * 32 / side, 32 / side)
-    assert not any(axis.patches for axis in AttentionExplorer(runs, BATCH.images).figure().axes)  # of [CLS]
+        assert (mark.get_y() + 0.5, mark.get_x() + 0.5, mark.get_width()) == (
+            patch // side * 32 / side,
+            patch % side * 32 / side,
+            32 / side,
+        )
+    # of [CLS]
+    assert not any(axis.patches for axis in AttentionExplorer(runs, BATCH.images).figure().axes)
 
 
 def test_rows_of_maps_are_the_maps():
     images, maps = torch.rand(3, 3, 16, 16), {"a": torch.rand(3, 4, 4), "b": torch.rand(3, 2, 2)}
     figure = attention_rows(images, maps)
-    assert [axis.get_title() for axis in figure.axes[:3]] == ["image", "a", "b"] and len(figure.axes) == 9
+    assert [axis.get_title() for axis in figure.axes[:3]] == ["image", "a", "b"] and len(
+        figure.axes
+    ) == 9
     for k in range(3):
         for axis, title in zip(figure.axes[3 * k + 1 : 3 * k + 3], maps):
-            assert np.allclose(axis.images[0].get_array(), maps[title][k]) and axis.images[0].get_extent() == [-0.5, 15.5, 15.5, -0.5]
-            assert axis.images[0].get_clim() == (0, pytest.approx(float(maps[title][k].max()))) and not axis.patches
-    attention_rows(images[:1, :1], {"a": maps["a"][:1]}, {"a": [-1]}, torch.zeros(1, 16, 16, dtype=torch.bool))
-    for wrong in (lambda: attention_rows(images, {}), lambda: attention_rows(images[:2], maps), lambda: attention_rows(images, maps, {"a": [0], "b": [0, 1, 2]})):
+            assert np.allclose(axis.images[0].get_array(), maps[title][k]) and axis.images[
+                0
+            ].get_extent() == [-0.5, 15.5, 15.5, -0.5]
+            assert (
+                axis.images[0].get_clim() == (0, pytest.approx(float(maps[title][k].max())))
+                and not axis.patches
+            )
+    attention_rows(
+        images[:1, :1], {"a": maps["a"][:1]}, {"a": [-1]}, torch.zeros(1, 16, 16, dtype=torch.bool)
+    )
+    for wrong in (
+        lambda: attention_rows(images, {}),
+        lambda: attention_rows(images[:2], maps),
+        lambda: attention_rows(images, maps, {"a": [0], "b": [0, 1, 2]}),
+    ):
         with pytest.raises(InputError):
             wrong()
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Odd and bad input
 
 
@@ -315,7 +485,11 @@ def test_bad_input_is_named(tmp_path, runs, explorer):
     for arguments in (([], BATCH.images), (runs, BATCH.images[:0])):
         with pytest.raises(InputError, match="at least one"):
             AttentionExplorer(*arguments)
-    for images, said in ((BATCH.images / 255, "uint8"), (BATCH.images[:, :2], "1 or 3"), (World("validation", 64).images([0]), r"\[3, 64, 64\]")):
+    for images, said in (
+        (BATCH.images / 255, "uint8"),
+        (BATCH.images[:, :2], "1 or 3"),
+        (World("validation", 64).images([0]), r"\[3, 64, 64\]"),
+    ):
         with pytest.raises(InputError, match=said):
             AttentionExplorer(runs, images)
     with pytest.raises(InputError, match="object masks"):
@@ -327,8 +501,13 @@ def test_bad_input_is_named(tmp_path, runs, explorer):
     with pytest.raises(InputError, match="no run 'r75': choose one of r50-u8-p8-s0"):
         AttentionExplorer(runs, BATCH.images, run="r75")
     for state, said in (
-        ((3, 0, 0), "no run 3"), ((0, 2, 0), "no image 2: choose one of 0 … 1"), ((0, 0, 1), "no layer 1"), ((0, 0, -1), "no layer -1"),
-        ((0, 0, 0, 2), "no head 2: choose one of -1 … 1"), ((0, 0, 0, 0, 16), r"no patch 16: choose one of -1 … 15 \(-1: \[CLS\]\)"), ((0, 0, 0, 0, -2), "no patch -2"),
+        ((3, 0, 0), "no run 3"),
+        ((0, 2, 0), "no image 2: choose one of 0 … 1"),
+        ((0, 0, 1), "no layer 1"),
+        ((0, 0, -1), "no layer -1"),
+        ((0, 0, 0, 2), "no head 2: choose one of -1 … 1"),
+        ((0, 0, 0, 0, 16), r"no patch 16: choose one of -1 … 15 \(-1: \[CLS\]\)"),
+        ((0, 0, 0, 0, -2), "no patch -2"),
     ):
         for call in (explorer.attention, explorer.reading, explorer.command, explorer.live_html):
             with pytest.raises(InputError, match=said):
@@ -344,19 +523,23 @@ def test_grey_images(tmp_path):
     plt.close(explorer.figure())
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # In a browser
 
 
 READ = """
-const root = document.querySelectorAll(".attention-explorer")[arguments[0] || 0], at = role => root.querySelector('[data-role="' + role + '"]'), found = {};
-for (const role of ["from", "peak", "to-cls", "object", "command", "note", "most", "run-words", "image-words", "layer-words", "head-words", "left"])
+const root = document.querySelectorAll(".attention-explorer")[arguments[0] || 0], at = role =>
+  root.querySelector('[data-role="' + role + '"]'), found = {};
+for (const role of ["from", "peak", "to-cls", "object", "command", "note", "most", "run-words",
+  "image-words", "layer-words", "head-words", "left"])
   found[role] = at(role).textContent;
 for (const role of ["run", "image", "layer", "head"]) found[role] = at(role).value;
 found.disabled = ["run", "image", "layer", "head"].filter(role => at(role).disabled);
 found.cls = at("cls").getAttribute("aria-pressed");
 found.fills = [...at("map").querySelectorAll("rect.patch")].map(r => r.getAttribute("fill"));
-found.marks = ["picture", "map"].map(role => [...at(role).querySelectorAll("rect.mark")].map(r => ["x", "y", "width"].map(k => +r.getAttribute(k))));
+found.marks = ["picture", "map"].map(role =>
+  [...at(role).querySelectorAll("rect.mark")].map(r => ["x", "y", "width"].map(k =>
+  +r.getAttribute(k))));
 found.link = at("link").getAttribute("href");
 found.hash = location.hash;
 found.focus = document.activeElement.dataset.role || document.activeElement.textContent;
@@ -371,18 +554,23 @@ def page(tmp_path_factory, text) -> str:
 
 @pytest.fixture
 def quiet(tab):
-    """A screen that holds the whole explorer; nothing is loaded beside the page, and nothing goes wrong in it."""
+    """A screen that holds the whole explorer; nothing is loaded beside the page, and nothing goes
+    wrong in it."""
     tab.screen(1100, 1300)
     tab.log()
     yield
     assert tab.log() == []
-    loaded = "return [navigator.onLine, performance.getEntriesByType('resource').map(e => e.name).filter(name => !name.startsWith('data:'))]"
+    loaded = (
+        "return [navigator.onLine, performance.getEntriesByType('resource').map(e =>"
+        " e.name).filter(name => !name.startsWith('data:'))]"
+    )
     assert tab.js(loaded) == [False, []]
 
 
 def link(runs, state, key: str = "attention") -> str:
     run, image, layer, head, patch = state
-    return f"#{key}={runs[run].config.name}:{image}:{layer}:{'mean' if head < 0 else head}:{'cls' if patch < 0 else patch}"
+    row, token = "mean" if head < 0 else head, "cls" if patch < 0 else patch
+    return f"#{key}={runs[run].config.name}:{image}:{layer}:{row}:{token}"
 
 
 NUMBER = re.compile(r"\d+\.\d(?= %)")
@@ -394,23 +582,44 @@ def check(tab: Browser, runs, explorer, state, instance: int = 0, linked: bool =
     wanted = expected(runs, state)
     model, most = runs[run].config.model, wanted[1:].max()
     levels = np.array([COLOURS.index(fill) for fill in found["fills"]])
-    # Half a level in the table, where heads are averaged of the greatest in each, and half a level of colour.
-    tops = [expected(runs, (run, image, layer, h, patch)).max() for h in range(model.heads)] if head < 0 else [wanted.max()]
+    # Half a level in the table, where heads are averaged of the greatest in each, and half a level
+    # of colour.
+    tops = (
+        [expected(runs, (run, image, layer, h, patch)).max() for h in range(model.heads)]
+        if head < 0
+        else [wanted.max()]
+    )
     slack = float(0.51 / 255 * (np.mean(tops) * 2 + most))
-    assert len(levels) == model.grid[0] * model.grid[1] and np.abs(levels * most / 255 - wanted[1:]).max() <= slack
+    assert (
+        len(levels) == model.grid[0] * model.grid[1]
+        and np.abs(levels * most / 255 - wanted[1:]).max() <= slack
+    )
     says = explorer.reading(*state)
     for role in ("from", "peak", "to-cls", "object"):
-        assert NUMBER.sub("#", found[role]) == NUMBER.sub("#", says[role]) or role == "peak"  # two patches may tie on the page
-        for number, true in zip(NUMBER.findall(found[role]), NUMBER.findall(says[role]), strict=True):
+        # two patches may tie on the page
+        assert NUMBER.sub("#", found[role]) == NUMBER.sub("#", says[role]) or role == "peak"
+        for number, true in zip(
+            NUMBER.findall(found[role]), NUMBER.findall(says[role]), strict=True
+        ):
             assert float(number) == pytest.approx(float(true), abs=100 * slack * 4 + 0.11)
-    assert (found["run"], found["image"], found["layer"], found["head"]) == tuple(map(str, (run, image, layer, head + 1)))
-    assert found["command"] == explorer.command(*state) and found["link"] == link(runs, state, "attention" if not instance else f"attention-{instance + 1}")
-    assert (found["cls"] == "true") == (patch < 0) and found["run-words"] == explorer.label(run) and found["image-words"] == ("one", "two")[image]
+    assert (found["run"], found["image"], found["layer"], found["head"]) == tuple(
+        map(str, (run, image, layer, head + 1))
+    )
+    assert found["command"] == explorer.command(*state) and found["link"] == link(
+        runs, state, "attention" if not instance else f"attention-{instance + 1}"
+    )
+    assert (
+        (found["cls"] == "true") == (patch < 0)
+        and found["run-words"] == explorer.label(run)
+        and found["image-words"] == ("one", "two")[image]
+    )
     side = 32 / model.grid[1]
     for marks in found["marks"]:
         assert len(marks) == (patch >= 0)
         for x, y, width in marks:
-            assert (int(y / side), int(x / side)) == divmod(patch, model.grid[1]) and 0.5 * side < width < side
+            assert (int(y / side), int(x / side)) == divmod(
+                patch, model.grid[1]
+            ) and 0.5 * side < width < side
     if linked:  # the address follows a little later
         for _ in range(50):
             if found["hash"] == found["link"]:
@@ -423,22 +632,47 @@ def check(tab: Browser, runs, explorer, state, instance: int = 0, linked: bool =
 
 def click_patch(tab: Browser, which: str, fraction: tuple[float, float], instance: int = 0) -> None:
     """A real click at a place of a picture, in shares of its height and width."""
-    frame = tab.js("const b = document.querySelectorAll('.attention-explorer')[arguments[1]].querySelector('[data-role=' + arguments[0] + ']').getBoundingClientRect();"
-                   "return [b.left, b.top, b.width, b.height]", which, instance)
+    frame = tab.js(
+        "const b = document.querySelectorAll('.attention-explorer')[arguments[1]]"
+        ".querySelector('[data-role='"
+        " + arguments[0] + ']').getBoundingClientRect();return [b.left, b.top, b.width, b.height]",
+        which,
+        instance,
+    )
     x, y = round(frame[0] + fraction[1] * frame[2]), round(frame[1] + fraction[0] * frame[3])
-    strokes = [{"type": "pointerMove", "duration": 0, "x": x, "y": y}, {"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}]
-    tab.post("/actions", actions=[{"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": strokes}])
+    strokes = [
+        {"type": "pointerMove", "duration": 0, "x": x, "y": y},
+        {"type": "pointerDown", "button": 0},
+        {"type": "pointerUp", "button": 0},
+    ]
+    tab.post(
+        "/actions",
+        actions=[
+            {
+                "type": "pointer",
+                "id": "mouse",
+                "parameters": {"pointerType": "mouse"},
+                "actions": strokes,
+            }
+        ],
+    )
 
 
 @in_browser
-@pytest.mark.parametrize("start", [(0, 1, 0, 1, 0), (1, 0, 1, 2, 0), (1, 1, 2, -1, 0), (2, 0, 0, -1, 0)])
+@pytest.mark.parametrize(
+    "start", [(0, 1, 0, 1, 0), (1, 0, 1, 2, 0), (1, 1, 2, -1, 0), (2, 0, 0, -1, 0)]
+)
 def test_clicking_patches_gives_what_attention_maps_gives(tab, quiet, page, runs, explorer, start):
     tab.open(page + link(runs, start))
     draw = random.Random(str(start))
     side = runs[start[0]].config.model.grid[0]
     for k in range(6):
         row, column = draw.randrange(side), draw.randrange(side)
-        click_patch(tab, ("picture", "map")[k % 2], ((row + draw.uniform(0.1, 0.9)) / side, (column + draw.uniform(0.1, 0.9)) / side))
+        click_patch(
+            tab,
+            ("picture", "map")[k % 2],
+            ((row + draw.uniform(0.1, 0.9)) / side, (column + draw.uniform(0.1, 0.9)) / side),
+        )
         check(tab, runs, explorer, (*start[:4], row * side + column), linked=k == 5)
     tab.click(tab.find('[data-role="cls"]'))
     check(tab, runs, explorer, (*start[:4], -1))
@@ -468,12 +702,16 @@ def test_the_keyboard_alone_gives_what_attention_maps_gives(tab, quiet, page, ru
     tab.press("Down")
     check(tab, runs, explorer, (1, 0, 2, -1, 10))
     for role, strokes, state in (
-        ("head", ["Right", "Right"], (1, 0, 2, 1, 10)), ("layer", ["Left"], (1, 0, 1, 1, 10)), ("image", ["Right"], (1, 1, 1, 1, 10)),
-        ("run", ["Left"], (0, 1, 0, 1, 10)), ("run", ["Right"], (1, 1, 1, 1, 10)),
+        ("head", ["Right", "Right"], (1, 0, 2, 1, 10)),
+        ("layer", ["Left"], (1, 0, 1, 1, 10)),
+        ("image", ["Right"], (1, 1, 1, 1, 10)),
+        ("run", ["Left"], (0, 1, 0, 1, 10)),
+        ("run", ["Right"], (1, 1, 1, 1, 10)),
     ):
         tab_to(tab, READ, role, "Shift+Tab")
         tab.press(*strokes)
-        check(tab, runs, explorer, state, linked=False)  # back at the deeper run the layer asked for is there again
+        # back at the deeper run the layer asked for is there again
+        check(tab, runs, explorer, state, linked=False)
     tab_to(tab, READ, "cls")
     tab.press("Enter")
     check(tab, runs, explorer, (1, 1, 1, 1, -1))
@@ -485,7 +723,11 @@ def test_a_run_of_which_the_page_holds_little_says_so(tab, quiet, page, runs, ex
     tab_to(tab, READ, "run")
     tab.press("Right")
     found = check(tab, runs, explorer, (2, 0, 0, -1, explorer.moved(6, 1, 2)))
-    assert "the last layer alone" in found["note"] and found["disabled"] == ["layer", "head"] and found["left"].startswith("This page has no room for: .")
+    assert (
+        "the last layer alone" in found["note"]
+        and found["disabled"] == ["layer", "head"]
+        and found["left"].startswith("This page has no room for: .")
+    )
     assert tab.js("return document.querySelector('[data-role=left]').hidden")
     tab.press("Left")
     found = check(tab, runs, explorer, (1, 0, 0, 2, 6))
@@ -498,9 +740,21 @@ def test_a_link_opens_its_state_and_a_wrong_one_says_so(tab, quiet, page, runs, 
         tab.open(page + link(runs, state))
         check(tab, runs, explorer, state)
     name = runs[1].config.name
-    for wrong in ("nothing:0:0:mean:0", f"{name}:2:0:mean:0", f"{name}:0:3:mean:0", f"{name}:0:0:4:0", f"{name}:0:0:0:16", f"{name}:0:0:0", "%E0%A4:1", ""):
+    for wrong in (
+        "nothing:0:0:mean:0",
+        f"{name}:2:0:mean:0",
+        f"{name}:0:3:mean:0",
+        f"{name}:0:0:4:0",
+        f"{name}:0:0:0:16",
+        f"{name}:0:0:0",
+        "%E0%A4:1",
+        "",
+    ):
         tab.open(page + "#attention=" + wrong)
-        assert check(tab, runs, explorer, (1, 0, 2, -1, 6), linked=False)["note"] == "The link asks for a model, image, layer, head or patch that is not here."
+        assert (
+            check(tab, runs, explorer, (1, 0, 2, -1, 6), linked=False)["note"]
+            == "The link asks for a model, image, layer, head or patch that is not here."
+        )
     tab.open(page + "#section")
     time.sleep(0.4)  # longer than an address of its own would take
     found = check(tab, runs, explorer, (1, 0, 2, -1, 6), linked=False)
@@ -521,8 +775,11 @@ def test_explorers_on_one_page_keep_apart(tab, quiet, tmp_path, runs, explorer, 
 
 
 @in_browser
-def test_scripts_that_run_detached_find_their_place_and_leave_no_globals(tab, quiet, tmp_path, runs, explorer, text):
-    """As Jupyter does: the fragment is set as HTML, which runs nothing, and its scripts are run from elsewhere."""
+def test_scripts_that_run_detached_find_their_place_and_leave_no_globals(
+    tab, quiet, tmp_path, runs, explorer, text
+):
+    """As Jupyter does: the fragment is set as HTML, which runs nothing, and its scripts are run
+    from elsewhere."""
     tab.open(write(tmp_path, IN_JUPYTER % text))
     click_patch(tab, "picture", (0.1, 0.9))
     check(tab, runs, explorer, (1, 0, 2, -1, 3))
@@ -530,28 +787,37 @@ def test_scripts_that_run_detached_find_their_place_and_leave_no_globals(tab, qu
 
 
 SIZES = """
-const root = document.querySelector(".attention-explorer"), right = e => e.getBoundingClientRect().right, width = document.documentElement.clientWidth;
+const root = document.querySelector(".attention-explorer"), right = e =>
+  e.getBoundingClientRect().right, width = document.documentElement.clientWidth;
 return {
   page: [document.documentElement.scrollWidth, width],
   outside: [...root.querySelectorAll("*")].filter(e => right(e) > width).map(e => e.tagName),
-  targets: [...root.querySelectorAll("button, input[type=range], .actions label")].map(e => [e.dataset.role, e.getBoundingClientRect().width, e.getBoundingClientRect().height]),
+  targets: [...root.querySelectorAll("button, input[type=range], .actions label")].map(e =>
+    [e.dataset.role, e.getBoundingClientRect().width, e.getBoundingClientRect().height]),
   patch: root.querySelector("rect.patch").getBoundingClientRect().width,
 };
 """
 
 CONTRAST = """
 const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-function rgb(colour) { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); return [...canvas.getImageData(0, 0, 1, 1).data]; }
+function rgb(colour) { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0,
+  0, 1, 1); return [...canvas.getImageData(0, 0, 1, 1).data]; }
 function light(colour) {
-  const [r, g, b] = rgb(colour).map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+  const [r, g, b] = rgb(colour).map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v
+    + .055) / 1.055) ** 2.4);
   return .2126 * r + .7152 * g + .0722 * b;
 }
-function ground(e) { while (rgb(getComputedStyle(e).backgroundColor)[3] < 255) e = e.parentElement; return light(getComputedStyle(e).backgroundColor); }
+function ground(e) {
+  while (rgb(getComputedStyle(e).backgroundColor)[3] < 255) e = e.parentElement;
+  return light(getComputedStyle(e).backgroundColor);
+}
 const root = document.querySelector(".attention-explorer"), texts = {};
 for (const e of root.querySelectorAll("*")) {
-  if (!e.getClientRects().length || e.closest("svg") || ![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())) continue;
+  if (!e.getClientRects().length || e.closest("svg") || ![...e.childNodes].some(n =>
+    n.nodeType === 3 && n.data.trim())) continue;
   const a = light(getComputedStyle(e).color), b = ground(e);
-  texts[e.tagName + " " + e.textContent.slice(0, 20)] = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+  texts[e.tagName + " " + e.textContent.slice(0, 20)] = (Math.max(a, b) + .05) / (Math.min(a,
+    b) + .05);
 }
 return { ground: ground(root), texts, scheme: getComputedStyle(root).colorScheme };
 """
@@ -574,12 +840,25 @@ def test_a_phone_holds_it(tab, quiet, page, runs, explorer, scheme):
 
 
 @in_browser
-@pytest.mark.parametrize("system, attributes, wanted", [("light", "", "light"), ("dark", "", "dark"), ("dark", 'data-theme="light"', "light"), ("light", 'data-theme="dark"', "dark")])
-def test_light_and_dark_are_readable_and_the_books_theme_wins(tab, quiet, tmp_path, text, system, attributes, wanted):
+@pytest.mark.parametrize(
+    "system, attributes, wanted",
+    [
+        ("light", "", "light"),
+        ("dark", "", "dark"),
+        ("dark", 'data-theme="light"', "light"),
+        ("light", 'data-theme="dark"', "dark"),
+    ],
+)
+def test_light_and_dark_are_readable_and_the_books_theme_wins(
+    tab, quiet, tmp_path, text, system, attributes, wanted
+):
     tab.screen(1000, 1200, system)
     tab.open(write(tmp_path, text, attributes))
     for _ in range(2):
         found = tab.js(CONTRAST)
         assert (found["ground"] < 0.05) == (wanted == "dark") and found["scheme"] == wanted
-        assert len(found["texts"]) > 15 and {what: ratio for what, ratio in found["texts"].items() if ratio < 4.5} == {}
+        assert (
+            len(found["texts"]) > 15
+            and {what: ratio for what, ratio in found["texts"].items() if ratio < 4.5} == {}
+        )
         tab.click(tab.find('[data-role="cls"]'))

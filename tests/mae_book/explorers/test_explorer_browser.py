@@ -1,4 +1,5 @@
-"""The explorer of shared information in a real headless Chromium without a network: by mouse, by keyboard alone, by link, on a phone, in the dark."""
+"""The explorer of shared information in a real headless Chromium without a network: by mouse, by
+keyboard alone, by link, on a phone, in the dark."""
 
 from __future__ import annotations
 
@@ -6,12 +7,25 @@ import random
 import time
 
 import pytest
-from browser import IN_JUPYTER, Browser, in_browser, tab, tab_to, write  # noqa: F401 (tab is a fixture)
 
-from mae_lib.theory.graph import LatentGraph, random_dag
+from browser import (
+    IN_JUPYTER,
+    Browser,
+    in_browser,
+    tab_to,
+    write,
+)
+from mae_book.explorers.shared_explorer import (
+    EXPLORER_GRIDS,
+    SharedExplorer,
+    explorer_graphs,
+    first_mask,
+    mask_units,
+    reading,
+)
 from mae_lib.drawing.graph_figures import node_kinds, outline
+from mae_lib.theory.graph import LatentGraph, random_dag
 from mae_lib.theory.shared import locate_shared
-from mae_book.explorers.shared_explorer import EXPLORER_GRIDS, SharedExplorer, explorer_graphs, first_mask, mask_units, reading
 
 pytestmark = in_browser
 
@@ -19,14 +33,20 @@ GRAPHS = explorer_graphs()
 EXPLORER = SharedExplorer()
 
 READ = """
-const root = document.querySelectorAll(".shared-explorer")[arguments[0] || 0], at = role => root.querySelector('[data-role="' + role + '"]');
-const drawing = root.querySelector("[data-drawing]:not([hidden])"), select = at("graph"), found = {};
-for (const role of ["words", "c", "levels", "dims", "s_m", "s_mc", "command", "note", "unit-words", "share-words"]) found[role] = at(role).textContent;
+const root = document.querySelectorAll(".shared-explorer")[arguments[0] || 0], at = role =>
+  root.querySelector('[data-role="' + role + '"]');
+const drawing = root.querySelector("[data-drawing]:not([hidden])"), select = at("graph"),
+  found = {};
+for (const role of ["words", "c", "levels", "dims", "s_m", "s_mc", "command", "note",
+  "unit-words", "share-words"]) found[role] = at(role).textContent;
 found.graph = select.options[select.selectedIndex].text;
-found.pressed = [...at("observables").children].filter(b => b.getAttribute("aria-pressed") === "true").map(b => b.textContent);
+found.pressed = [...at("observables").children].filter(b =>
+  b.getAttribute("aria-pressed") === "true").map(b => b.textContent);
 found.buttons = [...at("observables").children].map(b => b.textContent);
-found.kinds = Object.fromEntries([...drawing.querySelectorAll(".node")].map(n => [n.lastElementChild.textContent, n.dataset.kind]));
-found.outlines = Object.fromEntries([...drawing.querySelectorAll(".node")].map(n => [n.lastElementChild.textContent, n.firstElementChild.getAttribute("d")]));
+found.kinds = Object.fromEntries([...drawing.querySelectorAll(".node")].map(n =>
+  [n.lastElementChild.textContent, n.dataset.kind]));
+found.outlines = Object.fromEntries([...drawing.querySelectorAll(".node")].map(n =>
+  [n.lastElementChild.textContent, n.firstElementChild.getAttribute("d")]));
 found.link = at("link").getAttribute("href");
 found.hash = location.hash;
 found.focus = document.activeElement.dataset.role || document.activeElement.textContent;
@@ -41,12 +61,15 @@ def page(tmp_path_factory) -> str:
 
 @pytest.fixture(autouse=True)
 def quiet(tab):
-    """A screen that holds the whole explorer; nothing is loaded beside the page, and nothing goes wrong in it."""
+    """A screen that holds the whole explorer; nothing is loaded beside the page, and nothing goes
+    wrong in it."""
     tab.screen(1100, 1400)
     tab.log()
     yield
     assert tab.log() == []
-    assert tab.js("return [navigator.onLine, performance.getEntriesByType('resource').map(e => e.name)]") == [False, []]
+    assert tab.js(
+        "return [navigator.onLine, performance.getEntriesByType('resource').map(e => e.name)]"
+    ) == [False, []]
 
 
 def link(name: str, masked, key: str = "shared") -> str:
@@ -64,9 +87,13 @@ def check(tab: Browser, name: str, masked, instance: int = 0, linked: bool = Tru
     assert found["outlines"] == {v: outline(kind) for v, kind in kinds.items()}
     assert {key: found[key] for key in ("words", "c", "levels", "dims")} == reading(shared)
     for role, part in (("s_m", shared.s_m), ("s_mc", shared.s_mc)):
-        assert found[role] == (f"noises of {', '.join(v for v in graph.nodes if v in part)}" if part else "∅")
+        assert found[role] == (
+            f"noises of {', '.join(v for v in graph.nodes if v in part)}" if part else "∅"
+        )
     assert found["command"] == EXPLORER.command(name, masked)
-    assert found["link"] == link(name, masked, "shared" if not instance else f"shared-{instance + 1}")
+    assert found["link"] == link(
+        name, masked, "shared" if not instance else f"shared-{instance + 1}"
+    )
     if linked:  # the address follows a little later
         for _ in range(50):
             if found["hash"] == found["link"]:
@@ -80,7 +107,10 @@ def check(tab: Browser, name: str, masked, instance: int = 0, linked: bool = Tru
 def random_masks(name: str, count: int = 50) -> list[frozenset[str]]:
     """Masks at all ratios; each is followed by the one that takes the fewest clicks to reach."""
     draw = random.Random(name)
-    left = [frozenset(x for x in GRAPHS[name].observables if draw.random() < share) for share in (draw.random() for _ in range(count))]
+    left = [
+        frozenset(x for x in GRAPHS[name].observables if draw.random() < share)
+        for share in (draw.random() for _ in range(count))
+    ]
     ordered: list[frozenset[str]] = []
     while left:
         last = ordered[-1] if ordered else frozenset()
@@ -88,7 +118,7 @@ def random_masks(name: str, count: int = 50) -> list[frozenset[str]]:
     return ordered
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # By mouse
 
 
@@ -116,13 +146,18 @@ def test_swapping_and_clearing(tab, page):
     after = check(tab, "skip-edges", ())
     assert "nothing is masked" in after["words"] and not after["note"]
     tab.click(tab.find('[data-role="swap"]'))
-    assert "nothing is visible" in check(tab, "skip-edges", GRAPHS["skip-edges"].observables)["words"]
+    assert (
+        "nothing is visible" in check(tab, "skip-edges", GRAPHS["skip-edges"].observables)["words"]
+    )
 
 
 def whole_blocks(name: str, unit: int, masked: set[str]) -> int | None:
     """How many blocks of the unit a mask is made of; None where it is of no whole blocks."""
     graph = GRAPHS[name]
-    blocks = [{graph.observables[k] for k in block} for block in mask_units(graph, EXPLORER_GRIDS.get(name))[unit]]
+    blocks = [
+        {graph.observables[k] for k in block}
+        for block in mask_units(graph, EXPLORER_GRIDS.get(name))[unit]
+    ]
     inside = [block for block in blocks if block <= masked]
     return len(inside) if set().union(*inside) == masked else None
 
@@ -132,13 +167,18 @@ def test_random_masks_are_of_whole_units_and_of_the_share(tab, page, name, unit)
     tab.open(page + link(name, ()))
     blocks = len(GRAPHS[name].observables) // (unit**2 if name in EXPLORER_GRIDS else unit)
     tab.click(tab.find('[data-role="unit"]'))  # a click in the middle of a slider, then keys
-    tab.press("Home", *["Right"] * (list(mask_units(GRAPHS[name], EXPLORER_GRIDS.get(name))).index(unit)))
+    tab.press(
+        "Home", *["Right"] * (list(mask_units(GRAPHS[name], EXPLORER_GRIDS.get(name))).index(unit))
+    )
     tab.click(tab.find('[data-role="share"]'))
     for hidden in range(blocks + 1):
         tab.press("Home", *["Right"] * hidden)
         found = tab.js(READ)
         assert whole_blocks(name, unit, set(found["pressed"])) == hidden
-        assert found["share-words"] == f"{round(hidden / blocks, 3):g} ({hidden} of {blocks})" and str(unit) in found["unit-words"]
+        assert (
+            found["share-words"] == f"{round(hidden / blocks, 3):g} ({hidden} of {blocks})"
+            and str(unit) in found["unit-words"]
+        )
         check(tab, name, found["pressed"])
     tab.press("Home", "Right")
     seen = set()
@@ -150,7 +190,7 @@ def test_random_masks_are_of_whole_units_and_of_the_share(tab, page, name, unit)
     assert len(seen) > 1
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # By keyboard alone
 
 
@@ -165,14 +205,20 @@ def test_the_keyboard_alone_gives_what_locate_shared_gives(tab, page, name):
     last = len(graph.observables) - 1
     masks = random_masks(name)
     for k, wanted in enumerate(masks):
-        # There and back again along the buttons: by Tab, or by the arrow keys, which stop at the ends.
+        # There and back again along the buttons: by Tab, or by the arrow keys, which stop at the
+        # ends.
         step = ("Tab", "Shift+Tab", "Right", "Left")[k % 4]
         strokes = []
         for place, x in enumerate(graph.observables if k % 2 == 0 else graph.observables[::-1]):
-            strokes += [step] * (place > 0) + [("Space", "Enter")[place % 2]] * (x in wanted ^ masked)
+            strokes += [step] * (place > 0) + [("Space", "Enter")[place % 2]] * (
+                x in wanted ^ masked
+            )
         tab.press(*strokes)
         masked = wanted
-        assert check(tab, name, masked, linked=wanted is masks[-1])["focus"] == graph.observables[last if k % 2 == 0 else 0]
+        assert (
+            check(tab, name, masked, linked=wanted is masks[-1])["focus"]
+            == graph.observables[last if k % 2 == 0 else 0]
+        )
 
 
 def test_every_control_is_reached_and_answers_keys(tab, page):
@@ -201,25 +247,42 @@ def test_every_control_is_reached_and_answers_keys(tab, page):
 def test_arrows_walk_over_the_patches(tab, page):
     tab.open(page + link("quad-tree", ()))
     tab_to(tab, READ, "x0")
-    for key, place in (("Down", "x4"), ("Right", "x5"), ("Down", "x9"), ("Down", "x13"), ("Down", "x13"), ("Left", "x12"), ("Up", "x8")):
+    for key, place in (
+        ("Down", "x4"),
+        ("Right", "x5"),
+        ("Down", "x9"),
+        ("Down", "x13"),
+        ("Down", "x13"),
+        ("Left", "x12"),
+        ("Up", "x8"),
+    ):
         tab.press(key)
         assert tab.js(READ)["focus"] == place
     tab.press("Space")
     check(tab, "quad-tree", {"x8"})
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # By link
 
 
 def go(tab: Browser, hash: str) -> None:
     """Follows a link within the page, and waits until the page has."""
-    tab.js("return new Promise(done => { addEventListener('hashchange', () => setTimeout(done), { once: true }); location.hash = arguments[0]; })", hash)
+    tab.js(
+        "return new Promise(done => { addEventListener('hashchange', () => setTimeout(done), {"
+        " once: true }); location.hash = arguments[0]; })",
+        hash,
+    )
 
 
 def test_a_link_opens_its_state_and_is_scrolled_to(tab, tmp_path):
     top = "return document.querySelector('.shared-explorer').getBoundingClientRect().top"
-    address = write(tmp_path, "<p style='height: 3000px'>text</p>" + EXPLORER.html() + "<p style='height: 3000px'>text</p>")
+    address = write(
+        tmp_path,
+        "<p style='height: 3000px'>text</p>"
+        + EXPLORER.html()
+        + "<p style='height: 3000px'>text</p>",
+    )
     for name in GRAPHS:
         masked = random_masks(name, 3)[-1]
         tab.open(address + link(name, masked))
@@ -239,7 +302,10 @@ def test_a_graph_of_more_answers_than_a_byte_holds(tab, tmp_path):
         masked = [x for x in graph.observables if draw.random() < 0.5]
         go(tab, "#shared=large:" + "".join("01"[x in masked] for x in graph.observables))
         found = tab.js(READ)
-        assert found["kinds"] == node_kinds(graph, shared := locate_shared(graph, masked)) and found["words"] == shared.explanation
+        assert (
+            found["kinds"] == node_kinds(graph, shared := locate_shared(graph, masked))
+            and found["words"] == shared.explanation
+        )
 
 
 def test_other_anchors_are_left_alone(tab, page):
@@ -249,15 +315,33 @@ def test_other_anchors_are_left_alone(tab, page):
     time.sleep(0.4)  # longer than an address of its own would take
     found = check(tab, "figure-4", first_mask(GRAPHS["figure-4"]), linked=False)
     assert found["hash"] == "#section" and not found["note"]
-    tab.js("window.steps = []; navigation.addEventListener('navigate', event => steps.push(event.navigationType))")
+    tab.js(
+        "window.steps = []; navigation.addEventListener('navigate', event =>"
+        " steps.push(event.navigationType))"
+    )
     tab.click(tab.find('[data-role="observables"] button')[2:5])
     check(tab, "figure-4", {"x1", "x2", "x3", "x4", "x5"})
-    assert set(tab.js("return steps")) == {"replace"}  # the way back is not blocked by a state a click
+    # the way back is not blocked by a state a click
+    assert set(tab.js("return steps")) == {"replace"}
     go(tab, "#section")
-    assert check(tab, "figure-4", {"x1", "x2", "x3", "x4", "x5"}, linked=False)["hash"] == "#section"
+    assert (
+        check(tab, "figure-4", {"x1", "x2", "x3", "x4", "x5"}, linked=False)["hash"] == "#section"
+    )
 
 
-@pytest.mark.parametrize("state", ["nothing:11", "figure-4:111", "figure-4:1111111111", "figure-4:1111x111", "figure-4", "", "%E0%A4:1", "figure-4:"])
+@pytest.mark.parametrize(
+    "state",
+    [
+        "nothing:11",
+        "figure-4:111",
+        "figure-4:1111111111",
+        "figure-4:1111x111",
+        "figure-4",
+        "",
+        "%E0%A4:1",
+        "figure-4:",
+    ],
+)
 def test_a_link_to_what_is_not_here_says_so(tab, page, state):
     tab.open(page + "#shared=" + state)
     found = check(tab, "figure-4", first_mask(GRAPHS["figure-4"]), linked=False)
@@ -266,7 +350,10 @@ def test_a_link_to_what_is_not_here_says_so(tab, page, state):
 
 def test_explorers_on_one_page_keep_apart(tab, tmp_path):
     other = SharedExplorer(selected="binary-tree", masked=["x0", "x5"]).html()
-    tab.open(write(tmp_path, EXPLORER.html() + EXPLORER.html() + other) + link("cross-edges", {"x9"}, "shared-2"))
+    tab.open(
+        write(tmp_path, EXPLORER.html() + EXPLORER.html() + other)
+        + link("cross-edges", {"x9"}, "shared-2")
+    )
     first = first_mask(GRAPHS["figure-4"])
     check(tab, "figure-4", first, 0, linked=False)
     check(tab, "cross-edges", {"x9"}, 1)
@@ -279,7 +366,8 @@ def test_explorers_on_one_page_keep_apart(tab, tmp_path):
 
 
 def test_scripts_that_run_detached_find_their_place_and_leave_no_globals(tab, tmp_path):
-    """As Jupyter does: the fragment is set as HTML, which runs nothing, and its scripts are run from elsewhere."""
+    """As Jupyter does: the fragment is set as HTML, which runs nothing, and its scripts are run
+    from elsewhere."""
     tab.open(write(tmp_path, IN_JUPYTER % EXPLORER.html()))
     tab.click(tab.find('[data-role="observables"] button')[4:5])
     check(tab, "figure-4", {"x1", "x2", "x5"})
@@ -293,21 +381,30 @@ def test_hostile_names_are_text(tab, tmp_path):
     tab.click(tab.find('[data-role="observables"] button')[1:])
     tab.open(address + tab.js(READ)["link"])
     found = tab.js(READ)
-    assert found["graph"] == " ".join(name.split()) and found["pressed"] == [name, "x"] and not found["note"]
-    assert found["kinds"] == {"<i>z": "s_m", name: "masked", "x": "masked"} and tab.find("img") == []
+    assert (
+        found["graph"] == " ".join(name.split())
+        and found["pressed"] == [name, "x"]
+        and not found["note"]
+    )
+    assert (
+        found["kinds"] == {"<i>z": "s_m", name: "masked", "x": "masked"} and tab.find("img") == []
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # On a phone, in light and dark
 
 SIZES = """
-const root = document.querySelector(".shared-explorer"), drawing = root.querySelector("[data-drawing]:not([hidden]) svg");
-const small = e => { const box = e.getBoundingClientRect(); return [e.dataset.role || e.textContent, box.width, box.height]; };
+const root = document.querySelector(".shared-explorer"),
+  drawing = root.querySelector("[data-drawing]:not([hidden]) svg");
+const small = e => { const box = e.getBoundingClientRect(); return [e.dataset.role
+  || e.textContent, box.width, box.height]; };
 return {
   page: [document.documentElement.scrollWidth, document.documentElement.clientWidth],
   outside: [...root.querySelectorAll("*")].filter(e => !e.closest(".drawing"))
     .filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth).map(e => e.tagName),
-  letters: parseFloat(getComputedStyle(drawing.querySelector("text")).fontSize) * drawing.getBoundingClientRect().width / drawing.viewBox.baseVal.width,
+  letters: parseFloat(getComputedStyle(drawing.querySelector("text")).fontSize)
+    * drawing.getBoundingClientRect().width / drawing.viewBox.baseVal.width,
   targets: [...root.querySelectorAll("button, select, input")].map(small),
 };
 """
@@ -321,18 +418,24 @@ function rgb(colour) {
   return [...canvas.getImageData(0, 0, 1, 1).data];
 }
 function light(colour) {
-  const [r, g, b] = rgb(colour).map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+  const [r, g, b] = rgb(colour).map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v
+    + .055) / 1.055) ** 2.4);
   return .2126 * r + .7152 * g + .0722 * b;
 }
-function ground(e) { while (rgb(getComputedStyle(e).backgroundColor)[3] < 255) e = e.parentElement; return light(getComputedStyle(e).backgroundColor); }
+function ground(e) {
+  while (rgb(getComputedStyle(e).backgroundColor)[3] < 255) e = e.parentElement;
+  return light(getComputedStyle(e).backgroundColor);
+}
 const root = document.querySelector(".shared-explorer"), found = {}, shapes = {};
 const ratio = (a, b) => (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
 for (const e of root.querySelectorAll("*")) {
   if (!e.getClientRects().length) continue;
   const style = getComputedStyle(e);
   if ([...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()))
-    found[e.tagName + " " + e.textContent.slice(0, 20)] = ratio(light(e.tagName === "text" ? style.fill : style.color), ground(e));
-  if (e.matches(".node path")) shapes[e.parentElement.dataset.kind] = ratio(light(style.stroke), ground(e));
+    found[e.tagName + " " + e.textContent.slice(0, 20)] = ratio(light(e.tagName === "text"
+      ? style.fill : style.color), ground(e));
+  if (e.matches(".node path")) shapes[e.parentElement.dataset.kind] = ratio(light(style.stroke),
+    ground(e));
 }
 return { ground: ground(root), texts: found, shapes, scheme: getComputedStyle(root).colorScheme };
 """
@@ -361,11 +464,21 @@ def test_a_phone_holds_it(tab, page, scheme):
         ("dark", 'data-theme="dark"', "dark"),
     ],
 )
-def test_light_and_dark_are_readable_and_the_books_theme_wins(tab, tmp_path, system, attributes, expected):
+def test_light_and_dark_are_readable_and_the_books_theme_wins(
+    tab, tmp_path, system, attributes, expected
+):
     tab.screen(1000, 1200, system)
-    tab.open(write(tmp_path, EXPLORER.html(), attributes) + link("skip-edges", {"x1", "x2", "x3", "x4"}))
+    tab.open(
+        write(tmp_path, EXPLORER.html(), attributes) + link("skip-edges", {"x1", "x2", "x3", "x4"})
+    )
     tab.click(tab.find('[data-role="swap"]'))
     found = tab.js(CONTRAST)
     assert (found["ground"] < 0.05) == (expected == "dark") and found["scheme"] == expected
-    assert len(found["texts"]) > 30 and {what: ratio for what, ratio in found["texts"].items() if ratio < 4.5} == {}
-    assert set(found["shapes"]) == {"c", "common", "s_m", "s_mc", "masked", "visible"} and min(found["shapes"].values()) >= 3
+    assert (
+        len(found["texts"]) > 30
+        and {what: ratio for what, ratio in found["texts"].items() if ratio < 4.5} == {}
+    )
+    assert (
+        set(found["shapes"]) == {"c", "common", "s_m", "s_mc", "masked", "visible"}
+        and min(found["shapes"].values()) >= 3
+    )

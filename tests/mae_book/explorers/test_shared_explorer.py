@@ -1,4 +1,5 @@
-"""The explorer of shared information: every entry of its tables is what `locate_shared` says, and its faces agree. The browser is in another file."""
+"""The explorer of shared information: every entry of its tables is what `locate_shared` says, and
+its faces agree. The browser is in another file."""
 
 from __future__ import annotations
 
@@ -12,21 +13,31 @@ import nbformat
 import numpy as np
 import pytest
 import yaml
-from looking import Page
 
+from looking import Page
+from mae_book.explorers.shared_explorer import (
+    CHAPTER,
+    SharedExplorer,
+    explorer_graphs,
+    first_mask,
+    mask_units,
+    reading,
+    tabulate,
+)
 from mae_book.verdicts.results import repository
-from mae_lib.base.parameters import check_notebook_parameters
 from mae_lib.base.errors import InputError
-from mae_lib.theory.graph import LatentGraph, figure_4, quad_tree, random_dag, tree
+from mae_lib.base.parameters import check_notebook_parameters
 from mae_lib.drawing.graph_figures import LOOKS, node_kinds
+from mae_lib.theory.graph import LatentGraph, figure_4, quad_tree, random_dag, tree
 from mae_lib.theory.shared import locate_shared
-from mae_book.explorers.shared_explorer import CHAPTER, SharedExplorer, explorer_graphs, first_mask, mask_units, reading, tabulate
 
 GRAPHS = explorer_graphs()
 ODD = {
     "skipping dag": random_dag(9, 8, 1, parents=3, skip=0.6),
     "many answers": random_dag(20, 10, 0),
-    "dimensions": LatentGraph(figure_4()[0].edges, figure_4()[0].observables, {"z1": 3, "z5": 2, "x1": 0}),
+    "dimensions": LatentGraph(
+        figure_4()[0].edges, figure_4()[0].observables, {"z1": 3, "z5": 2, "x1": 0}
+    ),
     "alone": LatentGraph([("z", "a"), ("z", "b")], ["a", "b", "c"]),
     "no latent": LatentGraph([], ["a", "b"]),
     "one observable": LatentGraph([], ["a"]),
@@ -42,7 +53,7 @@ def names_of(names, mask: int) -> list:
     return [x for k, x in enumerate(names) if mask >> k & 1]
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The tables
 
 
@@ -53,33 +64,61 @@ def test_every_entry_of_a_page_is_what_locate_shared_says(name):
     (table,) = data["graphs"]
     n = len(graph.observables)
     numbers = np.frombuffer(base64.b64decode(table["index"]), f"<u{table['width']}")
-    assert numbers.shape == (2**n,) and table["observables"] == [str(x) for x in graph.observables] and table["latents"] == [str(z) for z in graph.latents]
+    assert (
+        numbers.shape == (2**n,)
+        and table["observables"] == [str(x) for x in graph.observables]
+        and table["latents"] == [str(z) for z in graph.latents]
+    )
     assert len(table["answers"]) == len(table["reading"]) == numbers.max() + 1
-    masks = range(2**n) if n <= 12 else sorted({0, 1, 2**n - 1, *np.random.default_rng(0).integers(2**n, size=4000).tolist()})
+    masks = (
+        range(2**n)
+        if n <= 12
+        else sorted({0, 1, 2**n - 1, *np.random.default_rng(0).integers(2**n, size=4000).tolist()})
+    )
     for mask in masks:
         shared = locate_shared(graph, names_of(graph.observables, mask))
         kinds = node_kinds(graph, shared)
         letters = table["answers"][numbers[mask]]
-        assert [data["kinds"][letter] for letter in letters] == [kinds[z] for z in graph.latents], mask
+        assert [data["kinds"][letter] for letter in letters] == [kinds[z] for z in graph.latents], (
+            mask
+        )
         words, c, levels, dims = table["readings"][table["reading"][numbers[mask]]]
         assert words == shared.explanation
         assert c == (", ".join(str(z) for z in graph.latents if z in shared.c) or "∅")
         assert dims == f"{shared.intrinsic_dim} intrinsic, {shared.coordinate_dim} as coordinates"
-        assert [int(level) for level in re.findall(r"at level (\d+)", levels)] == list(shared.level_spectrum)
-        assert [int(count) for count in re.findall(r"(\d+) at", levels)] == list(shared.level_spectrum.values())
+        assert [int(level) for level in re.findall(r"at level (\d+)", levels)] == list(
+            shared.level_spectrum
+        )
+        assert [int(count) for count in re.findall(r"(\d+) at", levels)] == list(
+            shared.level_spectrum.values()
+        )
         assert levels == "–" if not shared.c else levels.endswith(f"mean {shared.mean_level:.3g}")
 
 
 def test_masks_share_an_example_only_where_they_share_the_answer():
     graph = ODD["alone"]
     found = tabulate(graph)
-    assert found.index.shape == (8,) and found.index.dtype == np.int64 and len(found.kinds) == len(found.examples)
-    empty = {names: reading(found.examples[found.index[mask]])["words"] for mask, names in ((0, ""), (4, "c"), (3, "ab"), (7, "abc"))}
+    assert (
+        found.index.shape == (8,)
+        and found.index.dtype == np.int64
+        and len(found.kinds) == len(found.examples)
+    )
+    empty = {
+        names: reading(found.examples[found.index[mask]])["words"]
+        for mask, names in ((0, ""), (4, "c"), (3, "ab"), (7, "abc"))
+    }
     assert "nothing is masked" in empty[""] and "nothing is visible" in empty["abc"]
     assert "independent" in empty["c"] and "independent" in empty["ab"]
     for mask in range(8):
-        shared, example = locate_shared(graph, names_of(graph.observables, mask)), found.examples[found.index[mask]]
-        assert (example.c, example.common, example.s_m & {"z"}) == (shared.c, shared.common, shared.s_m & {"z"})
+        shared, example = (
+            locate_shared(graph, names_of(graph.observables, mask)),
+            found.examples[found.index[mask]],
+        )
+        assert (example.c, example.common, example.s_m & {"z"}) == (
+            shared.c,
+            shared.common,
+            shared.s_m & {"z"},
+        )
 
 
 def test_masked_and_visible_can_change_places():
@@ -87,20 +126,30 @@ def test_masked_and_visible_can_change_places():
         found = tabulate(graph)
         swapped = str.maketrans("mv", "vm")
         for mask in range(len(found.index)):
-            assert found.kinds[found.index[len(found.index) - 1 - mask]] == found.kinds[found.index[mask]].translate(swapped)
+            assert found.kinds[found.index[len(found.index) - 1 - mask]] == found.kinds[
+                found.index[mask]
+            ].translate(swapped)
 
 
 def test_the_standard_graphs_are_small_and_figure_4_is_among_them():
-    assert GRAPHS["figure-4"] == figure_4()[0] and GRAPHS["quad-tree"] == quad_tree((4, 4)) and len(GRAPHS) >= 4
+    assert (
+        GRAPHS["figure-4"] == figure_4()[0]
+        and GRAPHS["quad-tree"] == quad_tree((4, 4))
+        and len(GRAPHS) >= 4
+    )
     for graph in GRAPHS.values():
         assert 8 <= len(graph.observables) <= 16 and graph.height >= 2
     several = [graph for graph in GRAPHS.values() if max(map(len, graph.parents.values())) > 1]
-    skipping = [graph for graph in several if any(graph.levels[a] - graph.levels[b] > 1 for a, b in graph.edges)]
+    skipping = [
+        graph
+        for graph in several
+        if any(graph.levels[a] - graph.levels[b] > 1 for a, b in graph.edges)
+    ]
     assert len(several) == 2 and len(skipping) == 1
     assert explorer_graphs() is not explorer_graphs()  # a caller may add to it
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The page
 
 
@@ -113,7 +162,8 @@ def test_the_page_is_one_small_fragment_that_keeps_to_itself():
     for _, attributes in page.elements:
         assert not {"src", "href", "onclick"} & attributes.keys()
     assert f'[id="{page.ids[0]}"]' in page.scripts[0]
-    assert text == SharedExplorer().html() == SharedExplorer()._repr_html_()  # the same at every build
+    # the same at every build
+    assert text == SharedExplorer().html() == SharedExplorer()._repr_html_()
     assert Page(SharedExplorer({"a": tree(2, 1)}).html()).ids[0] != page.ids[0]
 
 
@@ -124,9 +174,13 @@ def test_without_scripts_the_page_shows_its_first_state():
     assert len(hidden) == len(GRAPHS) - 1
     assert markup.escape(explorer.shared().explanation) in explorer.html()
     kinds = [a["data-kind"] for tag, a in page.elements if tag == "g" and "data-node" in a]
-    before = sum(len(graph.nodes) for graph in list(GRAPHS.values())[: list(GRAPHS).index("binary-tree")])
+    before = sum(
+        len(graph.nodes) for graph in list(GRAPHS.values())[: list(GRAPHS).index("binary-tree")]
+    )
     graph = GRAPHS["binary-tree"]
-    assert kinds[before : before + len(graph.nodes)] == list(node_kinds(graph, explorer.shared()).values())
+    assert kinds[before : before + len(graph.nodes)] == list(
+        node_kinds(graph, explorer.shared()).values()
+    )
 
 
 def test_the_page_starts_where_it_is_told_to():
@@ -140,18 +194,32 @@ def test_the_page_starts_where_it_is_told_to():
     assert page_of()["selected"] == 0
 
 
-@pytest.mark.parametrize("name", ["</script><b id=out>", "<!--<script>", '"}];alert(1);//', "$id ${data} $$", "日本 & <i>", "\u2028"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "</script><b id=out>",
+        "<!--<script>",
+        '"}];alert(1);//',
+        "$id ${data} $$",
+        "日本 & <i>",
+        "\u2028",
+    ],
+)
 def test_a_name_cannot_break_out(name):
     graph = LatentGraph([("z", name), ("z", "x")], [name, "x"])
     page = Page(SharedExplorer({name: graph}).html())
-    assert page.open == [] and len(page.ids) == len(Page(SharedExplorer().html()).ids) and len(page.scripts) == 1
+    assert (
+        page.open == []
+        and len(page.ids) == len(Page(SharedExplorer().html()).ids)
+        and len(page.scripts) == 1
+    )
     (table,) = page.data()["graphs"]
     assert table["name"] == name and table["observables"] == [name, "x"]
     assert "<" not in page.scripts[0].split("const data")[1].split("const at")[0]
     assert page.scripts[0].rstrip().endswith("})();")
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Units and random masks
 
 
@@ -159,30 +227,46 @@ def test_units_divide_the_row_or_the_grid():
     runs = mask_units(GRAPHS["skip-edges"])
     assert list(runs) == [1, 2, 3, 4, 6] and runs[4] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
     blocks = mask_units(GRAPHS["quad-tree"], (4, 4))
-    assert list(blocks) == [1, 2] and blocks[2] == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
-    assert list(mask_units(quad_tree((2, 6)), (2, 6))) == [1, 2] and list(mask_units(quad_tree((3, 4)), (3, 4))) == [1]
+    assert list(blocks) == [1, 2] and blocks[2] == [
+        [0, 1, 4, 5],
+        [2, 3, 6, 7],
+        [8, 9, 12, 13],
+        [10, 11, 14, 15],
+    ]
+    assert list(mask_units(quad_tree((2, 6)), (2, 6))) == [1, 2] and list(
+        mask_units(quad_tree((3, 4)), (3, 4))
+    ) == [1]
     assert mask_units(ODD["one observable"]) == {}
     data = page_of()
     for table in data["graphs"]:
         grid = (4, 4) if table["name"] == "quad-tree" else None
-        assert table["units"] == [[unit, blocks] for unit, blocks in mask_units(GRAPHS[table["name"]], grid).items()]
+        assert table["units"] == [
+            [unit, blocks] for unit, blocks in mask_units(GRAPHS[table["name"]], grid).items()
+        ]
         assert table["columns"] == (4 if grid else 0)
         for _, blocks in table["units"]:
-            assert sorted(k for block in blocks for k in block) == list(range(len(table["observables"])))
+            assert sorted(k for block in blocks for k in block) == list(
+                range(len(table["observables"]))
+            )
 
 
 def test_a_random_mask_is_of_whole_units():
     explorer, generator = SharedExplorer(), np.random.default_rng(1)
     drawn = {explorer.random_mask("quad-tree", 2, 2, generator) for _ in range(60)}
     corners = [{f"x{k}" for k in block} for block in mask_units(GRAPHS["quad-tree"], (4, 4))[2]]
-    assert len(drawn) == 6 and all(len(mask) == 8 and sum(corner <= mask for corner in corners) == 2 for mask in drawn)
-    assert explorer.random_mask("figure-4", 1, 0, generator) == frozenset() and len(explorer.random_mask("figure-4", 4, 2, generator)) == 8
+    assert len(drawn) == 6 and all(
+        len(mask) == 8 and sum(corner <= mask for corner in corners) == 2 for mask in drawn
+    )
+    assert (
+        explorer.random_mask("figure-4", 1, 0, generator) == frozenset()
+        and len(explorer.random_mask("figure-4", 4, 2, generator)) == 8
+    )
     for unit, hidden in ((3, 1), (2, 5), (2, -1)):
         with pytest.raises(InputError, match=r"its units are 1 \(8 blocks\), 2 \(4 blocks\)"):
             explorer.random_mask("figure-4", unit, hidden, generator)
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The command
 
 
@@ -194,19 +278,34 @@ def injected(command: str) -> dict:
     return {options[1]: options[2], **yaml.safe_load(options[4])}
 
 
-@pytest.mark.parametrize("name, masked", [("figure-4", ["x2", "x1"]), ("figure-4", []), ("quad-tree", [f"x{k}" for k in range(16)])])
+@pytest.mark.parametrize(
+    "name, masked",
+    [("figure-4", ["x2", "x1"]), ("figure-4", []), ("quad-tree", [f"x{k}" for k in range(16)])],
+)
 def test_the_command_gives_the_state_back(tmp_path, name, masked):
     explorer = SharedExplorer(selected=name, masked=masked)
     found = injected(explorer.command())
     assert found == {"graph": name, "masked": sorted(masked, key=lambda x: int(x[1:]))}
     cell = "check_parameters(globals(), graph=str, masked=list)"
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]), tmp_path / "chapter.ipynb")
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]),
+        tmp_path / "chapter.ipynb",
+    )
     check_notebook_parameters(tmp_path / "chapter.ipynb", found)
     if (chapter := repository() / CHAPTER).exists():
         check_notebook_parameters(chapter, found)
-    assert explorer.command("binary-tree", ["x7"]).endswith("-p graph binary-tree -y 'masked: [x7]'")
-    before, names, after = next(table for table in page_of()["graphs"] if table["name"] == name)["command"]
-    assert before + ", ".join(names_of(names, sum(1 << GRAPHS[name].observables.index(x) for x in masked))) + after == explorer.command()
+    assert explorer.command("binary-tree", ["x7"]).endswith(
+        "-p graph binary-tree -y 'masked: [x7]'"
+    )
+    before, names, after = next(table for table in page_of()["graphs"] if table["name"] == name)[
+        "command"
+    ]
+    assert (
+        before
+        + ", ".join(names_of(names, sum(1 << GRAPHS[name].observables.index(x) for x in masked)))
+        + after
+        == explorer.command()
+    )
 
 
 def test_a_graph_of_ones_own_has_a_call_instead():
@@ -220,7 +319,7 @@ def test_a_graph_of_ones_own_has_a_call_instead():
     assert eval(explorer.command()) == explorer.shared()
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The live face and the figure
 
 
@@ -233,9 +332,15 @@ def test_the_live_face_shows_what_locate_shared_says():
             shared = locate_shared(graph, masked)
             kinds = [a["data-kind"] for tag, a in Page(drawing).elements if "data-node" in a]
             assert kinds == list(node_kinds(graph, shared).values())
-            assert markup.escape(shared.explanation) in words and markup.escape(explorer.command(name, masked)) in words
+            assert (
+                markup.escape(shared.explanation) in words
+                and markup.escape(explorer.command(name, masked)) in words
+            )
             for part in (shared.s_m, shared.s_mc):
-                assert not part or f"noises of {', '.join(v for v in graph.nodes if v in part)}<" in words
+                assert (
+                    not part
+                    or f"noises of {', '.join(v for v in graph.nodes if v in part)}<" in words
+                )
 
 
 def test_the_widget_answers_every_control():
@@ -248,7 +353,9 @@ def test_the_widget_answers_every_control():
         assert (drawing.value, words.value) == explorer.live_html(graph.value, found)
         return found
 
-    assert masked() == {"x1"} and [patch.description for patch in patches.children] == list(GRAPHS["figure-4"].observables)
+    assert masked() == {"x1"} and [patch.description for patch in patches.children] == list(
+        GRAPHS["figure-4"].observables
+    )
     patches.children[7].value = True
     assert masked() == {"x1", "x8"}
     swap.click()
@@ -263,7 +370,11 @@ def test_the_widget_answers_every_control():
     ratio.value = 2
     assert len(masked()) == 8
     graph.value = "quad-tree"
-    assert len(patches.children) == 16 and masked() == {"x0", "x1", "x2", "x3"} and patches.layout.grid_template_columns == "repeat(4, 4em)"
+    assert (
+        len(patches.children) == 16
+        and masked() == {"x0", "x1", "x2", "x3"}
+        and patches.layout.grid_template_columns == "repeat(4, 4em)"
+    )
     unit.value = 2
     draw.click()
     assert len(masked()) == 4 * ratio.value and [k for _, k in ratio.options] == [0, 1, 2, 3, 4]
@@ -275,16 +386,29 @@ def test_the_widget_answers_every_control():
 def test_the_figure_is_the_selected_state():
     explorer = SharedExplorer(selected="figure-4", masked=["x1", "x2", "x5", "x6"])
     (axis,) = (figure := explorer.figure()).axes
-    assert {patch.get_gid() for patch in axis.patches if patch.get_gid()} >= {"z1: c", "z2: c", "z3: s_m", "z4: s_mc", "x1: masked", "x8: visible"}
+    assert {patch.get_gid() for patch in axis.patches if patch.get_gid()} >= {
+        "z1: c",
+        "z2: c",
+        "z3: s_m",
+        "z4: s_mc",
+        "x1: masked",
+        "x8: visible",
+    }
     plt.close(figure)
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Bad input
 
 
 def test_bad_input_is_named():
-    with pytest.raises(InputError, match="'big' has 27 observables, and the explorer tabulates the masks of at most 16: take a smaller graph"):
+    with pytest.raises(
+        InputError,
+        match=(
+            "'big' has 27 observables, and the explorer tabulates the masks of at most 16: take a"
+            " smaller graph"
+        ),
+    ):
         SharedExplorer({"small": tree(2, 2), "big": tree(3, 3)})
     with pytest.raises(InputError, match="17 observables.*at most 16"):
         tabulate(LatentGraph([("z", k) for k in range(17)], range(17)))
@@ -302,7 +426,9 @@ def test_bad_input_is_named():
         SharedExplorer(masked=3)
     with pytest.raises(InputError, match="at least one graph"):
         SharedExplorer({})
-    with pytest.raises(InputError, match="grid of 3 × 4 patches does not fit graph 'q', which has 16"):
+    with pytest.raises(
+        InputError, match="grid of 3 × 4 patches does not fit graph 'q', which has 16"
+    ):
         SharedExplorer({"q": quad_tree((4, 4))}, grids={"q": (3, 4)})
     with pytest.raises(InputError, match="no graph 'r'"):
         SharedExplorer({"q": quad_tree((4, 4))}, grids={"r": (4, 4)})
@@ -310,6 +436,10 @@ def test_bad_input_is_named():
         SharedExplorer({"n": LatentGraph([("1", 1), ("1", 2)], [1, 2])})
     with pytest.raises(InputError, match="no observable 'x99'"):
         SharedExplorer().command("binary-tree", ["x99"])
-    for call in (lambda e: e.live_html("nothing", []), lambda e: e.random_mask("nothing", 1, 1, np.random.default_rng(0)), lambda e: e.command("nothing")):
+    for call in (
+        lambda e: e.live_html("nothing", []),
+        lambda e: e.random_mask("nothing", 1, 1, np.random.default_rng(0)),
+        lambda e: e.command("nothing"),
+    ):
         with pytest.raises(InputError, match="no graph 'nothing'"):
             call(SharedExplorer())

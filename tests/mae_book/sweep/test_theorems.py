@@ -1,4 +1,5 @@
-"""The theory's claims as records: oracles of the checks by brute force and by hand, algorithms that are wrong on purpose, and what a stop leaves."""
+"""The theory's claims as records: oracles of the checks by brute force and by hand, algorithms that
+are wrong on purpose, and what a stop leaves."""
 
 from __future__ import annotations
 
@@ -12,12 +13,6 @@ import numpy as np
 import pytest
 
 from mae_book.sweep import theorems as theory
-from mae_book.verdicts.claims import CLAIMS, IDENTIFIED
-from mae_lib.theory.conditions import linear_model
-from mae_lib.base.errors import InputError
-from mae_lib.theory.graph import LatentGraph, figure_4
-from mae_lib.theory.identify import FIGURES, Case, CaseResult, table_cases
-from mae_lib.theory.shared import locate_shared
 from mae_book.sweep.theorems import (
     FAMILIES,
     FIGURE_4,
@@ -32,6 +27,12 @@ from mae_book.sweep.theorems import (
     random_hierarchies,
     random_masks,
 )
+from mae_book.verdicts.claims import CLAIMS, IDENTIFIED
+from mae_lib.base.errors import InputError
+from mae_lib.theory.conditions import linear_model
+from mae_lib.theory.graph import LatentGraph, figure_4
+from mae_lib.theory.identify import FIGURES, Case, CaseResult, table_cases
+from mae_lib.theory.shared import locate_shared
 
 PAIR = LatentGraph([("z", "x"), ("z", "y")], ["x", "y"])
 TINY = Case("tiny, one mask", PAIR, ("x.",), 1, width=4)
@@ -42,7 +43,9 @@ THEORY_CLAIMS = [claim for claim in CLAIMS.values() if claim.kind == "theory"]
 
 def wrong(monkeypatch, change) -> None:
     """Has `theory` locate what ``change`` makes of the right answer."""
-    monkeypatch.setattr(theory, "locate_shared", lambda graph, masked: change(locate_shared(graph, masked)))
+    monkeypatch.setattr(
+        theory, "locate_shared", lambda graph, masked: change(locate_shared(graph, masked))
+    )
 
 
 def measured(pair) -> dict[str, float]:
@@ -65,7 +68,10 @@ def test_random_hierarchies_are_of_every_family_and_small_enough_to_enumerate() 
 
 
 def test_masks_hide_something_and_show_something() -> None:
-    small, large = LatentGraph([("z", f"x{k}") for k in range(3)], [f"x{k}" for k in range(3)]), figure_4()[0]
+    small, large = (
+        LatentGraph([("z", f"x{k}") for k in range(3)], [f"x{k}" for k in range(3)]),
+        figure_4()[0],
+    )
     every = {c for n in (1, 2) for c in itertools.combinations(small.observables, n)}
     assert set(random_masks(small, 0)) == every and len(random_masks(small, 0)) == 6
     drawn = random_masks(large, 0, 10)
@@ -82,11 +88,16 @@ def test_figure_4_itself(mask) -> None:
 def test_where_nothing_is_shared_there_is_no_choice() -> None:
     graph = LatentGraph([("a", "x"), ("b", "y")], ["x", "y"], {"x": 0})
     found = check_mask(graph, ["x"], 0)
-    assert all(found[name] for name in HOLD) and not found["something shared"] and not found["s_mc not unique"]
+    assert (
+        all(found[name] for name in HOLD)
+        and not found["something shared"]
+        and not found["s_mc not unique"]
+    )
 
 
 def test_as_many_s_mc_as_brute_force_finds() -> None:
-    """All subsets of the noises, by ranks that NumPy finds itself: the sides are one-to-one, and s_m is in neither."""
+    """All subsets of the noises, by ranks that NumPy finds itself: the sides are one-to-one, and
+    s_m is in neither."""
     tried = 0
     for seed, graph in enumerate(random_hierarchies(3, 8)):
         own = [v for v in graph.nodes if graph.noise_dims[v]]
@@ -94,15 +105,36 @@ def test_as_many_s_mc_as_brute_force_finds() -> None:
             continue
         model, mask = linear_model(graph, seed), random_masks(graph, seed)[0]
         found = locate_shared(graph, mask)
-        rows = dict(zip(graph.nodes, np.split(np.eye(sum(graph.noise_dims.values())), np.cumsum(list(graph.noise_dims.values()))[:-1])))
-        rank = lambda *parts: np.linalg.matrix_rank(np.concatenate(parts), tol=1e-6) if sum(map(len, parts)) else 0
-        shown, c = model.stack([x for x in graph.observables if x not in mask]), model.stack(found.c)
+        rows = dict(
+            zip(
+                graph.nodes,
+                np.split(
+                    np.eye(sum(graph.noise_dims.values())),
+                    np.cumsum(list(graph.noise_dims.values()))[:-1],
+                ),
+            )
+        )
+        rank = lambda *parts: (
+            np.linalg.matrix_rank(np.concatenate(parts), tol=1e-6) if sum(map(len, parts)) else 0
+        )
+        shown, c = (
+            model.stack([x for x in graph.observables if x not in mask]),
+            model.stack(found.c),
+        )
         count = 0
-        for chosen in itertools.chain.from_iterable(itertools.combinations(own, k) for k in range(len(own) + 1)):
+        for chosen in itertools.chain.from_iterable(
+            itertools.combinations(own, k) for k in range(len(own) + 1)
+        ):
             s = [rows[v] for v in chosen]
-            count += not found.s_m & set(chosen) and rank(c, *s) == rank(shown) == rank(c, *s, shown)
+            count += not found.s_m & set(chosen) and rank(c, *s) == rank(shown) == rank(
+                c, *s, shown
+            )
         found_it = check_mask(graph, mask, seed)
-        assert count == 2 ** len(found.common) and found_it["2^|CA| s_mc"] and found_it["s_mc not unique"] == (count > 1)
+        assert (
+            count == 2 ** len(found.common)
+            and found_it["2^|CA| s_mc"]
+            and found_it["s_mc not unique"] == (count > 1)
+        )
         tried += 1
     assert tried >= 3
 
@@ -110,14 +142,20 @@ def test_as_many_s_mc_as_brute_force_finds() -> None:
 def test_on_random_graphs_every_case_comes_out() -> None:
     config, measure = random_graphs(11, 8, 4)
     shares = measure()
-    assert config["cases"] > 20 and shares == measured(random_graphs(11, 8, 4)) != measured(random_graphs(12, 8, 4))
-    assert all(shares[name] == 1 for name in (*HOLD, "s_mc not unique")) and 0.5 < shares["something shared"] < 1
+    assert config["cases"] > 20 and shares == measured(random_graphs(11, 8, 4)) != measured(
+        random_graphs(12, 8, 4)
+    )
+    assert (
+        all(shares[name] == 1 for name in (*HOLD, "s_mc not unique"))
+        and 0.5 < shares["something shared"] < 1
+    )
 
 
 @pytest.mark.parametrize(
     "change, fails",
     [
-        (lambda found: replace(found, c=found.common), "c located"),  # all of CA, not its sinks alone
+        # all of CA, not its sinks alone
+        (lambda found: replace(found, c=found.common), "c located"),
         (lambda found: replace(found, c=frozenset(sorted(found.c)[1:])), "c located"),
         (lambda found: replace(found, c=frozenset(sorted(found.c)[1:])), "s_m located"),
         (lambda found: replace(found, s_m=found.s_m | found.common), "s_m located"),
@@ -143,15 +181,26 @@ def test_any_of_the_choices_for_s_mc_is_accepted(monkeypatch) -> None:
 def test_layered_hierarchies(several) -> None:
     graphs = layered_hierarchies(5, several=several)
     assert graphs == layered_hierarchies(5, several=several)
-    assert {g.height for g in graphs} == {2, 3} and all(len(g.children[z]) >= 2 for g in graphs for z in g.latents)
-    assert all(g.levels[w] == g.levels[z] - 1 for g in graphs for z, w in g.edges), "so children of the lowest are observables, those of the others not"
+    assert {g.height for g in graphs} == {2, 3} and all(
+        len(g.children[z]) >= 2 for g in graphs for z in g.latents
+    )
+    assert all(g.levels[w] == g.levels[z] - 1 for g in graphs for z, w in g.edges), (
+        "so children of the lowest are observables, those of the others not"
+    )
     assert max(len(parents) for g in graphs for parents in g.parents.values()) == 1 + several
 
 
 def test_masks_around_a_latent_of_figure_4() -> None:
     graph, draw = figure_4()[0], np.random.default_rng(0)
-    found = {run: {locate_shared(graph, mask_like_figure_4(graph, run, "z1", draw)).c for _ in range(40)} for run in FIGURE_4}
-    assert found == {"small mask": {frozenset({"z3"}), frozenset({"z4"})}, "small visible part": {frozenset({"z3"}), frozenset({"z4"})}, "in between": {frozenset({"z1"})}}
+    found = {
+        run: {locate_shared(graph, mask_like_figure_4(graph, run, "z1", draw)).c for _ in range(40)}
+        for run in FIGURE_4
+    }
+    assert found == {
+        "small mask": {frozenset({"z3"}), frozenset({"z4"})},
+        "small visible part": {frozenset({"z3"}), frozenset({"z4"})},
+        "in between": {frozenset({"z1"})},
+    }
     sizes = {run: len(mask_like_figure_4(graph, run, "z2", draw)) for run in FIGURE_4}
     assert sizes == {"small mask": 1, "small visible part": 7, "in between": 2}
 
@@ -160,9 +209,14 @@ def test_masks_around_a_latent_of_figure_4() -> None:
 def test_figure_4_on_random_trees(run) -> None:
     config, measure = figure_4_run(run, 9, count=12)
     shares = measure()
-    assert 0 < config["checked"] < config["cases"] == 12 and shares == measured(figure_4_run(run, 9, count=12))
+    assert 0 < config["checked"] < config["cases"] == 12 and shares == measured(
+        figure_4_run(run, 9, count=12)
+    )
     assert shares[FIGURE_4[run]] == shares["conditions agree"] == 1
-    assert shares["level of c"] == (shares["level of z"] if run == "in between" else 1) and shares["level of z"] >= 2
+    assert (
+        shares["level of c"] == (shares["level of z"] if run == "in between" else 1)
+        and shares["level of z"] >= 2
+    )
 
 
 def test_below_one_child_is_also_below_another_where_nodes_have_several_parents() -> None:
@@ -172,10 +226,17 @@ def test_below_one_child_is_also_below_another_where_nodes_have_several_parents(
 
 def test_figure_4_with_a_wrong_algorithm(monkeypatch) -> None:
     config, measure = figure_4_run("small mask", 9, count=12)
-    wrong(monkeypatch, lambda found: replace(found, c=frozenset(z for z in found.common if not found.graph.parents[z])))
+    wrong(
+        monkeypatch,
+        lambda found: replace(
+            found, c=frozenset(z for z in found.common if not found.graph.parents[z])
+        ),
+    )
     assert measure()["lower latent in c"] == measure()["conditions agree"] == 0
     wrong(monkeypatch, lambda found: replace(found, c=found.common))
-    assert measure()["lower latent in c"] == pytest.approx(1 - config["checked"] / 12), "a c that the conditions do not confirm does not count"
+    assert measure()["lower latent in c"] == pytest.approx(1 - config["checked"] / 12), (
+        "a c that the conditions do not confirm does not count"
+    )
     wrong(monkeypatch, lambda found: replace(found, c=found.graph.latents[-1:]))
     assert measured(figure_4_run("in between", 9, count=12))["high latent in c"] == 0
 
@@ -185,30 +246,61 @@ def small(monkeypatch) -> None:
     monkeypatch.setattr(theory, "figure_4_run", partial(figure_4_run, count=6))
 
 
-def test_records_are_what_the_claims_ask_for_and_a_stop_loses_nothing(monkeypatch, tmp_path) -> None:
+def test_records_are_what_the_claims_ask_for_and_a_stop_loses_nothing(
+    monkeypatch, tmp_path
+) -> None:
     small(monkeypatch)
     made: list[dict] = []
     evaluate_theory(tmp_path, (0, 1), made.append)
     files = sorted(tmp_path.iterdir())
-    assert len(files) == len(made) == 2 * 7 and all(re.fullmatch(r"[a-z0-9-]+-s[01]-[0-9a-f]{8}\.json", f.name) for f in files)
+    assert len(files) == len(made) == 2 * 7 and all(
+        re.fullmatch(r"[a-z0-9-]+-s[01]-[0-9a-f]{8}\.json", f.name) for f in files
+    )
     read = {(r["run"], r["seed"]): r for r in (json.loads(f.read_text()) for f in files)}
     for claim in THEORY_CLAIMS:
         for test in claim.tests:
             assert all(read[test.run, seed]["measures"][test.measure]["n"] == 1 for seed in (0, 1))
-    assert all({"kind", "name", "hash", "run", "seed", "config", "measures", "seconds", "commit", "hardware"} <= r.keys() for r in made)
+    assert all(
+        {
+            "kind",
+            "name",
+            "hash",
+            "run",
+            "seed",
+            "config",
+            "measures",
+            "seconds",
+            "commit",
+            "hardware",
+        }
+        <= r.keys()
+        for r in made
+    )
     assert all(r["kind"] == "theory" and r["config"]["cases"] > 0 for r in made)
     gone = next(f for f in files if f.name.startswith("in-between-s1"))
     gone.unlink()
     again: list[dict] = []
     evaluate_theory(tmp_path, (0, 1), again.append)
-    assert [(r["run"], r["seed"]) for r in again] == [("in between", 1)] and again[0]["measures"] == read["in between", 1]["measures"]
+    assert [(r["run"], r["seed"]) for r in again] == [("in between", 1)] and again[0][
+        "measures"
+    ] == read["in between", 1]["measures"]
     assert sorted(tmp_path.iterdir()) == files
 
 
 def trained(case: Case, seed: int, steps: int, batch: int) -> list[CaseResult]:
-    """In place of `run_case`, which takes seconds: other numbers for each figure, mask, seed and setting."""
+    """In place of `run_case`, which takes seconds: other numbers for each figure, mask, seed and
+    setting."""
     masks = case.measured or case.masks
-    return [CaseResult(case, mask, seed, *(k + steps / 8 + batch / 64 + (k + seed) / 1024 + n for n in range(len(FIGURES))), 1.5) for k, mask in enumerate(masks)]
+    return [
+        CaseResult(
+            case,
+            mask,
+            seed,
+            *(k + steps / 8 + batch / 64 + (k + seed) / 1024 + n for n in range(len(FIGURES))),
+            1.5,
+        )
+        for k, mask in enumerate(masks)
+    ]
 
 
 def test_identify_records(monkeypatch, tmp_path) -> None:
@@ -216,19 +308,41 @@ def test_identify_records(monkeypatch, tmp_path) -> None:
     made: list[dict] = []
     evaluate_identify(tmp_path, (3,), (TINY, BOTH), steps=2, batch=8, report=made.append)
     assert [r["run"] for r in made] == [
-        "tiny, one mask", "tiny, one mask, untrained", "tiny, both, x.", "tiny, both, x., untrained", "tiny, both, .x", "tiny, both, .x, untrained",
+        "tiny, one mask",
+        "tiny, one mask, untrained",
+        "tiny, both, x.",
+        "tiny, both, x., untrained",
+        "tiny, both, .x",
+        "tiny, both, .x, untrained",
     ]
     files = sorted(tmp_path.iterdir())
     assert len(files) == 6 and not any(set(f.name) & set(" ,=") for f in files)
     for full, bare in zip(made[::2], made[1::2]):
-        assert full["seconds"] == 1.5 and bare["seconds"] == 0 and tuple(full["measures"]) == FIGURES and tuple(bare["measures"]) == ("code_to_c",)
-        assert bare["measures"]["code_to_c"] == full["measures"]["untrained_to_c"] != full["measures"]["code_to_c"]
-        assert full["config"]["steps"] == 2 and bare["config"]["steps"] == 0 and full["hash"] != bare["hash"]
+        assert (
+            full["seconds"] == 1.5
+            and bare["seconds"] == 0
+            and tuple(full["measures"]) == FIGURES
+            and tuple(bare["measures"]) == ("code_to_c",)
+        )
+        assert (
+            bare["measures"]["code_to_c"]
+            == full["measures"]["untrained_to_c"]
+            != full["measures"]["code_to_c"]
+        )
+        assert (
+            full["config"]["steps"] == 2
+            and bare["config"]["steps"] == 0
+            and full["hash"] != bare["hash"]
+        )
     files[0].unlink()
     again: list[dict] = []
     evaluate_identify(tmp_path, (3,), (TINY, BOTH), steps=2, batch=8, report=again.append)
-    assert 2 <= len(again) <= 4 and sorted(tmp_path.iterdir()) == files, "the one model is trained again"
-    assert all(r["measures"] == next(m for m in made if m["hash"] == r["hash"])["measures"] for r in again)
+    assert 2 <= len(again) <= 4 and sorted(tmp_path.iterdir()) == files, (
+        "the one model is trained again"
+    )
+    assert all(
+        r["measures"] == next(m for m in made if m["hash"] == r["hash"])["measures"] for r in again
+    )
     monkeypatch.setattr(theory, "run_case", lambda *_: pytest.fail("all is recorded"))
     evaluate_identify(tmp_path, (3,), (TINY, BOTH), steps=2, batch=8)
 
@@ -241,18 +355,31 @@ def test_the_seeds_that_decide_have_not_been_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    "words, said", [(["--kind", "theorem"], "there is no kind 'theorem'"), (["--seeds", "-1"], "-1"), (["--seeds", "0", "half"], "seed 'half' must be a whole number")]
+    "words, said",
+    [
+        (["--kind", "theorem"], "there is no kind 'theorem'"),
+        (["--seeds", "-1"], "-1"),
+        (["--seeds", "0", "half"], "seed 'half' must be a whole number"),
+    ],
 )
 def test_bad_words_end_in_one_line(words, said, tmp_path, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         theory.main([*words, "--out", str(tmp_path)])
     message = capsys.readouterr().err
-    assert stop.value.code == 2 and said in message and message.count("\n") == 1 and not list(tmp_path.iterdir())
+    assert (
+        stop.value.code == 2
+        and said in message
+        and message.count("\n") == 1
+        and not list(tmp_path.iterdir())
+    )
 
 
 def test_the_command(monkeypatch, tmp_path, capsys) -> None:
     small(monkeypatch)
     theory.main(["--kind", "theory", "--seeds", "4", "--out", str(tmp_path)])
-    assert len(list((tmp_path / "theory").iterdir())) == 7 and "random graphs, seed 4: one minimal set 1.000" in capsys.readouterr().out
+    assert (
+        len(list((tmp_path / "theory").iterdir())) == 7
+        and "random graphs, seed 4: one minimal set 1.000" in capsys.readouterr().out
+    )
     with pytest.raises(InputError, match="at least one case"):
         theory._share([])

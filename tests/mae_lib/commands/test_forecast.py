@@ -1,19 +1,21 @@
-"""What is said of the length of trainings before they begin: as many as are missing, and no shorter than the steps that were timed."""
+"""What is said of the length of trainings before they begin: as many as are missing, and no shorter
+than the steps that were timed."""
 
 import time
 from dataclasses import replace
 
 import pytest
-import tiny
 import torch
-from tiny import one_thread  # noqa: F401
 
+import tiny
 from mae_lib.commands import forecast as forecasting
-from mae_lib.training import pretrain as training, store
-from mae_lib.data.datasets import Resident
 from mae_lib.commands.forecast import announce, forecast, pretraining_seconds, spoken
+from mae_lib.data.datasets import Resident
 from mae_lib.model.autoencoder import MaskedAutoencoder
+from mae_lib.training import pretrain as training
+from mae_lib.training import store
 from mae_lib.training.pretrain import pretrain
+from tiny import one_thread  # noqa: F401
 
 CPU = torch.device("cpu")
 
@@ -74,19 +76,33 @@ def test_only_the_steps_that_are_left_count(tmp_path, monkeypatch):
 
 
 def test_side_by_side_is_no_shorter_than_the_longest_and_no_faster_than_the_cores(monkeypatch):
-    monkeypatch.setattr(forecasting, "pretraining_seconds", lambda configs, *_: [600.0] * len(configs))
+    monkeypatch.setattr(
+        forecasting, "pretraining_seconds", lambda configs, *_: [600.0] * len(configs)
+    )
     configs = [tiny.config(seed=s) for s in range(4)]
     monkeypatch.setattr(forecasting, "cores", lambda: 2)
-    assert forecast(configs, tiny.Ramps(), "cpu") == "4 to train, about 40 min here (an estimate from a few timed steps)"
-    assert forecast(configs, tiny.Ramps(), "cpu", jobs=2) == "4 to train, about 20 min here (an estimate from a few timed steps), 2 at a time"
-    assert "about 20 min" in forecast(configs, tiny.Ramps(), "cpu", jobs=4) and "about 10 min" in forecast(configs[:1], tiny.Ramps(), "cpu", jobs=4)
+    assert (
+        forecast(configs, tiny.Ramps(), "cpu")
+        == "4 to train, about 40 min here (an estimate from a few timed steps)"
+    )
+    assert (
+        forecast(configs, tiny.Ramps(), "cpu", jobs=2)
+        == "4 to train, about 20 min here (an estimate from a few timed steps), 2 at a time"
+    )
+    assert "about 20 min" in forecast(
+        configs, tiny.Ramps(), "cpu", jobs=4
+    ) and "about 10 min" in forecast(configs[:1], tiny.Ramps(), "cpu", jobs=4)
 
 
 def test_a_notebook_is_told_what_is_missing_and_nothing_where_nothing_is(cache, capsys):
     first, second = tiny.config(seed=1), tiny.config(seed=2)
     tiny.checkpoint(cache / "checkpoints", first)
     announce([first, second], tiny.Ramps(), device="cpu")
-    assert capsys.readouterr().out == "2 to have, 1 already stored: 1 to train, less than a minute here (an estimate from a few timed steps)\n"
+    assert (
+        capsys.readouterr().out
+        == "2 to have, 1 already stored: 1 to train, less than a minute here (an estimate from a"
+        " few timed steps)\n"
+    )
     tiny.checkpoint(cache / "checkpoints", second)
     announce([first, second], tiny.Ramps(), device="cpu")
     assert capsys.readouterr().out == ""
@@ -102,6 +118,15 @@ def test_timing_leaves_a_training_as_it_is():
     assert torch.equal(pretrain(config, tiny.Ramps(), device="cpu", progress=False).losses, before)
 
 
-@pytest.mark.parametrize("seconds, words", [(0.1, "less than a minute"), (59, "less than a minute"), (90, "about 2 min"), (5399, "about 90 min"), (9000, "about 2.5 h")])
+@pytest.mark.parametrize(
+    "seconds, words",
+    [
+        (0.1, "less than a minute"),
+        (59, "less than a minute"),
+        (90, "about 2 min"),
+        (5399, "about 90 min"),
+        (9000, "about 2.5 h"),
+    ],
+)
 def test_durations_in_words(seconds, words):
     assert spoken(seconds) == words

@@ -1,5 +1,5 @@
-"""COCO's layout: masks equal pycocotools', boxes and labels follow the stated rules, what is wrong is named, and the world's scenes come back
-from disk as they were drawn."""
+"""COCO's layout: masks equal pycocotools', boxes and labels follow the stated rules, what is wrong
+is named, and the world's scenes come back from disk as they were drawn."""
 
 from __future__ import annotations
 
@@ -14,19 +14,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from coco_folders import CATEGORIES, blob, compressed, instance, random_content, save_coco, uncompressed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mae_lib.data import coco
-from mae_lib.detection.average_precision import Detections, average_precision
-from mae_lib.data.coco import CocoFolder, open_coco, splits_of, write_scenes
+from coco_folders import (
+    CATEGORIES,
+    compressed,
+    instance,
+    random_content,
+    save_coco,
+    uncompressed,
+)
+from mae_book.verdicts.results import results_directory
 from mae_lib.base.errors import InputError
 from mae_lib.base.provenance import provenance
-from mae_book.verdicts.results import results_directory
 from mae_lib.base.records import write_result
+from mae_lib.data import coco
+from mae_lib.data.coco import CocoFolder, open_coco, splits_of, write_scenes
+from mae_lib.detection.average_precision import Detections, average_precision
 from mae_lib.worlds.world import Scenes
 
 HEIGHT, WIDTH = 40, 50
@@ -37,7 +44,11 @@ MASK[10:20, 5:30] = True
 def content(**changes) -> dict:
     """A file of one image with one instance, with some of the instance's keys changed."""
     picture = {"id": 10, "file_name": "a.png", "height": HEIGHT, "width": WIDTH}
-    return {"images": [picture], "categories": list(CATEGORIES), "annotations": [{"id": 1} | instance(MASK) | changes]}
+    return {
+        "images": [picture],
+        "categories": list(CATEGORIES),
+        "annotations": [{"id": 1} | instance(MASK) | changes],
+    }
 
 
 def opened(root: Path, what: dict | str, **options) -> CocoFolder:
@@ -50,17 +61,31 @@ def check_masks(folder: CocoFolder) -> int:
     with redirect_stdout(None):
         oracle, count = COCO(str(folder.annotations)), 0
     for i, image in enumerate(folder.image_ids):
-        annotations = [a for a in oracle.loadAnns(oracle.getAnnIds(imgIds=[image])) if a["id"] not in dropped_ids(folder, i)]
+        annotations = [
+            a
+            for a in oracle.loadAnns(oracle.getAnnIds(imgIds=[image]))
+            if a["id"] not in dropped_ids(folder, i)
+        ]
         found = folder.instances(i)
         assert len(found.masks) == len(annotations)
         for k, annotation in enumerate(annotations):
-            assert np.array_equal(found.masks[k].numpy(), oracle.annToMask(annotation).astype(bool)), f"annotation {annotation['id']}"
+            assert np.array_equal(
+                found.masks[k].numpy(), oracle.annToMask(annotation).astype(bool)
+            ), f"annotation {annotation['id']}"
             assert found.area[k] == np.float32(annotation["area"])
             assert bool(found.crowd[k]) == bool(annotation.get("iscrowd", 0))
             assert folder.category_ids[found.labels[k] - 1] == annotation["category_id"]
-            assert folder.classes[found.labels[k] - 1] == oracle.cats[annotation["category_id"]]["name"]
+            assert (
+                folder.classes[found.labels[k] - 1]
+                == oracle.cats[annotation["category_id"]]["name"]
+            )
             x, y, w, h = annotation["bbox"]
-            inside = [max(x, 0), max(y, 0), min(x + w, folder.size(i)[1]), min(y + h, folder.size(i)[0])]
+            inside = [
+                max(x, 0),
+                max(y, 0),
+                min(x + w, folder.size(i)[1]),
+                min(y + h, folder.size(i)[0]),
+            ]
             assert torch.equal(found.boxes[k], torch.tensor(inside, dtype=torch.float32))
             count += 1
     return count
@@ -70,7 +95,7 @@ def dropped_ids(folder: CocoFolder, i: int) -> set[int]:
     return {record.id for record in folder.records(i) if record.dropped}
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Against pycocotools
 
 
@@ -79,13 +104,24 @@ def test_masks_boxes_and_labels_equal_pycocotools(tmp_path, seed):
     what = random_content(seed, images=6)
     folder = opened(tmp_path, what)
     assert check_masks(folder) == len(what["annotations"]) > 3
-    assert folder.category_ids == (2, 7, 90) and folder.classes == ("ant", "bee", "cat") and folder.dropped == {}
+    assert (
+        folder.category_ids == (2, 7, 90)
+        and folder.classes == ("ant", "bee", "cat")
+        and folder.dropped == {}
+    )
     assert {type(a["segmentation"]) for a in what["annotations"]} == {list, dict}
 
 
-@pytest.mark.skipif("MAE_COCO" not in os.environ, reason="MAE_COCO names no COCO folder to check (MAE_COCO_SPLIT: which split, MAE_COCO_RECORD: its name in results/)")
+@pytest.mark.skipif(
+    "MAE_COCO" not in os.environ,
+    reason=(
+        "MAE_COCO names no COCO folder to check (MAE_COCO_SPLIT: which split, MAE_COCO_RECORD: its"
+        " name in results/)"
+    ),
+)
 def test_a_real_data_set_is_read_as_pycocotools_reads_it(capsys):
-    """Masks, boxes and labels of every annotation; every image decodes; the truth fed back as detections scores as `truth` in the record says."""
+    """Masks, boxes and labels of every annotation; every image decodes; the truth fed back as
+    detections scores as `truth` in the record says."""
     directory = Path(os.environ["MAE_COCO"])
     folder = open_coco(directory, os.environ.get("MAE_COCO_SPLIT") or splits_of(directory)[0])
     count = check_masks(folder)
@@ -94,20 +130,37 @@ def test_a_real_data_set_is_read_as_pycocotools_reads_it(capsys):
     for i in range(len(folder)):
         assert folder.image(i).shape == (3, *folder.size(i))
         real = folder.instances(i)
-        fed_back.append(Detections(real.boxes, real.labels, torch.ones(len(real.labels)), real.masks))
+        fed_back.append(
+            Detections(real.boxes, real.labels, torch.ones(len(real.labels)), real.masks)
+        )
     records = [record for i in range(len(folder)) for record in folder.records(i)]
     found = {
-        "name": os.environ.get("MAE_COCO_RECORD", folder.annotations.stem), "hash": folder.identity["sha256"][:16], "data": folder.identity,
-        "masks_equal_to_pycocotools": count, "images": len(folder), "dropped": folder.dropped, "crowds": sum(record.crowd for record in records),
-        "polygons": sum(isinstance(record.segmentation, list) for record in records), "categories": len(folder.classes),
-        "categories_present": len({record.label for record in records}), "highest_category_id": max(folder.category_ids),
+        "name": os.environ.get("MAE_COCO_RECORD", folder.annotations.stem),
+        "hash": folder.identity["sha256"][:16],
+        "data": folder.identity,
+        "masks_equal_to_pycocotools": count,
+        "images": len(folder),
+        "dropped": folder.dropped,
+        "crowds": sum(record.crowd for record in records),
+        "polygons": sum(isinstance(record.segmentation, list) for record in records),
+        "categories": len(folder.classes),
+        "categories_present": len({record.label for record in records}),
+        "highest_category_id": max(folder.category_ids),
         "most_instances": max(len(folder.records(i)) for i in range(len(folder))),
-        "truth": {name: value for name, value in average_precision(folder, fed_back).items() if value == value}, **provenance(),
+        "truth": {
+            name: value
+            for name, value in average_precision(folder, fed_back).items()
+            if value == value
+        },
+        **provenance(),
     }
     if "MAE_COCO_RECORD" in os.environ:
         write_result(results_directory() / "coco", found)
     with capsys.disabled():
-        print(f"\n{count} masks of {len(folder)} images equal pycocotools'; {found['crowds']} crowds; the truth scores {found['truth']['mask/AP']:.4f}")
+        print(
+            f"\n{count} masks of {len(folder)} images equal pycocotools'; {found['crowds']} crowds;"
+            f" the truth scores {found['truth']['mask/AP']:.4f}"
+        )
 
 
 @given(seed=st.integers(0, 2**32 - 1), height=st.integers(1, 30), width=st.integers(1, 30))
@@ -124,37 +177,61 @@ def test_both_run_length_codes_give_the_mask_back(seed, height, width):
 def test_a_hole_stays_a_hole_and_polygons_are_united(tmp_path):
     mask = MASK.copy()
     mask[13:16, 10:20] = False
-    both = [[5.0, 5, 15, 5, 15, 15, 5, 15], [30.0, 20, 40, 20, 40, 30, 30, 30], [1.0, 1, 2, 2]]  # the last is no polygon
+    # the last is no polygon
+    both = [[5.0, 5, 15, 5, 15, 15, 5, 15], [30.0, 20, 40, 20, 40, 30, 30, 30], [1.0, 1, 2, 2]]
     what = content(segmentation=uncompressed(mask))
     what["annotations"].append({"id": 2} | instance(MASK, both))
     found = opened(tmp_path, what).instances(0)
     assert np.array_equal(found.masks[0].numpy(), mask)
-    assert found.masks[1].sum() == 200 and found.masks[1, 5:15, 5:15].all() and found.masks[1, 20:30, 30:40].all()
+    assert (
+        found.masks[1].sum() == 200
+        and found.masks[1, 5:15, 5:15].all()
+        and found.masks[1, 20:30, 30:40].all()
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # COCO's rules for what is odd
 
 
 def test_boxes_are_clipped_or_dropped_and_every_drop_is_counted(tmp_path):
     boxes = {
-        (-5, -4, 20, 10): (0, 0, 15, 6), (45, 35, 20, 20): (45, 35, 50, 40), (0, 0, 50, 40): (0, 0, 50, 40), (3.5, 2.25, 1e-2, 4): (3.5, 2.25, 3.51, 6.25),
-        (50, 3, 4, 4): coco_rule("outside"), (-9, 3, 9, 4): coco_rule("outside"), (3, 3, 0, 4): coco_rule("area"), (3, 3, -2, 4): coco_rule("area"),
-        (30, 3, 1e-9, 4): coco_rule("area"), (1e300, 3, 4, 4): coco_rule("outside"),
+        (-5, -4, 20, 10): (0, 0, 15, 6),
+        (45, 35, 20, 20): (45, 35, 50, 40),
+        (0, 0, 50, 40): (0, 0, 50, 40),
+        (3.5, 2.25, 1e-2, 4): (3.5, 2.25, 3.51, 6.25),
+        (50, 3, 4, 4): coco_rule("outside"),
+        (-9, 3, 9, 4): coco_rule("outside"),
+        (3, 3, 0, 4): coco_rule("area"),
+        (3, 3, -2, 4): coco_rule("area"),
+        (30, 3, 1e-9, 4): coco_rule("area"),
+        (1e300, 3, 4, 4): coco_rule("outside"),
     }
     what = content()
-    what["annotations"] = [{"id": k} | instance(MASK) | {"bbox": list(box)} for k, box in enumerate(boxes)]
+    what["annotations"] = [
+        {"id": k} | instance(MASK) | {"bbox": list(box)} for k, box in enumerate(boxes)
+    ]
     what["annotations"].append({"id": 99} | instance(MASK, segmentation=[[1, 2, 3, 4], []]))
     folder = opened(tmp_path, what)
     kept = [box for box in boxes.values() if not isinstance(box, str)]
     assert torch.equal(folder.instances(0).boxes, torch.tensor(kept, dtype=torch.float32))
-    assert [record.dropped for record in folder.records(0) if record.dropped] == [r for r in boxes.values() if isinstance(r, str)] + [coco_rule("polygon")]
-    assert folder.dropped == {coco_rule("outside"): 3, coco_rule("area"): 3, coco_rule("polygon"): 1}
+    assert [record.dropped for record in folder.records(0) if record.dropped] == [
+        r for r in boxes.values() if isinstance(r, str)
+    ] + [coco_rule("polygon")]
+    assert folder.dropped == {
+        coco_rule("outside"): 3,
+        coco_rule("area"): 3,
+        coco_rule("polygon"): 1,
+    }
     assert folder.identity["instances"] == 11
 
 
 def coco_rule(word: str) -> str:
-    return {"outside": "box outside the image", "area": "box without area", "polygon": "no polygon of three points"}[word]
+    return {
+        "outside": "box outside the image",
+        "area": "box without area",
+        "polygon": "no polygon of three points",
+    }[word]
 
 
 def test_empty_images_stay_and_a_thin_polygon_gives_an_empty_mask(tmp_path):
@@ -163,9 +240,21 @@ def test_empty_images_stay_and_a_thin_polygon_gives_an_empty_mask(tmp_path):
     folder = opened(tmp_path, what)
     assert len(folder) == 2 and folder.image_ids == (10, 4) and folder.size(1) == (8, 9)
     empty = folder.instances(1)
-    assert empty.boxes.shape == (0, 4) and empty.masks.shape == (0, 8, 9) and len(empty.labels) == len(empty.crowd) == len(empty.area) == 0
-    assert (empty.boxes.dtype, empty.labels.dtype, empty.masks.dtype, empty.crowd.dtype) == (torch.float32, torch.int64, torch.bool, torch.bool)
-    assert folder.instances(0).masks.shape == (1, HEIGHT, WIDTH) and not folder.instances(0).masks.any()
+    assert (
+        empty.boxes.shape == (0, 4)
+        and empty.masks.shape == (0, 8, 9)
+        and len(empty.labels) == len(empty.crowd) == len(empty.area) == 0
+    )
+    assert (empty.boxes.dtype, empty.labels.dtype, empty.masks.dtype, empty.crowd.dtype) == (
+        torch.float32,
+        torch.int64,
+        torch.bool,
+        torch.bool,
+    )
+    assert (
+        folder.instances(0).masks.shape == (1, HEIGHT, WIDTH)
+        and not folder.instances(0).masks.any()
+    )
 
 
 def test_a_file_without_annotations_opens(tmp_path):
@@ -183,7 +272,11 @@ def test_grey_images_get_three_channels_and_exif_does_not_turn_them(tmp_path):
     exif[0x0112] = 6  # turned by a quarter
     Image.fromarray(ramp).save(path, exif=exif)
     image = folder.image(0)
-    assert image.dtype == torch.uint8 and image.is_contiguous() and torch.equal(image, torch.from_numpy(ramp).expand(3, -1, -1))
+    assert (
+        image.dtype == torch.uint8
+        and image.is_contiguous()
+        and torch.equal(image, torch.from_numpy(ramp).expand(3, -1, -1))
+    )
 
 
 def test_images_lie_beside_the_annotations_or_under_images(tmp_path):
@@ -197,10 +290,13 @@ def test_images_lie_beside_the_annotations_or_under_images(tmp_path):
 
 
 def test_the_identity_follows_the_annotations(tmp_path):
-    assert opened(tmp_path / "a", content()).identity != opened(tmp_path / "b", content(area=1)).identity
+    assert (
+        opened(tmp_path / "a", content()).identity
+        != opened(tmp_path / "b", content(area=1)).identity
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # What is wrong is named
 
 
@@ -213,7 +309,10 @@ WRONG = {
     "half a crowd": (content(iscrowd=0.5), "annotation 1 .*iscrowd 0.5"),
     "no masks": (content(segmentation=None), "annotation 1 .*segmentation"),
     "boxes alone": (content(segmentation=[]), "boxes alone"),
-    "other size": (content(segmentation=compressed(MASK[:, 1:])), r"annotation 1 .*\[40, 49\].*\[40, 50\]"),
+    "other size": (
+        content(segmentation=compressed(MASK[:, 1:])),
+        r"annotation 1 .*\[40, 49\].*\[40, 50\]",
+    ),
     "no counts": (content(segmentation={"size": [40, 50]}), "annotation 1 .*RLE"),
     "unknown image": (content(image_id=3), "annotation 1 .*image 3.*no image"),
     "unhashable image": (content(image_id=[3]), "annotation 1 .*no image"),
@@ -259,13 +358,25 @@ def changed(key: str, change) -> dict:
 
 
 FILES = {
-    "two images of one id": (changed("images", lambda e: e.append(dict(e[0], file_name="b.png"))), "image id 10"),
-    "two categories of one id": (changed("categories", lambda e: e.append({"id": 7, "name": "dog"})), "category id 7"),
-    "two annotations of one id": (changed("annotations", lambda e: e.append(e[0])), "annotation id 1"),
+    "two images of one id": (
+        changed("images", lambda e: e.append(dict(e[0], file_name="b.png"))),
+        "image id 10",
+    ),
+    "two categories of one id": (
+        changed("categories", lambda e: e.append({"id": 7, "name": "dog"})),
+        "category id 7",
+    ),
+    "two annotations of one id": (
+        changed("annotations", lambda e: e.append(e[0])),
+        "annotation id 1",
+    ),
     "no categories": (changed("categories", lambda e: e.clear()), "no categories"),
     "no images": (changed("images", lambda e: e.clear()), "no images"),
     "no size": (changed("images", lambda e: e[0].update(width=0)), "image 10 .*width 0"),
-    "way out": (changed("images", lambda e: e[0].update(file_name="../a.png")), "image 10 .*file_name"),
+    "way out": (
+        changed("images", lambda e: e[0].update(file_name="../a.png")),
+        "image 10 .*file_name",
+    ),
     "no list": ({"images": [], "annotations": []}, "no list 'categories'"),
     "a list": ([], "no list 'images'"),
     "cut short": ('{"images": [', "no valid JSON"),
@@ -304,14 +415,19 @@ def test_splits_are_found_by_name_or_beginning_or_listed(tmp_path):
     assert open_coco(tmp_path, "val2014").folder == tmp_path / "val2014"
     named("val2014, val2017 for 'val'", lambda: open_coco(tmp_path, "val"))
     for unknown in ("test", ""):
-        named("choose one of train2017, val2014, val2017", lambda unknown=unknown: open_coco(tmp_path, unknown))
+        named(
+            "choose one of train2017, val2014, val2017",
+            lambda unknown=unknown: open_coco(tmp_path, unknown),
+        )
     named("no such folder", lambda: open_coco(tmp_path / "nowhere", "train"))
-    named("point at the folder that holds annotations", lambda: open_coco(tmp_path / "val2014", "val"))
+    named(
+        "point at the folder that holds annotations", lambda: open_coco(tmp_path / "val2014", "val")
+    )
     shutil.move(tmp_path, moved := tmp_path.parent / f"{tmp_path.name}-outer" / "coco")
     named(f"point at {re.escape(str(moved))}", lambda: open_coco(moved.parent, "train"))
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The world's scenes
 
 SCENES = Scenes("validation", size=48, length=70)
@@ -325,7 +441,12 @@ def scenes(tmp_path_factory) -> CocoFolder:
 def test_scenes_come_back_as_they_were_drawn(scenes):
     drawn = SCENES.sample(range(70))
     again = open_coco(scenes.folder.parent, "validation")
-    assert again.classes == SCENES.classes and again.category_ids == tuple(range(1, 11)) and len(again) == 70 and again.dropped == {}
+    assert (
+        again.classes == SCENES.classes
+        and again.category_ids == tuple(range(1, 11))
+        and len(again) == 70
+        and again.dropped == {}
+    )
     for i in range(70):
         present = drawn.labels[i] >= 0
         found = again.instances(i)
@@ -333,14 +454,23 @@ def test_scenes_come_back_as_they_were_drawn(scenes):
         assert torch.equal(found.labels, drawn.labels[i][present] + 1)
         assert torch.equal(found.masks, drawn.masks[i][present])
         assert torch.equal(found.boxes, drawn.boxes[i][present])
-        assert torch.equal(found.area, found.masks.flatten(1).sum(1).float()) and not found.crowd.any()
-    assert check_masks(again) == int((drawn.labels >= 0).sum()) and again.identity == scenes.identity
+        assert (
+            torch.equal(found.area, found.masks.flatten(1).sum(1).float()) and not found.crowd.any()
+        )
+    assert (
+        check_masks(again) == int((drawn.labels >= 0).sum()) and again.identity == scenes.identity
+    )
 
 
 def test_the_same_scenes_give_the_same_bytes_and_are_not_written_twice(scenes, tmp_path):
     other = write_scenes(SCENES, tmp_path, "validation")
-    assert other.annotations.read_bytes() == scenes.annotations.read_bytes() and other.identity == scenes.identity
-    assert (other.folder / other.names[3]).read_bytes() == (scenes.folder / scenes.names[3]).read_bytes()
+    assert (
+        other.annotations.read_bytes() == scenes.annotations.read_bytes()
+        and other.identity == scenes.identity
+    )
+    assert (other.folder / other.names[3]).read_bytes() == (
+        scenes.folder / scenes.names[3]
+    ).read_bytes()
     before = (other.folder / other.names[3]).stat().st_mtime_ns
     assert write_scenes(SCENES, tmp_path, "validation").identity == other.identity
     assert (other.folder / other.names[3]).stat().st_mtime_ns == before
@@ -348,27 +478,53 @@ def test_the_same_scenes_give_the_same_bytes_and_are_not_written_twice(scenes, t
 
 def test_scenes_are_named_by_their_law_until_somebody_alters_them(scenes, tmp_path):
     assert scenes.identity == {
-        "kind": "scenes", "version": "1", "split": "validation", "size": 48, "seed": 0, "most": 4, "least_pixels": 20, "length": 70,
+        "kind": "scenes",
+        "version": "1",
+        "split": "validation",
+        "size": 48,
+        "seed": 0,
+        "most": 4,
+        "least_pixels": 20,
+        "length": 70,
     }
     what = json.loads(scenes.annotations.read_text())
     what["annotations"].pop()
     shutil.copytree(scenes.folder, tmp_path / "train2017")
     altered = opened(tmp_path, what, pictures=False)
-    assert altered.identity["kind"] == "coco" and altered.identity["instances"] == len(what["annotations"])
+    assert altered.identity["kind"] == "coco" and altered.identity["instances"] == len(
+        what["annotations"]
+    )
 
 
 def test_two_splits_share_a_folder(tmp_path):
     write_scenes(Scenes("train", size=32, length=3), tmp_path, "train")
     write_scenes(Scenes("validation", size=32, length=2), tmp_path, "validation")
-    assert splits_of(tmp_path) == ("train", "validation") and len(open_coco(tmp_path, "train")) == 3 and len(open_coco(tmp_path, "val")) == 2
+    assert (
+        splits_of(tmp_path) == ("train", "validation")
+        and len(open_coco(tmp_path, "train")) == 3
+        and len(open_coco(tmp_path, "val")) == 2
+    )
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"size": 40}, {"length": 4}, {"split": "train"}, {"most": 2}, {"least_pixels": 9}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"size": 40},
+        {"length": 4},
+        {"split": "train"},
+        {"most": 2},
+        {"least_pixels": 9},
+    ],
+)
 def test_other_scenes_under_the_name_are_refused(tmp_path, change):
     base = {"split": "validation", "size": 32, "length": 3}
     write_scenes(Scenes(**base), tmp_path, "val")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    named("choose another name or folder, or delete it", lambda: write_scenes(Scenes(**base | change), tmp_path, "val"))
+    named(
+        "choose another name or folder, or delete it",
+        lambda: write_scenes(Scenes(**base | change), tmp_path, "val"),
+    )
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -390,7 +546,9 @@ def test_altered_and_foreign_files_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("moment", ["drawing", "renaming"])
-def test_a_broken_off_writing_leaves_nothing_that_looks_whole_and_the_next_completes_it(tmp_path, monkeypatch, moment):
+def test_a_broken_off_writing_leaves_nothing_that_looks_whole_and_the_next_completes_it(
+    tmp_path, monkeypatch, moment
+):
     class Killed(BaseException):
         pass
 
@@ -399,7 +557,11 @@ def test_a_broken_off_writing_leaves_nothing_that_looks_whole_and_the_next_compl
 
     base = Scenes("validation", size=32, length=3)
     with monkeypatch.context() as patch:
-        patch.setattr(coco, "_scene_annotation", kill) if moment == "drawing" else patch.setattr(coco.os, "replace", once_renamed(kill, tmp_path / "val"))
+        (
+            patch.setattr(coco, "_scene_annotation", kill)
+            if moment == "drawing"
+            else patch.setattr(coco.os, "replace", once_renamed(kill, tmp_path / "val"))
+        )
         with pytest.raises(Killed):
             write_scenes(base, tmp_path, "val")
     assert not (tmp_path / "val").exists() and not list(tmp_path.glob(".val.*.part"))

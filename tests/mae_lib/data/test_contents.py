@@ -1,4 +1,5 @@
-"""A changed image is noticed, whatever its size: by folders, shards and COCO's layout, and in what is kept of them."""
+"""A changed image is noticed, whatever its size: by folders, shards and COCO's layout, and in what
+is kept of them."""
 
 from __future__ import annotations
 
@@ -10,18 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from coco_folders import random_content, save_coco
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_folders import fill, picture, save
 from PIL import Image
 
+from coco_folders import random_content, save_coco
+from image_folders import fill, picture, save
+from mae_book.verdicts.results import results_directory
+from mae_lib.base.errors import InputError
 from mae_lib.data import contents
 from mae_lib.data.coco import open_coco
 from mae_lib.data.contents import file_digests, fingerprint
 from mae_lib.data.datasets import FolderImages, image_source
-from mae_lib.base.errors import InputError
-from mae_book.verdicts.results import results_directory
 from mae_lib.data.shards import ShardImages, pack
 
 
@@ -37,7 +38,9 @@ def cache(tmp_path, monkeypatch) -> Path:
 def read(monkeypatch) -> list[str]:
     """Names of the files that are read, in place of looked up."""
     plain, seen = contents._digest_of, []
-    monkeypatch.setattr(contents, "_digest_of", lambda root, name: seen.append(name) or plain(root, name))
+    monkeypatch.setattr(
+        contents, "_digest_of", lambda root, name: seen.append(name) or plain(root, name)
+    )
     return seen
 
 
@@ -46,12 +49,16 @@ def pictures(root: Path, suffix: str, first: int = 0) -> Path:
     for s, split in enumerate(("train", "val")):
         for c, name in enumerate(("ant", "bee")):
             for k in range(3):
-                save(picture(first + 100 * s + 10 * c + k, 24, 24), root / split / name / f"{k}.{suffix}")
+                save(
+                    picture(first + 100 * s + 10 * c + k, 24, 24),
+                    root / split / name / f"{k}.{suffix}",
+                )
     return root
 
 
 def age(folder: Path, seconds: int = 60) -> None:
-    """Moves all times of a folder's files so far into the past that two changes can be told apart, as they are after a minute."""
+    """Moves all times of a folder's files so far into the past that two changes can be told apart,
+    as they are after a minute."""
     for path in folder.rglob("*"):
         status = path.stat()
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns - seconds * 10**9))
@@ -67,7 +74,9 @@ def test_other_images_of_the_same_size_are_another_data_set(tmp_path, suffix):
     after = {split: FolderImages(folder, split).identity for split in ("train", "val")}
     assert all(before[split] != after[split] for split in before)
     pictures(folder, suffix)
-    assert {split: FolderImages(folder, split).identity for split in before} == before, "the first ones again are the first data set again"
+    assert {split: FolderImages(folder, split).identity for split in before} == before, (
+        "the first ones again are the first data set again"
+    )
 
 
 def test_one_pixel_is_enough_and_no_time_is_needed_to_tell(tmp_path):
@@ -98,20 +107,25 @@ def test_what_is_unchanged_is_not_read_again(tmp_path, read, monkeypatch):
     assert len(read) == 6
     assert FolderImages(folder).identity == identity and len(read) == 6
     os.utime(folder / "train" / "ant" / "2.bmp")
-    assert FolderImages(folder).identity == identity and read[6:] == ["ant/2.bmp"], "only what was touched is read, and found unchanged"
+    assert FolderImages(folder).identity == identity and read[6:] == ["ant/2.bmp"], (
+        "only what was touched is read, and found unchanged"
+    )
     save(picture(77, 24, 24), folder / "train" / "ant" / "0.bmp")
     assert FolderImages(folder).identity != identity and read[7:] == ["ant/0.bmp"]
 
 
 def test_what_was_written_a_moment_ago_is_not_trusted_to_its_times(tmp_path, read, cache):
-    """A file system may give two changes within two seconds one time: as long as they are so young, the files are read."""
+    """A file system may give two changes within two seconds one time: as long as they are so young,
+    the files are read."""
     folder = pictures(tmp_path / "images", "bmp")
     for _ in range(2):
         assert FolderImages(folder).identity
     assert len(read) == 12 and not list(cache.glob("*.safetensors"))
 
 
-def test_a_damaged_memory_is_read_past_and_an_unwritable_one_does_no_harm(tmp_path, monkeypatch, cache, read):
+def test_a_damaged_memory_is_read_past_and_an_unwritable_one_does_no_harm(
+    tmp_path, monkeypatch, cache, read
+):
     folder, clock = pictures(tmp_path / "images", "bmp"), contents.time.time_ns
     monkeypatch.setattr(contents.time, "time_ns", lambda: clock() + 60 * 10**9)
     identity = FolderImages(folder).identity
@@ -136,10 +150,17 @@ def test_shards_notice_it_too_and_stay_equal_to_their_folder(tmp_path):
         folder = pictures(tmp_path / "images", "bmp", first)
         pack(folder, tmp_path / f"shards{number}", progress=False)
         for split in ("train", "val"):
-            assert ShardImages(tmp_path / f"shards{number}", split).identity == FolderImages(folder, split).identity
+            assert (
+                ShardImages(tmp_path / f"shards{number}", split).identity
+                == FolderImages(folder, split).identity
+            )
         seen.append(image_source(tmp_path / f"shards{number}", "train", (24, 24)).identity)
     assert seen[0] != seen[1]
-    same = [path.stat().st_size for number in range(2) for path in (tmp_path / f"shards{number}").rglob("*.tar")]
+    same = [
+        path.stat().st_size
+        for number in range(2)
+        for path in (tmp_path / f"shards{number}").rglob("*.tar")
+    ]
     assert len(set(same)) == 1, "the shards' sizes alone would not tell"
     shutil.copytree(tmp_path / "shards1", tmp_path / "shards0", dirs_exist_ok=True)
     assert image_source(tmp_path / "shards0", "train", (24, 24)).identity == seen[1]
@@ -150,7 +171,10 @@ def test_the_images_of_a_coco_folder_are_part_of_it(tmp_path):
     for picture_ in content["images"]:
         picture_["file_name"] = picture_["file_name"].replace(".png", ".bmp")
     save_coco(tmp_path, content)
-    before, (first, *_) = open_coco(tmp_path, "train").identity, sorted((tmp_path / "train2017").iterdir())
+    before, (first, *_) = (
+        open_coco(tmp_path, "train").identity,
+        sorted((tmp_path / "train2017").iterdir()),
+    )
     size = first.stat().st_size
     Image.new("RGB", Image.open(first).size, (1, 2, 3)).save(first)
     assert first.stat().st_size == size and open_coco(tmp_path, "train").identity != before
@@ -168,7 +192,14 @@ def test_a_file_that_has_gone_is_named(tmp_path):
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.dictionaries(st.text("ab/é\udc80", min_size=1, max_size=6), st.binary(min_size=32, max_size=32), max_size=6), st.randoms())
+@given(
+    st.dictionaries(
+        st.text("ab/é\udc80", min_size=1, max_size=6),
+        st.binary(min_size=32, max_size=32),
+        max_size=6,
+    ),
+    st.randoms(),
+)
 def test_a_fingerprint_is_of_names_and_contents_and_of_no_order(named, random):
     pairs = list(named.items())
     random.shuffle(pairs)
@@ -180,16 +211,25 @@ def test_a_fingerprint_is_of_names_and_contents_and_of_no_order(named, random):
 
 def test_the_names_of_shipped_sets_are_those_that_records_bear():
     """What was made on photographs before contents were looked at is still found by its data."""
-    former = json.loads(resources.files("mae_lib.data").joinpath("assets/fingerprints.json").read_text())["former"]
+    former = json.loads(
+        resources.files("mae_lib.data").joinpath("assets/fingerprints.json").read_text()
+    )["former"]
     borne: set[str] = set()
 
     def look(value) -> None:
         if isinstance(value, dict):
-            borne.update([value["fingerprint"]] if isinstance(value.get("fingerprint"), str) else [])
+            borne.update(
+                [value["fingerprint"]] if isinstance(value.get("fingerprint"), str) else []
+            )
             borne.update([""] if value.get("kind") == "coco" and "fingerprint" not in value else [])
-        for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        for inner in (
+            value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        ):
             look(inner)
 
-    for path in (*results_directory().rglob("*.json"), *(results_directory().parent / "checkpoints").rglob("*.json")):
+    for path in (
+        *results_directory().rglob("*.json"),
+        *(results_directory().parent / "checkpoints").rglob("*.json"),
+    ):
         look(json.loads(path.read_text()))
     assert set(former.values()) <= borne

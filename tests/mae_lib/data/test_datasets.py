@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from image_folders import fill, picture, save
 from PIL import Image
 
-from mae_lib.data.datasets import FolderImages, Resident, Subset, nbytes
-from mae_lib.base.image_source import ImageSource
+from image_folders import fill, picture, save
 from mae_lib.base.errors import InputError
+from mae_lib.base.image_source import ImageSource
+from mae_lib.data.datasets import FolderImages, Resident, Subset, nbytes
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def folder(tmp_path):
     return fill(tmp_path / "set")
 
 
-# -- the source ----------------------------------------------------------------------------------------------------------
+# -- the source ------------------------------------------------------------------------------------
 
 
 def test_it_is_an_image_source_of_uint8_images_and_sorted_labels(folder):
@@ -43,7 +43,10 @@ def test_pixels_are_those_of_the_file_when_it_has_the_size(folder):
 
 
 def test_the_same_index_gives_the_same_image_however_asked(folder):
-    one, many = FolderImages(folder, "train", 32, workers=1), FolderImages(folder, "train", 32, workers=4)
+    one, many = (
+        FolderImages(folder, "train", 32, workers=1),
+        FolderImages(folder, "train", 32, workers=4),
+    )
     whole = one.images(range(6))
     assert torch.equal(whole, many.images(np.arange(6)))
     assert torch.equal(whole, torch.cat([many.images([i]) for i in range(6)]))
@@ -53,13 +56,24 @@ def test_the_same_index_gives_the_same_image_however_asked(folder):
 def test_many_threads_may_read_at_once(folder):
     source = FolderImages(folder, "train", 32, workers=2)
     whole = source.images(range(6))
-    orders = [torch.randperm(6, generator=torch.Generator().manual_seed(seed)) for seed in range(40)]
+    orders = [
+        torch.randperm(6, generator=torch.Generator().manual_seed(seed)) for seed in range(40)
+    ]
     with ThreadPoolExecutor(8) as pool:
         for order, images in zip(orders, pool.map(source.images, orders)):
             assert torch.equal(images, whole[order])
 
 
-@pytest.mark.parametrize("bad, error", [([6], IndexError), ([-1], IndexError), ([0.5], TypeError), ([True], TypeError), ([[0]], TypeError)])
+@pytest.mark.parametrize(
+    "bad, error",
+    [
+        ([6], IndexError),
+        ([-1], IndexError),
+        ([0.5], TypeError),
+        ([True], TypeError),
+        ([[0]], TypeError),
+    ],
+)
 def test_indices_are_checked(folder, bad, error):
     source = FolderImages(folder, "train")
     for each in (source, Resident(source)):
@@ -74,7 +88,15 @@ def test_senseless_sizes_are_refused(folder, options):
 
 
 @pytest.mark.parametrize(
-    "draws, smallest", [(torch.zeros(2, 4), 0.2), (torch.zeros(1, 3), 0.2), (torch.ones(1, 4), 0.2), (torch.full((1, 4), np.nan), 0.2), (torch.zeros(1, 4), 0), (torch.zeros(1, 4), 1.1)]
+    "draws, smallest",
+    [
+        (torch.zeros(2, 4), 0.2),
+        (torch.zeros(1, 3), 0.2),
+        (torch.ones(1, 4), 0.2),
+        (torch.full((1, 4), np.nan), 0.2),
+        (torch.zeros(1, 4), 0),
+        (torch.zeros(1, 4), 1.1),
+    ],
 )
 def test_draws_of_crops_are_checked(folder, draws, smallest):
     source = FolderImages(folder, "train", 16)
@@ -90,9 +112,13 @@ def test_a_subset_is_spread_evenly_over_the_classes(folder, count):
     source = FolderImages(folder, "train", 16)
     subset = Subset(source, count)
     kept = [k * len(source) // count for k in range(count)]
-    assert len(subset) == count and subset.shape == source.shape and subset.classes == source.classes
+    assert (
+        len(subset) == count and subset.shape == source.shape and subset.classes == source.classes
+    )
     assert subset.labels.tolist() == source.labels[kept].tolist()
-    assert torch.equal(subset.images(range(count)), source.images(kept)) and torch.equal(subset.images([count - 1]), source.images([kept[-1]]))
+    assert torch.equal(subset.images(range(count)), source.images(kept)) and torch.equal(
+        subset.images([count - 1]), source.images([kept[-1]])
+    )
     assert (subset.identity == source.identity) == (count == len(source))
     per_class = subset.labels.bincount(minlength=len(source.classes))
     assert per_class.max() - per_class.min() <= 1
@@ -142,12 +168,14 @@ def test_the_first_bad_file_in_order_is_the_one_named(folder):
             FolderImages(folder, "train", workers=4).images(range(6))
 
 
-# -- identity ------------------------------------------------------------------------------------------------------------
+# -- identity --------------------------------------------------------------------------------------
 
 
 def test_identity_names_the_data_and_not_the_machine(folder, tmp_path):
     identity = FolderImages(folder, "train").identity
-    assert json.loads(json.dumps(identity)) == identity and str(tmp_path) not in json.dumps(identity)
+    assert json.loads(json.dumps(identity)) == identity and str(tmp_path) not in json.dumps(
+        identity
+    )
     copy = tmp_path / "elsewhere"
     folder.rename(copy)
     assert FolderImages(copy, "train").identity == identity

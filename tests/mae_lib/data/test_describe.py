@@ -1,17 +1,28 @@
-"""Descriptions of image folders: what they hold, what is odd or damaged in them, and whether they can be used."""
+"""Descriptions of image folders: what they hold, what is odd or damaged in them, and whether they
+can be used."""
 
 import json
 import os
 
 import numpy as np
 import pytest
-from coco_folders import random_content, save_coco
-from image_folders import RAMP, empty_class, fill, flat_val, loose, one_class, picture, save, too_deep
 from PIL import Image
 
+from coco_folders import random_content, save_coco
+from image_folders import (
+    RAMP,
+    empty_class,
+    fill,
+    flat_val,
+    loose,
+    one_class,
+    picture,
+    save,
+    too_deep,
+)
+from mae_lib.base.errors import InputError
 from mae_lib.data.datasets import FolderImages
 from mae_lib.data.describe import Description, describe, looked_at, of_sizes
-from mae_lib.base.errors import InputError
 
 
 @pytest.fixture
@@ -26,12 +37,25 @@ def test_a_good_folder_is_usable_and_gets_its_command(folder):
     assert told.command == f"mae pretrain --data {folder}"
     assert told.files == told.checked == 13 and told.classes == ("ant", "bee")
     assert told.splits["train"].images == 7 and told.splits["val"].images == 6
-    assert (told.splits["train"].fewest, told.splits["train"].median, told.splits["train"].most) == (3, 3.5, 4)
+    assert (
+        told.splits["train"].fewest,
+        told.splits["train"].median,
+        told.splits["train"].most,
+    ) == (3, 3.5, 4)
     assert told.formats == {"PNG": 12, "JPEG": 1} and told.modes == {"RGB": 13}
     assert told.smallest == (64, 64) and told.largest == (300, 200) and told.shortest_side == 64
     assert json.loads(json.dumps(told.to_dict()))["splits"]["val"]["images"] == 6
     text = str(told)
-    assert all(part in text for part in (str(folder), "7 images in 2 classes", "64×64 to 300×200", "usable", told.command))
+    assert all(
+        part in text
+        for part in (
+            str(folder),
+            "7 images in 2 classes",
+            "64×64 to 300×200",
+            "usable",
+            told.command,
+        )
+    )
     with pytest.raises(AttributeError):
         told.usable = False
 
@@ -42,14 +66,27 @@ def test_odd_files_are_counted_with_what_is_done_to_them(folder):
     save(Image.fromarray(RAMP.astype(np.uint16)), train / "wide.png")
     save(picture(1).convert("CMYK"), train / "ink.jpg")
     save(picture(1).convert("RGBA"), train / "clear.png")
-    save(Image.new("RGB", (8, 8), "red"), train / "film.gif", save_all=True, append_images=[Image.new("RGB", (8, 8), "blue")])
+    save(
+        Image.new("RGB", (8, 8), "red"),
+        train / "film.gif",
+        save_all=True,
+        append_images=[Image.new("RGB", (8, 8), "blue")],
+    )
     exif = Image.Exif()
     exif[0x0112] = 6
     save(picture(1), train / "turned.jpg", exif=exif)
     (train / "notes.txt").write_text("notes")
     told = describe(folder)
     assert told.usable
-    for count, what in ((2, "greyscale"), (1, "16-bit"), (1, "CMYK"), (1, "transparency"), (1, "animated"), (1, "EXIF"), (1, "other extensions")):
+    for count, what in (
+        (2, "greyscale"),
+        (1, "16-bit"),
+        (1, "CMYK"),
+        (1, "transparency"),
+        (1, "animated"),
+        (1, "EXIF"),
+        (1, "other extensions"),
+    ):
         assert any(note.startswith(f"{count} ") and what in note for note in told.warnings), what
     assert told.shortest_side == 8
 
@@ -59,11 +96,16 @@ def test_16_bit_colour_is_seen(folder):
     import zlib
 
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     rows = b"".join(b"\0" + struct.pack(">3H", 65535, 32768, 0) * 16 for _ in range(16))
     (folder / "train" / "ant" / "9.png").write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">2I5B", 16, 16, 16, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">2I5B", 16, 16, 16, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
     )
     assert any("16-bit" in note for note in describe(folder).warnings)
     assert FolderImages(folder, "train").images([3])[0, :, 5, 5].tolist() == [255, 128, 0]
@@ -83,7 +125,9 @@ def test_imbalance_and_missing_validation_are_noted(tmp_path):
     root = fill(tmp_path, splits=("train",), classes=("ant",), images=22)
     fill(root, splits=("train",), classes=("bee",), images=2)
     notes = describe(root).warnings
-    assert any("11 times" in note for note in notes) and any("no validation split" in note for note in notes)
+    assert any("11 times" in note for note in notes) and any(
+        "no validation split" in note for note in notes
+    )
 
 
 @pytest.mark.parametrize("make", [lambda root: None, one_class, empty_class, loose, too_deep])
@@ -126,24 +170,30 @@ def test_a_folder_that_may_not_be_listed_is_reported(folder):
     assert not told.usable and "cannot be listed" in told.reason
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # What all layouts share
 
 
 def test_the_shortest_side_need_not_be_of_the_smallest_image():
-    assert of_sizes([(30, 30), (500, 8), (20, 20), (30, 30)]) == {"smallest": (20, 20), "largest": (500, 8), "shortest_side": 8}
+    assert of_sizes([(30, 30), (500, 8), (20, 20), (30, 30)]) == {
+        "smallest": (20, 20),
+        "largest": (500, 8),
+        "shortest_side": 8,
+    }
     assert of_sizes([]) == {"smallest": None, "largest": None, "shortest_side": None}
 
 
 @pytest.mark.parametrize("limit, count", [(7, 7), (40, 7), (5, 500)])
 def test_a_sample_is_fixed_in_order_and_as_large_as_may_be(limit, count):
-    looks = [looked_at(lambda n: -n, range(count), limit, threads, False, "file") for threads in (1, 4)]
+    looks = [
+        looked_at(lambda n: -n, range(count), limit, threads, False, "file") for threads in (1, 4)
+    ]
     assert looks[0] == looks[1] and len(looks[0]) == min(limit, count)
     assert looks[0] == sorted(set(looks[0]), reverse=True)
     assert count <= limit or looks[0] != [-n for n in range(limit)]  # not merely the first
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # COCO's layout
 
 
@@ -156,17 +206,52 @@ def test_a_folder_in_cocos_layout_is_told_by_its_annotations(tmp_path):
     train = told.splits["train2017"]
     crowds = sum(entry["iscrowd"] for entry in content["annotations"])
     assert told.usable and told.reason == "" and told.problems == () and told.warnings == ()
-    assert (train.images, train.empty, train.instances, train.present, train.crowds) == (6, 1, len(content["annotations"]), 2, crowds)
+    assert (train.images, train.empty, train.instances, train.present, train.crowds) == (
+        6,
+        1,
+        len(content["annotations"]),
+        2,
+        crowds,
+    )
     assert train.dropped == {"box outside the image": 1} and crowds > 0
-    assert 0 < train.small == sum(entry["area"] < 32**2 for entry in content["annotations"]) < train.instances and train.large == 0
-    assert train.polygons + train.runs == train.small + train.medium + train.large == train.instances and train.polygons and train.runs
-    assert told.classes == ("ant", "bee", "cat") and told.category_ids == (2, 7, 90) and told.gaps == 86
-    assert told.files == told.checked == 11 and told.smallest == told.largest == (80, 60) and told.shortest_side == 60
+    assert (
+        0
+        < train.small
+        == sum(entry["area"] < 32**2 for entry in content["annotations"])
+        < train.instances
+        and train.large == 0
+    )
+    assert (
+        train.polygons + train.runs == train.small + train.medium + train.large == train.instances
+        and train.polygons
+        and train.runs
+    )
+    assert (
+        told.classes == ("ant", "bee", "cat")
+        and told.category_ids == (2, 7, 90)
+        and told.gaps == 86
+    )
+    assert (
+        told.files == told.checked == 11
+        and told.smallest == told.largest == (80, 60)
+        and told.shortest_side == 60
+    )
     assert json.loads(json.dumps(told.to_dict()))["splits"]["train2017"]["images"] == 6
     text = str(told)
-    for part in ("COCO", f"{crowds} of them crowds", "86 of them unused", "1 left out of training: box outside the image", "80×60", "every one of 11"):
+    for part in (
+        "COCO",
+        f"{crowds} of them crowds",
+        "86 of them unused",
+        "1 left out of training: box outside the image",
+        "80×60",
+        "every one of 11",
+    ):
         assert part in text, part
-    assert told.command == f"mae finetune --data {tmp_path} --train train2017 --validation val2017 --checkpoint FILE"
+    assert (
+        told.command
+        == f"mae finetune --data {tmp_path} --train train2017 --validation val2017 --checkpoint"
+        " FILE"
+    )
 
 
 def test_of_many_faults_in_cocos_layout_the_first_ten_are_named(tmp_path):
@@ -175,8 +260,13 @@ def test_of_many_faults_in_cocos_layout_the_first_ten_are_named(tmp_path):
     for picture_of in content["images"][1:13]:
         (tmp_path / "train2017" / picture_of["file_name"]).write_bytes(b"no picture")
     told = describe(tmp_path)
-    assert told.problem_count == 12 and all(picture_of["file_name"] in line for picture_of, line in zip(content["images"][1:], told.problems, strict=False))
-    assert len(told.problems) == 10 and "… and 2 more" in str(told) and told.reason == told.problems[0]
+    assert told.problem_count == 12 and all(
+        picture_of["file_name"] in line
+        for picture_of, line in zip(content["images"][1:], told.problems, strict=False)
+    )
+    assert (
+        len(told.problems) == 10 and "… and 2 more" in str(told) and told.reason == told.problems[0]
+    )
 
 
 def test_what_is_wrong_in_cocos_layout_is_listed(tmp_path):
@@ -186,20 +276,39 @@ def test_what_is_wrong_in_cocos_layout_is_listed(tmp_path):
     (tmp_path / "train2017" / content["images"][1]["file_name"]).write_bytes(b"no picture")
     save_coco(tmp_path, "{", split="val2017")
     told = describe(tmp_path)
-    assert not told.usable and told.problem_count == 3 and list(told.splits) == ["train2017"] and told.command == ""
+    assert (
+        not told.usable
+        and told.problem_count == 3
+        and list(told.splits) == ["train2017"]
+        and told.command == ""
+    )
     assert "instances_val2017.json is no valid JSON" in told.reason == told.problems[0]
-    assert "annotation 5" in told.problems[1] and "not an image" in told.problems[2] and "usable" in str(told)
+    assert (
+        "annotation 5" in told.problems[1]
+        and "not an image" in told.problems[2]
+        and "usable" in str(told)
+    )
 
 
 def test_unlike_categories_make_a_folder_unusable_and_a_sample_is_said_to_be_one(tmp_path):
     content = random_content(1)
     save_coco(tmp_path, content)
-    save_coco(tmp_path, content | {"categories": [*content["categories"], {"id": 1, "name": "dog"}]}, split="val2017")
+    save_coco(
+        tmp_path,
+        content | {"categories": [*content["categories"], {"id": 1, "name": "dog"}]},
+        split="val2017",
+    )
     told = describe(tmp_path, limit=4)
     assert told.checked == 4 < told.files and "sample of 4 of 10" in str(told)
     assert told == describe(tmp_path, limit=4, threads=1)
-    assert not told.usable and "instances_val2017.json has the category 'dog', which the training split lacks" in told.reason
-    (tmp_path / "annotations" / "instances_val2017.json").rename(tmp_path / "annotations" / "instances_test.json")
+    assert (
+        not told.usable
+        and "instances_val2017.json has the category 'dog', which the training split lacks"
+        in told.reason
+    )
+    (tmp_path / "annotations" / "instances_val2017.json").rename(
+        tmp_path / "annotations" / "instances_test.json"
+    )
     (tmp_path / "val2017").rename(tmp_path / "test")
     told = describe(tmp_path)  # nothing is scored on it
     assert told.usable and any("'dog'" in note for note in told.warnings)
@@ -211,15 +320,25 @@ def test_categories_of_another_numbering_are_said_to_be_matched_by_name(tmp_path
     save_coco(tmp_path, content)
     renamed = [{"id": new, "name": old["name"]} for new, old in zip(ids, content["categories"])]
     of = {old["id"]: new for new, old in zip(ids, content["categories"])}
-    annotations = [each | {"category_id": of[each["category_id"]]} for each in content["annotations"]]
-    save_coco(tmp_path, content | {"categories": renamed, "annotations": annotations}, split="val2017")
+    annotations = [
+        each | {"category_id": of[each["category_id"]]} for each in content["annotations"]
+    ]
+    save_coco(
+        tmp_path, content | {"categories": renamed, "annotations": annotations}, split="val2017"
+    )
     told = describe(tmp_path)
-    assert told.usable and any("matched by name" in note for note in told.warnings) == (ids != (90, 2, 7))
+    assert told.usable and any("matched by name" in note for note in told.warnings) == (
+        ids != (90, 2, 7)
+    )
 
 
 def test_a_single_split_is_noted_and_a_nested_folder_is_pointed_at(tmp_path):
     save_coco(tmp_path / "inner", random_content(1), split="all")
     told = describe(tmp_path / "inner")
-    assert told.usable and "--train all --validation all" in told.command and any("no validation split" in note for note in told.warnings)
+    assert (
+        told.usable
+        and "--train all --validation all" in told.command
+        and any("no validation split" in note for note in told.warnings)
+    )
     outer = describe(tmp_path)
     assert not outer.usable and f"point at {tmp_path / 'inner'}" in outer.reason

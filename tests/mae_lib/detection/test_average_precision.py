@@ -1,5 +1,6 @@
-"""COCO's 24 numbers equal pycocotools' on random detections, whatever the images, crowds, ids and ties; the truth fed back scores 1; a subset
-of images is scored as a file of its own; what does not fit is named."""
+"""COCO's 24 numbers equal pycocotools' on random detections, whatever the images, crowds, ids and
+ties; the truth fed back scores 1; a subset of images is scored as a file of its own; what does not
+fit is named."""
 
 from __future__ import annotations
 
@@ -12,40 +13,64 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from coco_folders import CATEGORIES, blob, instance, random_content, save_coco
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as rle_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mae_lib.detection.average_precision import MEASURES, Detections, average_precision, found_and_named
-from mae_lib.data.coco import CocoFolder, open_coco, write_scenes
+from coco_folders import CATEGORIES, blob, instance, random_content, save_coco
 from mae_lib.base.errors import InputError
+from mae_lib.data.coco import CocoFolder, open_coco, write_scenes
+from mae_lib.detection.average_precision import (
+    MEASURES,
+    Detections,
+    average_precision,
+    found_and_named,
+)
 from mae_lib.worlds.world import Scenes
 
 SIZE = (60, 80)
 
 
-def pycocotools_numbers(path: Path, truth: CocoFolder, detections: list[Detections], indices: list[int]) -> dict[str, float]:
-    """The oracle, from the annotations file itself. Boxes and masks are scored apart: given both, COCO's tools take areas from the boxes."""
+def pycocotools_numbers(
+    path: Path, truth: CocoFolder, detections: list[Detections], indices: list[int]
+) -> dict[str, float]:
+    """The oracle, from the annotations file itself. Boxes and masks are scored apart: given both,
+    COCO's tools take areas from the boxes."""
     numbers = {}
     with redirect_stdout(None):
         oracle = COCO(str(path))
         for prefix, kind in (("box", "bbox"), ("mask", "segm")):
             results = []
             for i, found in zip(indices, detections, strict=True):
-                for box, label, score, mask in zip(found.boxes, found.labels, found.scores, found.masks, strict=True):
+                for box, label, score, mask in zip(
+                    found.boxes, found.labels, found.scores, found.masks, strict=True
+                ):
                     x0, y0, x1, y1 = box.double().tolist()
-                    what = {"bbox": [x0, y0, x1 - x0, y1 - y0]} if kind == "bbox" else {"segmentation": coded(mask)}
-                    results.append(what | {"image_id": truth.image_ids[i], "category_id": truth.category_ids[label - 1], "score": float(score)})
+                    what = (
+                        {"bbox": [x0, y0, x1 - x0, y1 - y0]}
+                        if kind == "bbox"
+                        else {"segmentation": coded(mask)}
+                    )
+                    results.append(
+                        what
+                        | {
+                            "image_id": truth.image_ids[i],
+                            "category_id": truth.category_ids[label - 1],
+                            "score": float(score),
+                        }
+                    )
             found = oracle.loadRes(results) if results else empty(oracle)
             scoring = COCOeval(oracle, found, kind)
             scoring.params.imgIds = [truth.image_ids[i] for i in indices]
             scoring.evaluate()
             scoring.accumulate()
             scoring.summarize()
-            numbers |= {f"{prefix}/{name}": value if value >= 0 else math.nan for name, value in zip(MEASURES, scoring.stats, strict=True)}
+            numbers |= {
+                f"{prefix}/{name}": value if value >= 0 else math.nan
+                for name, value in zip(MEASURES, scoring.stats, strict=True)
+            }
     return numbers
 
 
@@ -61,8 +86,11 @@ def empty(oracle: COCO) -> COCO:
     return none
 
 
-def detect(truth: CocoFolder, i: int, rng: np.random.Generator, strangers: int, levels: int) -> Detections:
-    """The instances of an image, some found twice, moved, confused or missed, and strangers; few levels of the score make ties."""
+def detect(
+    truth: CocoFolder, i: int, rng: np.random.Generator, strangers: int, levels: int
+) -> Detections:
+    """The instances of an image, some found twice, moved, confused or missed, and strangers; few
+    levels of the score make ties."""
     height, width = truth.size(i)
     real = truth.instances(i)
     boxes, labels, masks = [], [], []
@@ -96,14 +124,27 @@ def nothing(size: tuple[int, int] = SIZE) -> Detections:
 
 def fed_back(truth: CocoFolder, i: int, rng: np.random.Generator) -> Detections:
     real = truth.instances(i)
-    return Detections(real.boxes, real.labels, torch.from_numpy(rng.random(len(real.labels))).float(), real.masks)
+    return Detections(
+        real.boxes, real.labels, torch.from_numpy(rng.random(len(real.labels))).float(), real.masks
+    )
 
 
 def agree(mine: dict[str, float], oracle: dict[str, float]) -> None:
     assert list(mine) == list(oracle) and len(mine) == 24
-    worst = max(mine, key=lambda key: abs(mine[key] - oracle[key]) if mine[key] == mine[key] and oracle[key] == oracle[key] else -1)
+    worst = max(
+        mine,
+        key=lambda key: (
+            abs(mine[key] - oracle[key])
+            if mine[key] == mine[key] and oracle[key] == oracle[key]
+            else -1
+        ),
+    )
     assert all(math.isnan(mine[key]) == math.isnan(oracle[key]) for key in mine), (mine, oracle)
-    assert math.isnan(mine[worst]) or abs(mine[worst] - oracle[worst]) <= 1e-6, (worst, mine[worst], oracle[worst])
+    assert math.isnan(mine[worst]) or abs(mine[worst] - oracle[worst]) <= 1e-6, (
+        worst,
+        mine[worst],
+        oracle[worst],
+    )
 
 
 def folder(root: Path, content: dict) -> CocoFolder:
@@ -111,32 +152,67 @@ def folder(root: Path, content: dict) -> CocoFolder:
     return open_coco(root, "train2017")
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Against pycocotools
 
 
 @given(
-    seed=st.integers(0, 2**32 - 1), images=st.integers(1, 5), instances=st.integers(1, 9), crowds=st.booleans(),
-    strangers=st.sampled_from([0, 5, 20]), levels=st.sampled_from([2, 7, 1000]), size=st.sampled_from([SIZE, (200, 180)]), part=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+    images=st.integers(1, 5),
+    instances=st.integers(1, 9),
+    crowds=st.booleans(),
+    strangers=st.sampled_from([0, 5, 20]),
+    levels=st.sampled_from([2, 7, 1000]),
+    size=st.sampled_from([SIZE, (200, 180)]),
+    part=st.booleans(),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_it_equals_pycocotools_on_random_detections(tmp_path_factory, seed, images, instances, crowds, strangers, levels, size, part):
-    truth = folder(tmp_path_factory.mktemp("coco"), random_content(seed, images, instances, size, crowds))
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_it_equals_pycocotools_on_random_detections(
+    tmp_path_factory, seed, images, instances, crowds, strangers, levels, size, part
+):
+    truth = folder(
+        tmp_path_factory.mktemp("coco"), random_content(seed, images, instances, size, crowds)
+    )
     rng = np.random.default_rng(seed)
-    indices = rng.permutation(images)[: rng.integers(1, images + 1)].tolist() if part else list(range(images))
+    indices = (
+        rng.permutation(images)[: rng.integers(1, images + 1)].tolist()
+        if part
+        else list(range(images))
+    )
     found = [detect(truth, i, rng, strangers, levels) for i in indices]
-    agree(average_precision(truth, found, indices if part else None), pycocotools_numbers(truth.annotations, truth, found, indices))
+    agree(
+        average_precision(truth, found, indices if part else None),
+        pycocotools_numbers(truth.annotations, truth, found, indices),
+    )
 
 
 def test_of_more_than_a_hundred_detections_the_best_hundred_count(tmp_path):
-    truth, rng = folder(tmp_path, random_content(3, images=3, instances=4)), np.random.default_rng(0)
+    truth, rng = (
+        folder(tmp_path, random_content(3, images=3, instances=4)),
+        np.random.default_rng(0),
+    )
     crowded = [detect(truth, i, rng, 0, 50) for i in range(3)]
     many = [[blob(rng, *SIZE) for _ in range(260)] for _ in range(3)]
     found = []
     for few, masks in zip(crowded, many, strict=True):
         boxes = [[0, 0, *rng.uniform(1, 60, 2)] for _ in masks]
-        extra = detections(boxes, rng.integers(1, 3, len(masks)).tolist(), rng.integers(0, 50, len(masks)) / 50, masks, SIZE)
-        found.append(Detections(*(torch.cat([getattr(few, key), getattr(extra, key)]) for key in ("boxes", "labels", "scores", "masks"))))
+        extra = detections(
+            boxes,
+            rng.integers(1, 3, len(masks)).tolist(),
+            rng.integers(0, 50, len(masks)) / 50,
+            masks,
+            SIZE,
+        )
+        found.append(
+            Detections(
+                *(
+                    torch.cat([getattr(few, key), getattr(extra, key)])
+                    for key in ("boxes", "labels", "scores", "masks")
+                )
+            )
+        )
     mine = average_precision(truth, found)
     agree(mine, pycocotools_numbers(truth.annotations, truth, found, [0, 1, 2]))
     best = [replace_rows(one, one.scores.argsort(descending=True, stable=True)) for one in found]
@@ -153,7 +229,8 @@ def per_class_top(one: Detections, count: int) -> Detections:
 
 
 def test_masks_are_sorted_by_their_own_area_not_their_box(tmp_path):
-    """A thin frame of 396 pixels is small; its box of 100 by 100 is large. Boxes are sorted by theirs."""
+    """A thin frame of 396 pixels is small; its box of 100 by 100 is large. Boxes are sorted by
+    theirs."""
     height, width = 120, 120
     frame, elsewhere = np.zeros((height, width), dtype=bool), np.zeros((height, width), dtype=bool)
     frame[5:105, 5:105], elsewhere[:10, 110:] = True, True
@@ -161,7 +238,15 @@ def test_masks_are_sorted_by_their_own_area_not_their_box(tmp_path):
     content = random_content(0, images=1, size=(height, width))
     content["annotations"] = [{"id": 1} | instance(elsewhere)]
     truth = folder(tmp_path, content)
-    found = [detections([[5, 5, 105, 105], [110, 0, 120, 10]], [1, 1], [0.9, 0.8], [frame, elsewhere], (height, width))]
+    found = [
+        detections(
+            [[5, 5, 105, 105], [110, 0, 120, 10]],
+            [1, 1],
+            [0.9, 0.8],
+            [frame, elsewhere],
+            (height, width),
+        )
+    ]
     mine = average_precision(truth, found)
     agree(mine, pycocotools_numbers(truth.annotations, truth, found, [0]))
     assert mine["box/APs"] == pytest.approx(1) and mine["mask/APs"] == pytest.approx(0.5)
@@ -177,7 +262,11 @@ def test_no_detections_score_nothing_and_false_ones_on_empty_images_count(tmp_pa
     rng = np.random.default_rng(0)
     perfect = [fed_back(truth, i, rng) for i in range(3)]
     stranger = detections([[0, 0, 9, 9]] * 2, [1, 2], [2.0, 2.0], [blob(rng, *SIZE)] * 2, SIZE)
-    assert average_precision(truth, perfect)["box/AP"] == 1 > average_precision(truth, [*perfect[:2], stranger])["box/AP"]
+    assert (
+        average_precision(truth, perfect)["box/AP"]
+        == 1
+        > average_precision(truth, [*perfect[:2], stranger])["box/AP"]
+    )
 
 
 def test_without_instances_every_number_is_undefined(tmp_path):
@@ -200,7 +289,7 @@ def test_dropped_instances_still_count_as_coco_counts_them(tmp_path):
     assert truth.dropped and mine["box/AR100"] < 1
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The truth fed back
 
 
@@ -208,14 +297,27 @@ def test_dropped_instances_still_count_as_coco_counts_them(tmp_path):
 def test_the_truth_scores_one(tmp_path, seed):
     truth, rng = folder(tmp_path, random_content(seed, crowds=False)), np.random.default_rng(seed)
     mine = average_precision(truth, [fed_back(truth, i, rng) for i in range(len(truth))])
-    defined = {key: value for key, value in mine.items() if not key.endswith(("AR1", "AR10")) and not math.isnan(value)}
-    assert len(defined) >= 12 and all(value == pytest.approx(1, abs=1e-12) for value in defined.values()), defined
+    defined = {
+        key: value
+        for key, value in mine.items()
+        if not key.endswith(("AR1", "AR10")) and not math.isnan(value)
+    }
+    assert len(defined) >= 12 and all(
+        value == pytest.approx(1, abs=1e-12) for value in defined.values()
+    ), defined
 
 
 def test_the_scenes_truth_scores_one(tmp_path):
-    truth, rng = write_scenes(Scenes("validation", size=96, length=60), tmp_path, "validation"), np.random.default_rng(0)
+    truth, rng = (
+        write_scenes(Scenes("validation", size=96, length=60), tmp_path, "validation"),
+        np.random.default_rng(0),
+    )
     mine = average_precision(truth, [fed_back(truth, i, rng) for i in range(60)])
-    assert all(mine[f"{kind}/{name}"] == pytest.approx(1, abs=1e-12) for kind in ("box", "mask") for name in ("AP", "AP50", "AP75", "APs", "AR100"))
+    assert all(
+        mine[f"{kind}/{name}"] == pytest.approx(1, abs=1e-12)
+        for kind in ("box", "mask")
+        for name in ("AP", "AP50", "AP75", "APs", "AR100")
+    )
 
 
 def test_an_instance_whose_id_is_zero_counts(tmp_path):
@@ -224,10 +326,12 @@ def test_an_instance_whose_id_is_zero_counts(tmp_path):
     mask = blob(np.random.default_rng(0), *SIZE)
     content["annotations"] = [{"id": 0} | instance(mask)]
     truth = folder(tmp_path, content)
-    assert average_precision(truth, [fed_back(truth, 0, np.random.default_rng(0))])["mask/AP"] == pytest.approx(1)
+    assert average_precision(truth, [fed_back(truth, 0, np.random.default_rng(0))])[
+        "mask/AP"
+    ] == pytest.approx(1)
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Invariances
 
 
@@ -237,9 +341,13 @@ def test_a_subset_is_scored_as_a_file_of_its_own(tmp_path):
     found = [detect(truth, i, rng, 5, 7) for i in range(5)]
     kept = {picture["id"] for picture in content["images"][1:4]}
     few = content | {
-        "images": content["images"][1:4], "annotations": [a for a in content["annotations"] if a["image_id"] in kept],
+        "images": content["images"][1:4],
+        "annotations": [a for a in content["annotations"] if a["image_id"] in kept],
     }
-    agree(average_precision(truth, found[1:4], [1, 2, 3]), average_precision(folder(tmp_path / "few", few), found[1:4]))
+    agree(
+        average_precision(truth, found[1:4], [1, 2, 3]),
+        average_precision(folder(tmp_path / "few", few), found[1:4]),
+    )
 
 
 def test_ids_do_not_matter(tmp_path):
@@ -248,19 +356,26 @@ def test_ids_do_not_matter(tmp_path):
     found = [detect(truth, i, rng, 5, 1000) for i in range(4)]
     text = json.dumps(content["annotations"])
     plain = content | {
-        "annotations": [a | {"category_id": {2: 1, 7: 2}[a["category_id"]]} for a in json.loads(text)],
+        "annotations": [
+            a | {"category_id": {2: 1, 7: 2}[a["category_id"]]} for a in json.loads(text)
+        ],
         "categories": [c | {"id": {2: 1, 7: 2, 90: 3}[c["id"]]} for c in CATEGORIES],
     }
-    agree(average_precision(truth, found), average_precision(folder(tmp_path / "plain", plain), found))
+    agree(
+        average_precision(truth, found), average_precision(folder(tmp_path / "plain", plain), found)
+    )
 
 
 def test_any_rising_change_of_the_scores_leaves_the_numbers(tmp_path):
     truth, rng = folder(tmp_path, random_content(6)), np.random.default_rng(0)
     found = [detect(truth, i, rng, 5, 7) for i in range(len(truth))]
-    agree(average_precision(truth, found), average_precision(truth, [replace(one, scores=50 * one.scores**3 - 7) for one in found]))
+    agree(
+        average_precision(truth, found),
+        average_precision(truth, [replace(one, scores=50 * one.scores**3 - 7) for one in found]),
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Where or what
 
 
@@ -269,7 +384,11 @@ def test_an_instance_is_named_by_the_best_detection_that_covers_it(tmp_path):
     mask[10:30, 10:30] = True
     content = random_content(0, images=2)
     crowd = {"id": 3} | instance(mask, crowd=1)
-    content["annotations"] = [{"id": 1} | instance(mask), {"id": 2} | instance(np.roll(mask, 40, 1), category=7), crowd]
+    content["annotations"] = [
+        {"id": 1} | instance(mask),
+        {"id": 2} | instance(np.roll(mask, 40, 1), category=7),
+        crowd,
+    ]
     truth = folder(tmp_path, content)
     here, near, there, far = [10, 10, 30, 30], [12, 10, 32, 30], [50, 10, 70, 30], [25, 10, 45, 30]
 
@@ -280,9 +399,12 @@ def test_an_instance_is_named_by_the_best_detection_that_covers_it(tmp_path):
     assert counts([here, there], [1, 2], [0.1, 0.2]) == (2, 2, 2)
     assert counts([], [], []) == (2, 0, 0) and counts([far], [1], [0.9]) == (2, 0, 0)
     assert counts([here, there], [2, 1], [0.1, 0.2]) == (2, 2, 0)
-    assert counts([here, near, there], [2, 1, 2], [0.1, 0.2, 0.3]) == (2, 2, 2)  # the better score says the right class
+    # the better score says the right class
+    assert counts([here, near, there], [2, 1, 2], [0.1, 0.2, 0.3]) == (2, 2, 2)
     assert counts([here, near, there], [1, 2, 2], [0.1, 0.2, 0.3]) == (2, 2, 1)
-    assert counts([near], [1], [0.2], least_overlap=0.9) == (2, 0, 0) and counts([near], [1], [0.2], least_overlap=0.8) == (2, 1, 1)
+    assert counts([near], [1], [0.2], least_overlap=0.9) == (2, 0, 0) and counts(
+        [near], [1], [0.2], least_overlap=0.8
+    ) == (2, 1, 1)
 
 
 def test_the_truth_fed_back_is_all_covered_and_named_but_for_crowds(tmp_path):
@@ -295,13 +417,16 @@ def test_the_truth_fed_back_is_all_covered_and_named_but_for_crowds(tmp_path):
         found_and_named(truth, [nothing()] * 5)
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # What does not fit is named
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    truth, rng = folder(tmp_path_factory.mktemp("pair"), random_content(0, images=2)), np.random.default_rng(0)
+    truth, rng = (
+        folder(tmp_path_factory.mktemp("pair"), random_content(0, images=2)),
+        np.random.default_rng(0),
+    )
     return truth, detections([[0, 0, 9, 9.0]], [1], [0.5], [blob(rng, *SIZE)], SIZE)
 
 
@@ -311,7 +436,10 @@ CHANGES = {
     "nan score": ({"scores": torch.tensor([torch.nan])}, "image 13.*NaN"),
     "nan box": ({"boxes": torch.tensor([[0, 0, torch.nan, 1]])}, "image 13.*NaN"),
     "infinite box": ({"boxes": torch.tensor([[0, 0, torch.inf, 1]])}, "image 13.*infinite"),
-    "small mask": ({"masks": torch.zeros(1, 28, 28, dtype=torch.bool)}, r"image 13.*\[1, 28, 28\], not \[1, 60, 80\]"),
+    "small mask": (
+        {"masks": torch.zeros(1, 28, 28, dtype=torch.bool)},
+        r"image 13.*\[1, 28, 28\], not \[1, 60, 80\]",
+    ),
     "soft mask": ({"masks": torch.zeros(1, *SIZE)}, "image 13.*threshold"),
     "no mask": ({"masks": torch.zeros(0, *SIZE, dtype=torch.bool)}, "image 13.*masks of shape"),
     "two boxes": ({"boxes": torch.zeros(2, 4)}, "image 13.*do not fit"),
@@ -326,10 +454,18 @@ def test_a_wrong_detection_is_named_with_its_image(pair, change, message):
         average_precision(truth, [one, replace(one, **change)])
 
 
-@pytest.mark.parametrize("count, indices, message", [
-    (1, None, "1 detections for 2 images"), (3, None, "3 detections for 2"), (2, [0], "2 detections for 1"), (0, [], "no image"),
-    (2, [0, 0], "must differ"), (2, [0, 2], "0 … 1"), (2, [-1, 0], "0 … 1"),
-])
+@pytest.mark.parametrize(
+    "count, indices, message",
+    [
+        (1, None, "1 detections for 2 images"),
+        (3, None, "3 detections for 2"),
+        (2, [0], "2 detections for 1"),
+        (0, [], "no image"),
+        (2, [0, 0], "must differ"),
+        (2, [0, 2], "0 … 1"),
+        (2, [-1, 0], "0 … 1"),
+    ],
+)
 def test_wrong_indices_are_named(pair, count, indices, message):
     truth, one = pair
     with pytest.raises(InputError, match=message):
@@ -337,39 +473,61 @@ def test_wrong_indices_are_named(pair, count, indices, message):
 
 
 @pytest.mark.parametrize("ids", [(90, 2, 7), (2, 90, 7), (7, 90, 2), (1, 2, 3)])
-def test_a_perfect_detector_is_perfect_whatever_ids_the_scored_split_gives_the_same_names(tmp_path, ids):
+def test_a_perfect_detector_is_perfect_whatever_ids_the_scored_split_gives_the_same_names(
+    tmp_path, ids
+):
     content = random_content(3, images=3, crowds=False)
     save_coco(tmp_path, content)
     of = {old["id"]: new for new, old in zip(ids, content["categories"])}
     other = content | {
-        "categories": [{"id": of[each["id"]], "name": each["name"]} for each in content["categories"]],
-        "annotations": [each | {"category_id": of[each["category_id"]]} for each in content["annotations"]],
+        "categories": [
+            {"id": of[each["id"]], "name": each["name"]} for each in content["categories"]
+        ],
+        "annotations": [
+            each | {"category_id": of[each["category_id"]]} for each in content["annotations"]
+        ],
     }
     save_coco(tmp_path, other, split="val2017")
     train = open_coco(tmp_path, "train")
     val = open_coco(tmp_path, "val", train.classes)
-    assert val.classes == train.classes and [of[k] for k in train.category_ids] == list(val.category_ids)
+    assert val.classes == train.classes and [of[k] for k in train.category_ids] == list(
+        val.category_ids
+    )
     found = [
-        Detections(real.boxes, real.labels, torch.linspace(0.5, 1, len(real.labels)), real.masks)  # as trained: labels of the training split
+        # as trained: labels of the training split
+        Detections(real.boxes, real.labels, torch.linspace(0.5, 1, len(real.labels)), real.masks)
         for real in map(train.instances, range(len(train)))
     ]
     scores = average_precision(val, found)
-    assert scores["box/AP"] == pytest.approx(average_precision(train, found)["box/AP"]) and scores["box/AP"] > 0.9
+    assert (
+        scores["box/AP"] == pytest.approx(average_precision(train, found)["box/AP"])
+        and scores["box/AP"] > 0.9
+    )
 
 
 @pytest.mark.parametrize(
     "names, message",
     [
-        (["cat", "ant", "wasp"], "lacks the category 'bee', which the training split has: list the same"),
+        (
+            ["cat", "ant", "wasp"],
+            "lacks the category 'bee', which the training split has: list the same",
+        ),
         (["cat", "ant"], "lacks the category 'bee'"),
-        (["cat", "ant", "bee", "wasp", "dog"], "has the category 'dog' and 1 more, which the training split lacks"),
+        (
+            ["cat", "ant", "bee", "wasp", "dog"],
+            "has the category 'dog' and 1 more, which the training split lacks",
+        ),
         (["bee", "ant", "cat", "ant"], "'ant' more than once: give each a name of its own"),
     ],
 )
 def test_categories_of_other_names_are_refused(tmp_path, names, message):
     content = random_content(3, images=2) | {"annotations": []}
     save_coco(tmp_path, content)
-    save_coco(tmp_path, content | {"categories": [{"id": k, "name": name} for k, name in enumerate(names)]}, split="val2017")
+    save_coco(
+        tmp_path,
+        content | {"categories": [{"id": k, "name": name} for k, name in enumerate(names)]},
+        split="val2017",
+    )
     with pytest.raises(InputError, match=message) as caught:
         open_coco(tmp_path, "val", open_coco(tmp_path, "train").classes)
     assert "instances_val2017.json" in str(caught.value) and "\n" not in str(caught.value)

@@ -1,4 +1,5 @@
-"""Drawings of graphs: every node where and what it is, no two kinds alike, nothing drawn over anything else."""
+"""Drawings of graphs: every node where and what it is, no two kinds alike, nothing drawn over
+anything else."""
 
 from __future__ import annotations
 
@@ -6,20 +7,28 @@ import itertools
 import re
 from html.parser import HTMLParser
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from looking import drawn  # noqa: F401 (renders and closes every figure)
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
-from mae_lib.drawing import graph_figures
-from mae_lib.base.errors import InputError
-from mae_lib.theory.graph import LatentGraph, figure_4, quad_tree, random_dag, tree
-from mae_lib.drawing.graph_figures import LOOKS, RADIUS, geometry, latent_graph, latent_graphs, layout, node_kinds, svg
-from mae_lib.theory.shared import locate_shared
+from looking import drawn  # noqa: F401 (renders and closes every figure)
 from mae_book.explorers.shared_explorer import explorer_graphs
+from mae_lib.base.errors import InputError
+from mae_lib.drawing import graph_figures
+from mae_lib.drawing.graph_figures import (
+    LOOKS,
+    RADIUS,
+    geometry,
+    latent_graph,
+    latent_graphs,
+    layout,
+    node_kinds,
+    svg,
+)
+from mae_lib.theory.graph import LatentGraph, figure_4, quad_tree, random_dag, tree
+from mae_lib.theory.shared import locate_shared
 
 GRAPH, MASKS = figure_4()
 
@@ -29,10 +38,21 @@ def nodes_of(axis) -> dict[str, Polygon]:
 
 
 def test_every_kind_of_node_has_a_shape_and_a_look_of_its_own():
-    outlines = [graph_figures.outline(kind) for kind in LOOKS if kind not in ("latent", "observable")]
+    outlines = [
+        graph_figures.outline(kind) for kind in LOOKS if kind not in ("latent", "observable")
+    ]
     assert len(set(outlines)) == len(outlines)
     assert len({look.words for look in LOOKS.values()}) == len(LOOKS)
-    assert len({(len(look.corners), round(float(look.corners[0, 1]), 3)) for kind, look in LOOKS.items() if kind not in ("latent", "observable")}) == 8
+    assert (
+        len(
+            {
+                (len(look.corners), round(float(look.corners[0, 1]), 3))
+                for kind, look in LOOKS.items()
+                if kind not in ("latent", "observable")
+            }
+        )
+        == 8
+    )
     for look in LOOKS.values():
         assert np.abs(look.corners).max() <= 1.3
 
@@ -41,35 +61,78 @@ def test_a_figure_shows_the_answer():
     shared = locate_shared(GRAPH, ["x1", "x2", "x3"], ["x7", "x8"])
     kinds = node_kinds(GRAPH, shared)
     assert kinds == {
-        "z1": "common", "z2": "s_mc", "z3": "s_m", "z4": "c", "z5": "s_mc", "z6": "unseen", "x1": "masked", "x2": "masked", "x3": "masked",
-        "x4": "visible", "x5": "visible", "x6": "visible", "x7": "ignored", "x8": "ignored",
-    }  # fmt: skip
+        "z1": "common",
+        "z2": "s_mc",
+        "z3": "s_m",
+        "z4": "c",
+        "z5": "s_mc",
+        "z6": "unseen",
+        "x1": "masked",
+        "x2": "masked",
+        "x3": "masked",
+        "x4": "visible",
+        "x5": "visible",
+        "x6": "visible",
+        "x7": "ignored",
+        "x8": "ignored",
+    }
     figure = latent_graph(GRAPH, shared, "a title")
     (axis,) = figure.axes
-    assert axis.get_title() == "a title" and [text.get_text() for text in axis.texts] == list(GRAPH.nodes)
+    assert axis.get_title() == "a title" and [text.get_text() for text in axis.texts] == list(
+        GRAPH.nodes
+    )
     drawn, places = nodes_of(axis), geometry(GRAPH).places
     assert list(drawn) == [f"{v}: {kind}" for v, kind in kinds.items()]
     for (v, kind), patch in zip(kinds.items(), drawn.values()):
         assert np.allclose(patch.get_xy()[:-1], places[v] + RADIUS * LOOKS[kind].corners)
         assert to_hex(patch.get_edgecolor()) == to_hex(LOOKS[kind].colour)
-        assert to_hex(patch.get_facecolor()) == (to_hex(LOOKS[kind].colour) if LOOKS[kind].filled else "#ffffff")
+        assert to_hex(patch.get_facecolor()) == (
+            to_hex(LOOKS[kind].colour) if LOOKS[kind].filled else "#ffffff"
+        )
     words = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert len(words) == 8 and words[0] == "masked observable" and "wholly visible latent (in $s_{m^c}$)" in words
+    assert (
+        len(words) == 8
+        and words[0] == "masked observable"
+        and "wholly visible latent (in $s_{m^c}$)" in words
+    )
     assert axis.get_ylim()[0] > axis.get_ylim()[1]  # the roots at the top: y runs down
     assert places["z1"][1] < places["z3"][1] < places["x1"][1]
 
 
 def test_a_graph_alone_and_several_panels():
-    assert [t.get_text() for t in latent_graph(GRAPH).legends[0].get_texts()] == ["latent", "observable"]
-    figure = latent_graphs({**{title: locate_shared(GRAPH, mask) for title, mask in MASKS.items()}, "plain": quad_tree((2, 2))}, columns=3)
-    assert isinstance(figure, Figure) and [axis.get_title() for axis in figure.axes] == ["left", "middle", "right", "plain"]
-    stars = [[name.split(":")[0] for name in nodes_of(axis) if name.endswith(": c")] for axis in figure.axes]
+    assert [t.get_text() for t in latent_graph(GRAPH).legends[0].get_texts()] == [
+        "latent",
+        "observable",
+    ]
+    figure = latent_graphs(
+        {
+            **{title: locate_shared(GRAPH, mask) for title, mask in MASKS.items()},
+            "plain": quad_tree((2, 2)),
+        },
+        columns=3,
+    )
+    assert isinstance(figure, Figure) and [axis.get_title() for axis in figure.axes] == [
+        "left",
+        "middle",
+        "right",
+        "plain",
+    ]
+    stars = [
+        [name.split(":")[0] for name in nodes_of(axis) if name.endswith(": c")]
+        for axis in figure.axes
+    ]
     assert stars == [["z3"], ["z6"], ["z1", "z2"], []]
     boxes = [axis.get_position() for axis in figure.axes]
     assert boxes[3].y1 < boxes[0].y0 and boxes[0].x1 <= boxes[1].x0 + 1e-9
 
 
-ODD = [LatentGraph([], ["x"]), LatentGraph([], [0, 1]), tree(2, 1), random_dag(8, 16, 3), LatentGraph([("a latent of many words", "$x_1$")], ["$x_1$"])]
+ODD = [
+    LatentGraph([], ["x"]),
+    LatentGraph([], [0, 1]),
+    tree(2, 1),
+    random_dag(8, 16, 3),
+    LatentGraph([("a latent of many words", "$x_1$")], ["$x_1$"]),
+]
 
 
 @pytest.mark.parametrize("graph", ODD)
@@ -89,7 +152,10 @@ def test_nothing_is_drawn_over_anything(name):
     t = np.linspace(0, 1, 200)[:, None]
     for (a, b), (start, control, end) in zip(graph.edges, found.curves):
         points = (1 - t) ** 2 * start + 2 * t * (1 - t) * control + t**2 * end
-        assert np.allclose(start, found.places[a]) and RADIUS < np.linalg.norm(end - found.places[b]) < 2 * RADIUS
+        assert (
+            np.allclose(start, found.places[a])
+            and RADIUS < np.linalg.norm(end - found.places[b]) < 2 * RADIUS
+        )
         for v, place in found.places.items():
             if v not in (a, b):
                 assert np.linalg.norm(points - place, axis=1).min() > 1.4 * RADIUS, (a, b, v)
@@ -119,14 +185,22 @@ def test_the_svg_is_the_same_drawing():
     shared = locate_shared(GRAPH, MASKS["right"])
     page, kinds, found = Drawing(svg(GRAPH, shared)), node_kinds(GRAPH, shared), geometry(GRAPH)
     groups = [a for tag, a in page.elements if tag == "g"]
-    assert [(int(a["data-node"]), a["data-kind"]) for a in groups] == list(enumerate(kinds.values()))
+    assert [(int(a["data-node"]), a["data-kind"]) for a in groups] == list(
+        enumerate(kinds.values())
+    )
     for a, place in zip(groups, found.places.values()):
         x, y = map(float, re.findall(r"[\d.]+", a["transform"]))
         assert (x, y) == pytest.approx(tuple(place), abs=0.06)
     assert page.texts == list(GRAPH.nodes)
     paths = [a for tag, a in page.elements if tag == "path"]
-    assert [a["d"] for a in paths if "class" not in a] == [graph_figures.outline(kind) for kind in kinds.values()]
-    assert sum(a.get("class") == "edge" for a in paths) == sum(a.get("class") == "arrow" for a in paths) == len(GRAPH.edges)
+    assert [a["d"] for a in paths if "class" not in a] == [
+        graph_figures.outline(kind) for kind in kinds.values()
+    ]
+    assert (
+        sum(a.get("class") == "edge" for a in paths)
+        == sum(a.get("class") == "arrow" for a in paths)
+        == len(GRAPH.edges)
+    )
     assert Drawing(svg(LatentGraph([("<b>", "x & y")], ["x & y"]))).texts == ["<b>", "x & y"]
 
 

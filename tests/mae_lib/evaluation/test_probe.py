@@ -1,5 +1,6 @@
-"""The linear probe reaches what scikit-learn's logistic regression reaches, finds what was planted and nothing where there is nothing; the
-evaluation scores each set by its own rule; bad input is named."""
+"""The linear probe reaches what scikit-learn's logistic regression reaches, finds what was planted
+and nothing where there is nothing; the evaluation scores each set by its own rule; bad input is
+named."""
 
 from __future__ import annotations
 
@@ -13,21 +14,29 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.preprocessing import StandardScaler
-from tiny import one_thread  # noqa: F401 (every test on one thread)
 from torch import Tensor
 
-from mae_lib.evaluation import probe as probing
-from mae_lib.training import store
-from mae_lib.data.datasets import Resident
 from mae_lib.base.errors import InputError
+from mae_lib.data.datasets import Resident
+from mae_lib.evaluation import probe as probing
 from mae_lib.evaluation.features import Features, encode
-from mae_lib.evaluation.probe import RATES, evaluate_pixels, evaluate_probe, relative_to_validation, train_probe
+from mae_lib.evaluation.probe import (
+    RATES,
+    evaluate_pixels,
+    evaluate_probe,
+    relative_to_validation,
+    train_probe,
+)
+from mae_lib.training import store
 from mae_lib.worlds.world import World
+from tiny import one_thread  # noqa: F401 (every test on one thread)
 
 CHECKPOINTS = Path(__file__).resolve().parents[3] / "checkpoints" / "world"
 
 
-def planted(count: int, classes: int = 4, width: int = 12, shift: float = 8.0, seed: int = 0) -> tuple[Tensor, Tensor]:
+def planted(
+    count: int, classes: int = 4, width: int = 12, shift: float = 8.0, seed: int = 0
+) -> tuple[Tensor, Tensor]:
     """Noise with the label added in a direction of its own."""
     labels = torch.arange(count) % classes
     features = torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
@@ -35,7 +44,9 @@ def planted(count: int, classes: int = 4, width: int = 12, shift: float = 8.0, s
     return features, labels
 
 
-def correlated(count: int, classes: int = 5, width: int = 40, seed: int = 0) -> tuple[Tensor, Tensor]:
+def correlated(
+    count: int, classes: int = 5, width: int = 40, seed: int = 0
+) -> tuple[Tensor, Tensor]:
     """Features as encoders make them: a few strong directions, and the class in weak ones."""
     fixed, drawn = torch.Generator().manual_seed(99), torch.Generator().manual_seed(seed)
     spectrum = torch.logspace(0, -2, width)
@@ -46,7 +57,16 @@ def correlated(count: int, classes: int = 5, width: int = 40, seed: int = 0) -> 
 
 
 def accuracy(features: Tensor, labels: Tensor, test: Tensor, truth: Tensor, **options) -> float:
-    return float((train_probe(features, labels, int(labels.max()) + 1, device="cpu", **options).predict(test) == truth).double().mean())
+    return float(
+        (
+            train_probe(features, labels, int(labels.max()) + 1, device="cpu", **options).predict(
+                test
+            )
+            == truth
+        )
+        .double()
+        .mean()
+    )
 
 
 def regression(features: Tensor, labels: Tensor, test: Tensor, truth: Tensor) -> float:
@@ -58,10 +78,12 @@ def regression(features: Tensor, labels: Tensor, test: Tensor, truth: Tensor) ->
         warnings.simplefilter("ignore", ConvergenceWarning)
         models = {c: LogisticRegression(C=c, max_iter=500, tol=1e-3) for c in (0.1, 1.0, 10.0)}
         best = max(models, key=lambda c: models[c].fit(x[fit], y[fit]).score(x[held], y[held]))
-        return float(LogisticRegression(C=best, max_iter=1000, tol=1e-3).fit(x, y).score(z, truth.numpy()))
+        return float(
+            LogisticRegression(C=best, max_iter=1000, tol=1e-3).fit(x, y).score(z, truth.numpy())
+        )
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Against logistic regression
 
 
@@ -73,14 +95,18 @@ def test_it_reaches_logistic_regression_where_the_class_lies_in_weak_directions(
 
 def test_it_reaches_logistic_regression_on_a_shipped_encoder():
     model = store.read(next(CHECKPOINTS.glob("r75-u8-p8-s0-*.json"))).load()
-    train, test = (encode(model, Resident(World(split, length=n), progress=False)) for split, n in (("train", 2000), ("v2", 2000)))
+    train, test = (
+        encode(model, Resident(World(split, length=n), progress=False))
+        for split, n in (("train", 2000), ("v2", 2000))
+    )
     for pool in ("mean", "cls"):
         sets = train.pooled(pool), train.labels, test.pooled(pool), test.labels
         found = accuracy(*sets)
         assert found > 0.4 and found > regression(*sets) - 0.005
 
 
-@pytest.mark.parametrize("count, least", [(60, 0.9), (1000, 0.995)])  # of 60, nine are held out: the last bit may choose another rate of the grid
+# of 60, nine are held out: the last bit may choose another rate of the grid
+@pytest.mark.parametrize("count, least", [(60, 0.9), (1000, 0.995)])
 def test_a_planted_label_is_found(count, least):
     train, test = planted(count), planted(1000, seed=1)
     assert accuracy(*train, *test) >= least
@@ -94,32 +120,50 @@ def test_shuffled_labels_stay_at_chance():
 
     scores = [accuracy(features, shuffled(s), test, truth, steps=200) for s in range(12)]
     assert abs(np.mean(scores) - 0.25) < 3 * np.std(scores, ddof=1) / 12**0.5
-    # Nor do held-out images leak: 400 features learn the labels of 300 images by heart, and those of no other.
-    probe = train_probe(torch.randn(300, 400, generator=torch.Generator().manual_seed(5)), shuffled(12)[:300], 4, device="cpu", steps=300)
+    # Nor do held-out images leak: 400 features learn the labels of 300 images by heart, and those
+    # of no other.
+    probe = train_probe(
+        torch.randn(300, 400, generator=torch.Generator().manual_seed(5)),
+        shuffled(12)[:300],
+        4,
+        device="cpu",
+        steps=300,
+    )
     assert max(probe.held_out.values()) < 0.25 + 4 * (0.25 * 0.75 / 45) ** 0.5
 
 
 def test_more_features_than_images_do_not_drown_the_label():
     (features, labels), (test, truth) = (planted(120, shift=3.0, width=12, seed=s) for s in (0, 1))
     noise = torch.randn(240, 600, generator=torch.Generator().manual_seed(3))
-    assert accuracy(torch.cat([features, noise[:120]], 1), labels, torch.cat([test, noise[120:]], 1), truth) > 0.5
+    assert (
+        accuracy(
+            torch.cat([features, noise[:120]], 1), labels, torch.cat([test, noise[120:]], 1), truth
+        )
+        > 0.5
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # What it is
 
 
 def test_it_is_deterministic_and_depends_on_its_seed():
     train = correlated(600)
     one, two, other = (train_probe(*train, 5, seed=s, device="cpu") for s in (3, 3, 4))
-    assert torch.equal(one.weight, two.weight) and torch.equal(one.bias, two.bias) and one.held_out == two.held_out
+    assert (
+        torch.equal(one.weight, two.weight)
+        and torch.equal(one.bias, two.bias)
+        and one.held_out == two.held_out
+    )
     assert not torch.equal(one.weight, other.weight)
-    (first,), (second,) = (probing._fit(*train, 5, (0.1,), 20, 64, s, torch.device("cpu")) for s in (0, 1))
+    (first,), (second,) = (
+        probing._fit(*train, 5, (0.1,), 20, 64, s, torch.device("cpu")) for s in (0, 1)
+    )
     assert not torch.equal(first.weight, second.weight)  # the batches differ, not only the cut
 
 
 def test_scale_and_offset_of_features_do_not_matter():
-    (features, labels), (test, truth) = correlated(1500), correlated(4000, seed=1)
+    (features, labels), (test, _truth) = correlated(1500), correlated(4000, seed=1)
     plain = train_probe(features, labels, 5, device="cpu")
     scale = torch.logspace(-3, 3, features.shape[1])
     offset = torch.linspace(-1, 1, features.shape[1]) * 10 * scale
@@ -141,22 +185,35 @@ def test_features_that_never_vary_in_training_say_nothing_later():
 
 def test_repeated_features_do_no_harm():
     (features, labels), (test, truth) = correlated(800), correlated(4000, seed=1)
-    double, one = accuracy(features.repeat(1, 2), labels, test.repeat(1, 2), truth), accuracy(features, labels, test, truth)
+    double, one = (
+        accuracy(features.repeat(1, 2), labels, test.repeat(1, 2), truth),
+        accuracy(features, labels, test, truth),
+    )
     assert abs(double - one) < 0.005
 
 
 def test_a_direction_without_variance_in_training_gets_no_weight():
     (features, labels), (test, _) = correlated(800), correlated(500, seed=1)
-    probe = train_probe(features.repeat(1, 2), labels, 5, device="cpu")  # each feature twice: their differences never vary
-    apart = 30 * features.std() * torch.randn(test.shape, generator=torch.Generator().manual_seed(2))  # magnifies the last bit of the axes, too
-    assert (probe.predict(torch.cat([test + apart, test - apart], 1)) == probe.predict(test.repeat(1, 2))).double().mean() > 0.95
+    # each feature twice: their differences never vary
+    probe = train_probe(features.repeat(1, 2), labels, 5, device="cpu")
+    # magnifies the last bit of the axes, too
+    apart = (
+        30 * features.std() * torch.randn(test.shape, generator=torch.Generator().manual_seed(2))
+    )
+    assert (
+        probe.predict(torch.cat([test + apart, test - apart], 1))
+        == probe.predict(test.repeat(1, 2))
+    ).double().mean() > 0.95
 
 
 def test_probabilities_are_the_softmax_of_an_affine_map():
     train, (test, _) = correlated(600), correlated(50, seed=1)
     probe = train_probe(*train, 5, device="cpu")
     found = probe.probabilities(test)
-    by_hand = np.exp(((test - probe.centre) / probe.scale).double().numpy() @ probe.weight.double().numpy() + probe.bias.double().numpy())
+    by_hand = np.exp(
+        ((test - probe.centre) / probe.scale).double().numpy() @ probe.weight.double().numpy()
+        + probe.bias.double().numpy()
+    )
     assert found.dtype == torch.float32 and found.shape == (50, 5)
     assert np.allclose(found.numpy(), by_hand / by_hand.sum(1, keepdims=True), atol=1e-5)
     assert torch.equal(probe.predict(test), found.argmax(1))
@@ -167,7 +224,9 @@ def test_all_rates_are_trained_in_one_pass_as_each_would_be_alone():
     together = probing._fit(x, y, 5, RATES, 50, 64, 0, torch.device("cpu"))
     for rate, probe in zip(RATES, together):
         (alone,) = probing._fit(x, y, 5, (rate,), 50, 64, 0, torch.device("cpu"))
-        assert torch.allclose(probe.weight, alone.weight, rtol=1e-3, atol=1e-3 * float(alone.weight.abs().max()))
+        assert torch.allclose(
+            probe.weight, alone.weight, rtol=1e-3, atol=1e-3 * float(alone.weight.abs().max())
+        )
 
 
 def test_the_step_is_adam_on_the_mean_cross_entropy():
@@ -182,7 +241,9 @@ def test_the_step_is_adam_on_the_mean_cross_entropy():
         torch.nn.functional.cross_entropy(inputs @ weight, y).backward()
         optimiser.step()
         schedule.step()
-    assert torch.allclose(axes @ weight[:-1], found.weight, atol=1e-3) and torch.allclose(weight[-1], found.bias, atol=1e-3)
+    assert torch.allclose(axes @ weight[:-1], found.weight, atol=1e-3) and torch.allclose(
+        weight[-1], found.bias, atol=1e-3
+    )
 
 
 def test_the_rate_is_chosen_on_held_out_training_images_and_never_on_others(monkeypatch):
@@ -219,11 +280,13 @@ def test_each_image_comes_once_before_any_comes_again():
     assert all(sorted(order[i : i + 10].tolist()) == list(range(10)) for i in (0, 10))
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The evaluation
 
 
-def made(count: int, seed: int, names: tuple[str, ...] = ("ant", "bee", "cat", "dog"), shift: float = 2.0) -> Features:
+def made(
+    count: int, seed: int, names: tuple[str, ...] = ("ant", "bee", "cat", "dog"), shift: float = 2.0
+) -> Features:
     mean, labels = planted(count, len(names), shift=shift, seed=seed)
     cls, _ = planted(count, len(names), shift=shift / 2, seed=seed + 100)
     return Features(mean, cls, labels, names)
@@ -235,16 +298,22 @@ def own(features: Features) -> Tensor:
 
 def test_the_evaluation_scores_each_pooling_on_each_set():
     train, validation, v2 = made(800, 0), made(600, 1), made(400, 2)
-    found = evaluate_probe(train, {"validation": (validation, own(train)), "v2": (v2, own(train))}, device="cpu")
+    found = evaluate_probe(
+        train, {"validation": (validation, own(train)), "v2": (v2, own(train))}, device="cpu"
+    )
     assert list(found) == ["mean/validation", "mean/v2", "cls/validation", "cls/v2"]
     for pool in ("mean", "cls"):
         probe = train_probe(train.pooled(pool), train.labels, 4, device="cpu")
         for name, features in (("validation", validation), ("v2", v2)):
             interval = found[f"{pool}/{name}"]
-            assert interval.value == pytest.approx(float((probe.predict(features.pooled(pool)) == features.labels).double().mean()))
+            assert interval.value == pytest.approx(
+                float((probe.predict(features.pooled(pool)) == features.labels).double().mean())
+            )
             assert interval.n == len(features) and interval.low < interval.value < interval.high
     assert found["mean/v2"].value > found["cls/v2"].value + 0.1
-    assert evaluate_probe(train, {"v2": (v2, own(train))}, device="cpu")["mean/v2"] == found["mean/v2"]
+    assert (
+        evaluate_probe(train, {"v2": (v2, own(train))}, device="cpu")["mean/v2"] == found["mean/v2"]
+    )
 
 
 def test_answers_are_restricted_to_the_classes_of_the_set():
@@ -257,15 +326,27 @@ def test_answers_are_restricted_to_the_classes_of_the_set():
     by_hand = (chances[:, [0, 2]].argmax(1) == shifted.labels).double().mean()
     found = evaluate_probe(train, {"set": (shifted, accepts)}, device="cpu")["mean/set"]
     assert found.value == pytest.approx(float(by_hand)) and found.n == len(shifted)
-    assert found.value > float((chances.argmax(1) == shifted.labels * 2).double().mean()) + 0.03  # unrestricted, other classes win often
+    # unrestricted, other classes win often
+    assert found.value > float((chances.argmax(1) == shifted.labels * 2).double().mean()) + 0.03
 
 
 def test_a_label_may_have_several_right_answers_and_one_without_any_is_left_out():
     train, other = made(800, 0, shift=1.0), made(2000, 1, shift=1.0)
     shifted = Features(other.mean, other.cls, other.labels, ("insect", "bee", "cat", "chair"))
-    accepts = torch.tensor([[True, True, False, False], [False, True, False, False], [False, False, True, False], [False] * 4])
+    accepts = torch.tensor(
+        [
+            [True, True, False, False],
+            [False, True, False, False],
+            [False, False, True, False],
+            [False] * 4,
+        ]
+    )
     found = evaluate_probe(train, {"set": (shifted, accepts)}, device="cpu")["mean/set"]
-    answers = train_probe(train.mean, train.labels, 4, device="cpu").probabilities(other.mean)[:, :3].argmax(1)
+    answers = (
+        train_probe(train.mean, train.labels, 4, device="cpu")
+        .probabilities(other.mean)[:, :3]
+        .argmax(1)
+    )
     scored = other.labels < 3
     right = (answers == other.labels) | ((other.labels == 0) & (answers == 1))
     assert found.n == int(scored.sum()) == 1500
@@ -274,25 +355,54 @@ def test_a_label_may_have_several_right_answers_and_one_without_any_is_left_out(
 
 def test_the_pixel_control_is_the_same_probe_on_block_means():
     train, test = World("train", 32), World("validation", 32)
-    found = evaluate_pixels(train, {"validation": (test, torch.eye(10, dtype=torch.bool))}, train_images=600, images=500, side=4, device="cpu")
+    found = evaluate_pixels(
+        train,
+        {"validation": (test, torch.eye(10, dtype=torch.bool))},
+        train_images=600,
+        images=500,
+        side=4,
+        device="cpu",
+    )
     assert list(found) == ["pixels/validation"] and found["pixels/validation"].n == 500
     assert 0.1 < found["pixels/validation"].value < 0.5
-    assert evaluate_pixels(train, {"v": (World("v2", 32, length=50), torch.eye(10, dtype=torch.bool))}, 400, 10**6, 4, device="cpu")["pixels/v"].n == 50
+    assert (
+        evaluate_pixels(
+            train,
+            {"v": (World("v2", 32, length=50), torch.eye(10, dtype=torch.bool))},
+            400,
+            10**6,
+            4,
+            device="cpu",
+        )["pixels/v"].n
+        == 50
+    )
 
 
 def test_what_is_kept_is_the_share_above_chance():
-    values = {"mean/validation": 0.6, "mean/v2": 0.6, "mean/sketch": 0.1, "mean/hard": 0.35, "cls/validation": 0.3, "cls/v2": 0.2}
-    record = {"name": "r75", "measures": {name: {"value": v, "low": v, "high": v, "n": 9} for name, v in values.items()}}
+    values = {
+        "mean/validation": 0.6,
+        "mean/v2": 0.6,
+        "mean/sketch": 0.1,
+        "mean/hard": 0.35,
+        "cls/validation": 0.3,
+        "cls/v2": 0.2,
+    }
+    record = {
+        "name": "r75",
+        "measures": {name: {"value": v, "low": v, "high": v, "n": 9} for name, v in values.items()},
+    }
     (found,) = relative_to_validation([record], chance=0.1)
     kept = {name: m["value"] for name, m in found["measures"].items() if name.endswith("/kept")}
-    assert kept == pytest.approx({"mean/v2/kept": 1.0, "mean/sketch/kept": 0.0, "mean/hard/kept": 0.5, "cls/v2/kept": 0.5})
+    assert kept == pytest.approx(
+        {"mean/v2/kept": 1.0, "mean/sketch/kept": 0.0, "mean/hard/kept": 0.5, "cls/v2/kept": 0.5}
+    )
     assert record["measures"].keys() == values.keys() and found["measures"].keys() > values.keys()
     record["measures"]["cls/validation"]["value"] = 0.1
     with pytest.raises(InputError, match="r75 has no cls/validation above chance"):
         relative_to_validation([record], chance=0.1)
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Bad input
 
 
@@ -320,9 +430,15 @@ def test_training_input_that_makes_no_probe_is_named():
 def test_sets_that_cannot_be_scored_are_named():
     train, other = made(80, 0), made(40, 1)
     narrow = Features(other.mean[:, :9], other.cls[:, :9], other.labels, other.classes)
-    spoilt = Features(other.mean.clone().fill_(float("inf")), other.cls, other.labels, other.classes)
+    spoilt = Features(
+        other.mean.clone().fill_(float("inf")), other.cls, other.labels, other.classes
+    )
     for features, accepts, match in (
-        (other, torch.zeros(4, 4, dtype=torch.bool), "set odd has no image of a class that the probe knows"),
+        (
+            other,
+            torch.zeros(4, 4, dtype=torch.bool),
+            "set odd has no image of a class that the probe knows",
+        ),
         (other, torch.eye(4), "set odd: accepts"),
         (other, torch.ones(4, 3, dtype=torch.bool), "set odd: accepts"),
         (other, torch.ones(3, 4, dtype=torch.bool), "set odd: accepts"),
@@ -330,7 +446,9 @@ def test_sets_that_cannot_be_scored_are_named():
         (spoilt, own(train), "image 0 are NaN or infinite"),
     ):
         with pytest.raises(InputError, match=match):
-            evaluate_probe(train, {"validation": (other, own(train)), "odd": (features, accepts)}, device="cpu")
+            evaluate_probe(
+                train, {"validation": (other, own(train)), "odd": (features, accepts)}, device="cpu"
+            )
     probe = train_probe(train.mean, train.labels, 4, device="cpu")
     with pytest.raises(InputError, match="9 dimensions for a probe trained on 12"):
         probe.probabilities(narrow.mean)

@@ -1,5 +1,6 @@
-"""Shape bias equals its closed form, keeps its meaning at the edges (nothing decided, no conflict, missing categories), uses the published
-mapping, reads the published layout, and finds 0 and 1 for classifiers that follow one cue alone."""
+"""Shape bias equals its closed form, keeps its meaning at the edges (nothing decided, no conflict,
+missing categories), uses the published mapping, reads the published layout, and finds 0 and 1 for
+classifiers that follow one cue alone."""
 
 from __future__ import annotations
 
@@ -10,15 +11,24 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_folders import picture, save
-from looking import drawn  # noqa: F401 (renders and closes every figure)
 from timm.data import ImageNetInfo
 
-from mae_lib.base.errors import InputError
+from image_folders import picture, save
+from looking import drawn  # noqa: F401 (renders and closes every figure)
 from mae_book.chapters.evaluation_figures import category_dots
+from mae_lib.base.errors import InputError
 from mae_lib.evaluation.features import POOLS, Features
 from mae_lib.evaluation.shape_bias import (
-    Stimuli, category_groups, category_probabilities, cue_named, evaluate_shape_bias, pull, read_stimuli, references, shape_bias, world_stimuli,
+    Stimuli,
+    category_groups,
+    category_probabilities,
+    cue_named,
+    evaluate_shape_bias,
+    pull,
+    read_stimuli,
+    references,
+    shape_bias,
+    world_stimuli,
 )
 from mae_lib.worlds.world import CLASSES, World
 
@@ -30,7 +40,7 @@ def answers(labels, categories: int, sure: float = 0.6) -> torch.Tensor:
     return rows
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The measure
 
 
@@ -46,10 +56,21 @@ def test_bias_accuracy_and_counts_are_the_closed_form(data):
         with pytest.raises(InputError, match="conflict"):
             shape_bias(answers(answer, categories), shape, texture)
         return
-    by_shape, by_texture = sum(a == s for s, _, a in conflicts), sum(a == t for _, t, a in conflicts)
+    by_shape, by_texture = (
+        sum(a == s for s, _, a in conflicts),
+        sum(a == t for _, t, a in conflicts),
+    )
     bias, accuracy, counts = found = shape_bias(answers(answer, categories), shape, texture)
-    assert (bias, accuracy, counts) == (found.bias, found.accuracy, found.counts) or math.isnan(bias)
-    assert counts == (by_shape, by_texture, len(conflicts) - by_shape - by_texture, len(cues) - len(conflicts), 0)
+    assert (bias, accuracy, counts) == (found.bias, found.accuracy, found.counts) or math.isnan(
+        bias
+    )
+    assert counts == (
+        by_shape,
+        by_texture,
+        len(conflicts) - by_shape - by_texture,
+        len(cues) - len(conflicts),
+        0,
+    )
     assert sum(counts[:4]) == len(cues)
     assert accuracy == pytest.approx((by_shape + by_texture) / len(conflicts))
     if by_shape + by_texture:
@@ -61,9 +82,17 @@ def test_bias_accuracy_and_counts_are_the_closed_form(data):
 def test_numbers_done_by_hand():
     #          shape, texture, shape, other, congruent, shape
     answer = [0, 3, 2, 1, 1, 1]
-    bias, accuracy, counts = shape_bias(answers(answer, 4), torch.tensor([0, 2, 2, 0, 1, 1]), torch.tensor([1, 3, 0, 2, 1, 3]))
+    bias, accuracy, counts = shape_bias(
+        answers(answer, 4), torch.tensor([0, 2, 2, 0, 1, 1]), torch.tensor([1, 3, 0, 2, 1, 3])
+    )
     assert (bias, accuracy) == (0.75, 0.8)
-    assert (counts.shape, counts.texture, counts.other, counts.dropped, counts.missing) == (3, 1, 1, 1, 0)
+    assert (counts.shape, counts.texture, counts.other, counts.dropped, counts.missing) == (
+        3,
+        1,
+        1,
+        1,
+        0,
+    )
 
 
 def test_classifiers_that_follow_one_cue_score_nought_and_one_on_the_worlds_stimuli():
@@ -73,8 +102,15 @@ def test_classifiers_that_follow_one_cue_score_nought_and_one_on_the_worlds_stim
         found = shape_bias(answers(cue, 10), stimuli.shape, stimuli.texture)
         assert (found.bias, found.accuracy, found.counts.dropped) == (expected, 1.0, 0)
         interval = found.bias_interval()
-        assert (interval.value, interval.low, interval.high, interval.n) == (expected, expected, expected, 2000)
-        assert {i.value for i in found.by_category(CLASSES).values()} == {expected} and len(found.by_category(CLASSES)) == 10
+        assert (interval.value, interval.low, interval.high, interval.n) == (
+            expected,
+            expected,
+            expected,
+            2000,
+        )
+        assert {i.value for i in found.by_category(CLASSES).values()} == {expected} and len(
+            found.by_category(CLASSES)
+        ) == 10
 
 
 def test_a_bias_that_rests_on_no_decision_is_undefined():
@@ -87,7 +123,11 @@ def test_a_bias_that_rests_on_no_decision_is_undefined():
     found = shape_bias(answers([0, 2, 2], 4), torch.tensor([0, 1, 0]), torch.tensor([1, 0, 3]))
     assert found.bias == 1.0 and found.bias_interval().low == 1.0
     categories = found.by_category("abcd")
-    assert set(categories) == {"a", "b"} and categories["a"].value == 1.0 and f"{categories['b']:.2f}" == "undefined"
+    assert (
+        set(categories) == {"a", "b"}
+        and categories["a"].value == 1.0
+        and f"{categories['b']:.2f}" == "undefined"
+    )
 
 
 @settings(max_examples=30, deadline=None)
@@ -98,7 +138,10 @@ def test_the_names_of_categories_do_not_matter(seed):
     shape, texture = torch.randint(7, (2, 60), generator=generator)
     order = torch.randperm(7, generator=generator)
     place = order.argsort()
-    one, other = shape_bias(p, shape, texture), shape_bias(p[:, order], place[shape], place[texture])
+    one, other = (
+        shape_bias(p, shape, texture),
+        shape_bias(p[:, order], place[shape], place[texture]),
+    )
     assert torch.equal(one.decisions, other.decisions) and one.counts == other.counts
     rows = torch.randperm(60, generator=generator)
     assert shape_bias(p[rows], shape[rows], texture[rows]).counts == one.counts
@@ -115,28 +158,46 @@ def test_blind_is_the_mean_over_deals_of_the_answers_within_each_shape():
             textures.append(sum(a == t for a, t in zip((*first, *second, 2), texture.tolist())))
     by_shape = 3  # of each deal: answers stay with their shape
     assert found.blind == pytest.approx(by_shape / (by_shape + sum(textures) / len(textures)))
-    assert pull(found.bias, found.blind) == pytest.approx(found.counts.texture / (sum(textures) / len(textures)))
+    assert pull(found.bias, found.blind) == pytest.approx(
+        found.counts.texture / (sum(textures) / len(textures))
+    )
     # Uneven errors do not mislead it: answers drawn from the shape alone, near and far from it.
     shape, texture = torch.randint(5, (2, 20_000), generator=generator)
     confusion = torch.rand(5, 5, generator=generator).softmax(1) + torch.eye(5)
     careless = shape_bias(answers(careless_answers(confusion, shape, generator), 5), shape, texture)
     assert careless.blind == pytest.approx(careless.bias, abs=0.01)
     taken = torch.rand(20_000, generator=generator) < 0.2
-    pulled = shape_bias(answers(torch.where(taken, texture, careless_answers(confusion, shape, generator)), 5), shape, texture)
+    pulled = shape_bias(
+        answers(torch.where(taken, texture, careless_answers(confusion, shape, generator)), 5),
+        shape,
+        texture,
+    )
     assert pulled.blind > pulled.bias + 0.1
-    assert pull(careless.bias, careless.blind) == pytest.approx(1, abs=0.08) and pull(pulled.bias, pulled.blind) > 1.5
-    assert pull(1.0, 0.9) == 0.0 and all(map(math.isnan, (pull(math.nan, math.nan), pull(1.0, 1.0), pull(0.0, 0.0))))
-    assert math.isnan(shape_bias(answers([2, 2], 3), torch.tensor([0, 1]), torch.tensor([1, 0])).blind)
+    assert (
+        pull(careless.bias, careless.blind) == pytest.approx(1, abs=0.08)
+        and pull(pulled.bias, pulled.blind) > 1.5
+    )
+    assert pull(1.0, 0.9) == 0.0 and all(
+        map(math.isnan, (pull(math.nan, math.nan), pull(1.0, 1.0), pull(0.0, 0.0)))
+    )
+    assert math.isnan(
+        shape_bias(answers([2, 2], 3), torch.tensor([0, 1]), torch.tensor([1, 0])).blind
+    )
 
 
-def careless_answers(confusion: torch.Tensor, shape: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def careless_answers(
+    confusion: torch.Tensor, shape: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
     """int64 [N]: answers drawn from the row of each stimulus's shape, whatever its texture."""
     return torch.multinomial(confusion[shape], 1, generator=generator)[:, 0]
 
 
 def test_swapping_the_cues_mirrors_the_bias():
     generator = torch.Generator().manual_seed(1)
-    p, (shape, texture) = torch.rand(200, 5, generator=generator), torch.randint(5, (2, 200), generator=generator)
+    p, (shape, texture) = (
+        torch.rand(200, 5, generator=generator),
+        torch.randint(5, (2, 200), generator=generator),
+    )
     one, other = shape_bias(p, shape, texture), shape_bias(p, texture, shape)
     assert one.bias == pytest.approx(1 - other.bias) and one.accuracy == other.accuracy
 
@@ -157,8 +218,13 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     for seed in range(60):
         generator = torch.Generator().manual_seed(seed)
         u = torch.rand(150, generator=generator)
-        answer = torch.where(u < 0.6 * truth, 0, torch.where(u < 0.6, 1, 2))  # six in ten decided, three in ten of these by shape
-        found = shape_bias(answers(answer, 3), torch.zeros(150, dtype=torch.int64), torch.ones(150, dtype=torch.int64)).bias_interval(seed)
+        # six in ten decided, three in ten of these by shape
+        answer = torch.where(u < 0.6 * truth, 0, torch.where(u < 0.6, 1, 2))
+        found = shape_bias(
+            answers(answer, 3),
+            torch.zeros(150, dtype=torch.int64),
+            torch.ones(150, dtype=torch.int64),
+        ).bias_interval(seed)
         assert found.low <= found.value <= found.high
         hits += found.low <= truth <= found.high
     assert 50 <= hits <= 60
@@ -177,7 +243,12 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
         (torch.rand(3, 4), [0, 1, 4], [1, 0, 1], "0 … 3"),
         (torch.rand(3, 4), [0, 1, 0], [1, 0, -2], "0 … 3"),
         (torch.rand(3, 4), [0, 1, 2], [0, 1, 2], "conflict"),
-        (torch.rand(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), "conflict"),
+        (
+            torch.rand(0, 4),
+            torch.zeros(0, dtype=torch.int64),
+            torch.zeros(0, dtype=torch.int64),
+            "conflict",
+        ),
     ],
 )
 def test_what_is_no_set_of_decisions_is_refused(probabilities, shape, texture, message):
@@ -185,7 +256,7 @@ def test_what_is_no_set_of_decisions_is_refused(probabilities, shape, texture, m
         shape_bias(probabilities, torch.as_tensor(shape), torch.as_tensor(texture))
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The published mapping
 
 
@@ -199,25 +270,37 @@ def test_the_mapping_is_the_published_one():
     # From human_categories.py: sizes, and a few of its indices.
     sizes = dict(zip(groups, (1, 4, 2, 49, 5, 7, 3, 6, 4, 3, 109, 2, 2, 1, 1, 8)))
     assert {name: len(group) for name, group in groups.items()} == sizes
-    for name, indices in {"airplane": [404], "bear": [294, 295, 296, 297], "knife": [499], "oven": [766], "elephant": [385, 386]}.items():
+    for name, indices in {
+        "airplane": [404],
+        "bear": [294, 295, 296, 297],
+        "knife": [499],
+        "oven": [766],
+        "elephant": [385, 386],
+    }.items():
         assert groups[name] == tuple(known[k] for k in indices)
 
 
 def test_the_references_are_quoted_with_their_source():
     found = references()
     assert found["humans"].bias == 0.959 and found["ResNet-50"].bias == 0.221
-    assert all(0 <= r.bias <= 1 and ("1811.12231" in r.source or "README" in r.source) for r in found.values())
+    assert all(
+        0 <= r.bias <= 1 and ("1811.12231" in r.source or "README" in r.source)
+        for r in found.values()
+    )
 
 
 def test_a_category_gets_the_mean_of_its_classes():
     groups = {"x": ("a", "b", "c"), "y": ("d",), "z": ("not known",)}
     p = torch.tensor([[0.2, 0.2, 0.2, 0.3, 0.1]])
     found, names = category_probabilities(p, ["a", "b", "c", "d", "of no category"], groups)
-    assert names == ("x", "y") and torch.allclose(found, torch.tensor([[0.2, 0.3]]))  # the sum and the maximum would answer otherwise
+    # the sum and the maximum would answer otherwise
+    assert names == ("x", "y") and torch.allclose(found, torch.tensor([[0.2, 0.3]]))
     # Over the classes present only, in the order of the groups, whatever the order of the classes.
     found, names = category_probabilities(torch.tensor([[0.5, 0.1]]), ["d", "b"], groups)
     assert names == ("x", "y") and torch.allclose(found, torch.tensor([[0.1, 0.5]]))
-    found, names = category_probabilities(p, ["a", "b", "c", "d", "e"], groups, categories=["y", "x"])
+    found, names = category_probabilities(
+        p, ["a", "b", "c", "d", "e"], groups, categories=["y", "x"]
+    )
     assert names == ("y", "x") and torch.allclose(found, torch.tensor([[0.3, 0.2]]))
 
 
@@ -237,22 +320,47 @@ def test_categories_that_cannot_be_had_are_refused(classes, groups, categories, 
         category_probabilities(torch.rand(4, 2), classes, groups, categories)
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Stimuli
 
 
 def test_the_published_layout_is_read(tmp_path):
-    names = ["airplane/airplane10-bear3.png", "airplane/airplane1-airplane2.png", "truck/truck2-cat1.png", "cat/cat7-truck3.png"]
+    names = [
+        "airplane/airplane10-bear3.png",
+        "airplane/airplane1-airplane2.png",
+        "truck/truck2-cat1.png",
+        "cat/cat7-truck3.png",
+    ]
     for seed, name in enumerate(names):
         save(picture(seed), tmp_path / name)
     stimuli = read_stimuli(tmp_path, 32)
     categories = tuple(category_groups())
-    assert stimuli.categories == categories and len(stimuli) == 4 and stimuli.source.shape == (3, 32, 32)
+    assert (
+        stimuli.categories == categories
+        and len(stimuli) == 4
+        and stimuli.source.shape == (3, 32, 32)
+    )
     found = {
-        (str(stimuli.source.path(k).relative_to(tmp_path)), categories[stimuli.shape[k]], categories[stimuli.texture[k]]) for k in range(4)
+        (
+            str(stimuli.source.path(k).relative_to(tmp_path)),
+            categories[stimuli.shape[k]],
+            categories[stimuli.texture[k]],
+        )
+        for k in range(4)
     }
-    assert found == {(names[0], "airplane", "bear"), (names[1], "airplane", "airplane"), (names[2], "truck", "cat"), (names[3], "cat", "truck")}
-    assert shape_bias(answers(stimuli.texture, 16), stimuli.shape, stimuli.texture).counts == (0, 3, 0, 1, 0)
+    assert found == {
+        (names[0], "airplane", "bear"),
+        (names[1], "airplane", "airplane"),
+        (names[2], "truck", "cat"),
+        (names[3], "cat", "truck"),
+    }
+    assert shape_bias(answers(stimuli.texture, 16), stimuli.shape, stimuli.texture).counts == (
+        0,
+        3,
+        0,
+        1,
+        0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -280,66 +388,114 @@ def test_the_worlds_stimuli_carry_the_cues_they_were_drawn_with():
     stimuli = world_stimuli(32, 40)
     batch = World("conflict", 32).sample(range(40))
     assert torch.equal(stimuli.shape, batch.labels) and torch.equal(stimuli.texture, batch.textures)
-    assert torch.equal(stimuli.shape, stimuli.source.labels) and bool((stimuli.shape != stimuli.texture).all())
+    assert torch.equal(stimuli.shape, stimuli.source.labels) and bool(
+        (stimuli.shape != stimuli.texture).all()
+    )
     assert torch.equal(stimuli.source.images([7]), batch.images[7:8])
     training = world_stimuli(32, 3000, "train")
     assert abs(float((training.shape == training.texture).double().mean()) - 0.7) < 0.04
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The evaluation
 
 
 def two_cues(stimuli: Stimuli) -> Features:
     """Features that show both cues as one-hot columns (the mean), or the texture alone ([CLS])."""
-    shape, texture = (torch.nn.functional.one_hot(cue, len(stimuli.categories)).float() for cue in (stimuli.shape, stimuli.texture))
+    shape, texture = (
+        torch.nn.functional.one_hot(cue, len(stimuli.categories)).float()
+        for cue in (stimuli.shape, stimuli.texture)
+    )
     return Features(torch.cat([shape, texture], 1), texture, stimuli.shape, stimuli.categories)
 
 
 def test_features_that_show_one_cue_are_found_out():
     train, stimuli = world_stimuli(32, 2000, "train"), world_stimuli(32, 400)
-    found = evaluate_shape_bias(two_cues(train), two_cues(stimuli), stimuli.shape, stimuli.texture, device="cpu")
-    assert set(found) == {f"{pool}/{name}" for pool in POOLS for name in ("bias", "accuracy", "blind", "pull", *(f"bias/{c}" for c in CLASSES))}
-    assert found["mean/bias"].value == 1.0 and found["mean/accuracy"].value == 1.0 and found["mean/bias"].n == 400
-    assert found["cls/bias"].value == 0.0 and found["cls/accuracy"].value == 1.0  # the texture predicts the class in seven of ten
-    assert math.isnan(found["mean/pull"].value) and math.isnan(found["cls/pull"].value)  # no errors to compare with; nothing but texture
-    assert all(found[f"mean/bias/{c}"].value == 1.0 for c in CLASSES) and sum(found[f"mean/bias/{c}"].n for c in CLASSES) == 400
+    found = evaluate_shape_bias(
+        two_cues(train), two_cues(stimuli), stimuli.shape, stimuli.texture, device="cpu"
+    )
+    assert set(found) == {
+        f"{pool}/{name}"
+        for pool in POOLS
+        for name in ("bias", "accuracy", "blind", "pull", *(f"bias/{c}" for c in CLASSES))
+    }
+    assert (
+        found["mean/bias"].value == 1.0
+        and found["mean/accuracy"].value == 1.0
+        and found["mean/bias"].n == 400
+    )
+    # the texture predicts the class in seven of ten
+    assert found["cls/bias"].value == 0.0 and found["cls/accuracy"].value == 1.0
+    # no errors to compare with; nothing but texture
+    assert math.isnan(found["mean/pull"].value) and math.isnan(found["cls/pull"].value)
+    assert (
+        all(found[f"mean/bias/{c}"].value == 1.0 for c in CLASSES)
+        and sum(found[f"mean/bias/{c}"].n for c in CLASSES) == 400
+    )
 
 
 def test_a_cue_is_named_where_the_features_show_it():
     train, stimuli = world_stimuli(32, 2000, "conflict", seed=1), world_stimuli(32, 400)
-    texture_alone = (Features(f.cls, f.cls, f.labels, f.classes) for f in (two_cues(train), two_cues(stimuli)))
+    texture_alone = (
+        Features(f.cls, f.cls, f.labels, f.classes) for f in (two_cues(train), two_cues(stimuli))
+    )
     shown, seen = texture_alone
     assert cue_named(shown, train.texture, seen, stimuli.texture, 10, device="cpu").value == 1.0
-    blind = cue_named(shown, train.shape, seen, stimuli.shape, 10, device="cpu")  # all that a texture says of the shape: it is another
+    # all that a texture says of the shape: it is another
+    blind = cue_named(shown, train.shape, seen, stimuli.shape, 10, device="cpu")
     assert blind.n == 400 and blind.value < 0.2
 
 
 def test_a_subset_of_the_classes_leaves_categories_out():
     groups = {"a": ("k0", "k1"), "b": ("absent",), "c": ("k2",), "d": ("k4",)}
-    train = Features(torch.eye(5).repeat(20, 1), torch.eye(5).repeat(20, 1), torch.arange(5).repeat(20), ("k0", "k1", "k2", "k3", "k4"))
+    train = Features(
+        torch.eye(5).repeat(20, 1),
+        torch.eye(5).repeat(20, 1),
+        torch.arange(5).repeat(20),
+        ("k0", "k1", "k2", "k3", "k4"),
+    )
     shape = torch.tensor([0, 2, 1, 3, 2, 0])  # a c b d c a
-    texture = torch.tensor([2, 3, 0, 3, 1, 3])  # c d a d b d: two stimuli need category b, one has no conflict
+    # c d a d b d: two stimuli need category b, one has no conflict
+    texture = torch.tensor([2, 3, 0, 3, 1, 3])
     looks = torch.eye(5)[[1, 2, 0, 4, 2, 4]]  # k1 k2 k0 k4 k2 k4: answered a c – – – d
-    found = evaluate_shape_bias(train, Features(looks, looks, torch.zeros(6, dtype=torch.int64), ("x",)), shape, texture, groups)
+    found = evaluate_shape_bias(
+        train,
+        Features(looks, looks, torch.zeros(6, dtype=torch.int64), ("x",)),
+        shape,
+        texture,
+        groups,
+    )
     assert found["mean/bias"].n == 3 and found["mean/accuracy"].value == 1.0
     assert found["mean/bias"].value == pytest.approx(2 / 3)
     assert {name for name in found if name.startswith("cls/bias/")} == {"cls/bias/a", "cls/bias/c"}
     with pytest.raises(InputError, match="cues must be in 0 … 3"):
-        evaluate_shape_bias(train, Features(looks, looks, shape, ("x",)), shape + 2, texture, groups)
+        evaluate_shape_bias(
+            train, Features(looks, looks, shape, ("x",)), shape + 2, texture, groups
+        )
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The figure
 
 
 def test_dots_stand_at_their_values_sorted_by_the_mean():
-    figure = category_dots({"one": {"a": 0.9, "b": 0.2}, "two": {"a": 0.7, "b": math.nan, "c": 0.4}}, {"one": 0.6, "two": math.nan}, {"humans": 0.959})
+    figure = category_dots(
+        {"one": {"a": 0.9, "b": 0.2}, "two": {"a": 0.7, "b": math.nan, "c": 0.4}},
+        {"one": 0.6, "two": math.nan},
+        {"humans": 0.959},
+    )
     (axis,) = figure.axes
     assert [text.get_text() for text in axis.get_yticklabels()] == ["b", "c", "a"]
-    dots = {line.get_label(): line.get_xydata().tolist() for line in axis.lines if line.get_marker() != "None"}
+    dots = {
+        line.get_label(): line.get_xydata().tolist()
+        for line in axis.lines
+        if line.get_marker() != "None"
+    }
     assert dots == {"one": [[0.2, 0], [0.9, 2]], "two": [[0.4, 1], [0.7, 2]]}
-    assert [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "None"] == [0.6, 0.959]
+    assert [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "None"] == [
+        0.6,
+        0.959,
+    ]
     assert [text.get_text() for text in axis.texts] == ["humans"]
     category_dots({"never decided": {"a": math.nan}})
     for nothing in ({}, {"a": {}}):

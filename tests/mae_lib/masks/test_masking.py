@@ -1,4 +1,5 @@
-"""§2.2, "Mask sampling": masks are exact in their units, uniform, and refuse what makes no sense."""
+"""§2.2, "Mask sampling": masks are exact in their units, uniform, and refuse what makes no
+sense."""
 
 from __future__ import annotations
 
@@ -11,7 +12,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mae_lib.base.errors import InputError
-from mae_lib.masks.masking import MaskSpec, block_masks, boundary, complement, hidden_map, mask_batches
+from mae_lib.masks.masking import (
+    MaskSpec,
+    block_masks,
+    boundary,
+    complement,
+    hidden_map,
+    mask_batches,
+)
 
 
 @st.composite
@@ -35,17 +43,24 @@ def test_units_are_whole_and_rows_are_permutations(spec: MaskSpec, batch: int, s
     visible, hidden = spec.sample(batch, torch.Generator().manual_seed(seed))
     rows, columns = spec.grid
     assert visible.dtype == hidden.dtype == torch.int64
-    assert visible.shape == (batch, spec.visible_patches) and hidden.shape == (batch, rows * columns - spec.visible_patches)
+    assert visible.shape == (batch, spec.visible_patches) and hidden.shape == (
+        batch,
+        rows * columns - spec.visible_patches,
+    )
     assert 1 <= spec.kept_units < spec.units
     assert spec.visible_patches == spec.kept_units * spec.unit**2
-    assert abs(spec.kept_units - spec.units * (1 - spec.ratio)) <= 0.5 + 1e-9, "the nearest whole number of units"
+    assert abs(spec.kept_units - spec.units * (1 - spec.ratio)) <= 0.5 + 1e-9, (
+        "the nearest whole number of units"
+    )
     assert spec.hidden_ratio == pytest.approx(hidden.shape[1] / (rows * columns))
     for seen, unseen in zip(visible.tolist(), hidden.tolist()):
         assert sorted(seen + unseen) == list(range(rows * columns))
         shown = set(seen)
         kept = 0
         for top, left in itertools.product(range(0, rows, spec.unit), range(0, columns, spec.unit)):
-            inside = {(top + y) * columns + left + x for y in range(spec.unit) for x in range(spec.unit)}
+            inside = {
+                (top + y) * columns + left + x for y in range(spec.unit) for x in range(spec.unit)
+            }
             assert inside <= shown or not inside & shown, "a unit is split"
             kept += inside <= shown
         assert kept == spec.kept_units
@@ -81,19 +96,23 @@ def test_masks_differ_between_images_and_draws() -> None:
         ((2, 1), 0.5, 1, 1),
     ],
 )
-def test_kept_units_are_the_integer_truth(grid: tuple[int, int], ratio: float, unit: int, kept: int) -> None:
+def test_kept_units_are_the_integer_truth(
+    grid: tuple[int, int], ratio: float, unit: int, kept: int
+) -> None:
     spec = MaskSpec(grid, ratio, unit)
     assert spec.kept_units == kept
     assert spec.sample(1, torch.Generator())[0].shape[1] == kept * unit**2
 
 
 def test_uniform_over_all_choices_of_units() -> None:
-    """Chi-square over the 6 choices of 2 of 4 units, and over each unit of a larger grid; fixed seed, bounds at p ≈ 1e-4."""
+    """Chi-square over the 6 choices of 2 of 4 units, and over each unit of a larger grid; fixed
+    seed, bounds at p ≈ 1e-4."""
     draws = 12_000
     visible, _ = MaskSpec((4, 4), 0.5, 2).sample(draws, torch.Generator().manual_seed(7))
     counts = Counter(tuple(sorted(set((row // 8 * 2 + row % 4 // 2).tolist()))) for row in visible)
     assert set(counts) == set(itertools.combinations(range(4), 2))
-    assert sum((n - draws / 6) ** 2 / (draws / 6) for n in counts.values()) < 25.7  # 5 degrees of freedom
+    # 5 degrees of freedom
+    assert sum((n - draws / 6) ** 2 / (draws / 6) for n in counts.values()) < 25.7
 
     spec = MaskSpec((6, 8), 0.75)
     visible, _ = spec.sample(draws, torch.Generator().manual_seed(8))
@@ -105,7 +124,9 @@ def test_uniform_over_all_choices_of_units() -> None:
     assert ((first - 1 / 48).abs() < 4.5 * (1 / 48 / draws) ** 0.5).all()
 
 
-@pytest.mark.parametrize("ratio", [0, 1, 0.0, 1.0, -0.5, 1.5, 75, float("nan"), float("inf"), "0.75", None, True])
+@pytest.mark.parametrize(
+    "ratio", [0, 1, 0.0, 1.0, -0.5, 1.5, 75, float("nan"), float("inf"), "0.75", None, True]
+)
 def test_a_ratio_outside_the_open_interval_is_refused(ratio) -> None:
     with pytest.raises(InputError, match=rf"masking ratio {ratio!r} .*between 0 and 1"):
         MaskSpec((8, 8), ratio)
@@ -165,11 +186,15 @@ def test_complement_refuses_a_patch_named_twice() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(2, 16), st.integers(2, 16), st.floats(0.05, 0.95), st.integers(0, 2**32))
-def test_a_block_is_one_rectangle_of_the_size_asked_for(rows: int, columns: int, ratio: float, seed: int) -> None:
+def test_a_block_is_one_rectangle_of_the_size_asked_for(
+    rows: int, columns: int, ratio: float, seed: int
+) -> None:
     kept = round(rows * columns * (1 - ratio))
     assume(0 < kept < rows * columns)
     try:
-        masks = block_masks((rows, columns), ratio, 8, torch.Generator().manual_seed(seed)).view(8, rows, columns)
+        masks = block_masks((rows, columns), ratio, 8, torch.Generator().manual_seed(seed)).view(
+            8, rows, columns
+        )
     except InputError as error:
         assert "no rectangle" in str(error) and kept <= max(rows, columns)
         return
@@ -182,9 +207,17 @@ def test_a_block_is_one_rectangle_of_the_size_asked_for(rows: int, columns: int,
 
 def test_blocks_lie_everywhere_and_have_several_shapes() -> None:
     masks = block_masks((8, 8), 0.25, 4000, torch.Generator().manual_seed(0)).view(-1, 8, 8)
-    corners = Counter((int(m.any(1).int().argmax()), int(m.any(0).int().argmax()), int(m.any(1).sum()), int(m.any(0).sum())) for m in masks)
+    corners = Counter(
+        (
+            int(m.any(1).int().argmax()),
+            int(m.any(0).int().argmax()),
+            int(m.any(1).sum()),
+            int(m.any(0).sum()),
+        )
+        for m in masks
+    )
     shapes: dict[tuple[int, int], list[int]] = {}
-    for (r, c, h, w), n in corners.items():
+    for (_r, _c, h, w), n in corners.items():
         assert max(h, w) <= 2 * min(h, w)
         shapes.setdefault((h, w), []).append(n)
     assert len(shapes) >= 3
@@ -202,24 +235,39 @@ def test_the_boundary_is_what_touches_the_visible_part() -> None:
         found = boundary(hidden, (6, 7), margin).view(-1, 6, 7)
         for mask, near in zip(hidden.view(-1, 6, 7).tolist(), found.tolist()):
             for r, c in itertools.product(range(6), range(7)):
-                window = [mask[i][j] for i in range(max(0, r - margin), min(6, r + margin + 1)) for j in range(max(0, c - margin), min(7, c + margin + 1))]
+                window = [
+                    mask[i][j]
+                    for i in range(max(0, r - margin), min(6, r + margin + 1))
+                    for j in range(max(0, c - margin), min(7, c + margin + 1))
+                ]
                 assert near[r][c] == (mask[r][c] and margin > 0 and not all(window))
     assert not boundary(torch.ones(1, 42, dtype=torch.bool), (6, 7)).any()
 
 
 def test_mask_batches_are_the_laws_masks_in_parts() -> None:
-    masked, ignored = (torch.cat(part) for part in zip(*mask_batches("random", (8, 8), 0.75, 2, masks=25, seed=3, batch=10)))
+    masked, ignored = (
+        torch.cat(part)
+        for part in zip(*mask_batches("random", (8, 8), 0.75, 2, masks=25, seed=3, batch=10))
+    )
     assert masked.shape == (25, 64) and not ignored.any() and (masked.sum(1) == 48).all()
     units = masked.view(-1, 4, 2, 4, 2).permute(0, 1, 3, 2, 4).flatten(3)
     assert (units.all(3) == units.any(3)).all()
-    masked, ignored = (torch.cat(part) for part in zip(*mask_batches("block", (8, 8), 0.5, margin=1, masks=25, seed=3)))
+    masked, ignored = (
+        torch.cat(part)
+        for part in zip(*mask_batches("block", (8, 8), 0.5, margin=1, masks=25, seed=3))
+    )
     assert not (masked & ignored).any() and ignored.any(1).all()
     assert torch.equal(boundary(masked | ignored, (8, 8)), ignored)
 
 
 def test_the_independent_law_masks_every_patch_by_itself() -> None:
-    masked = torch.cat([m for m, _ in mask_batches("independent", (1, 6), 0.3, masks=20_000, batch=3_000)]).double()
-    assert masked.shape == (20_000, 6) and float((masked.mean(0) - 0.3).abs().max()) < 4.5 * (0.21 / 20_000) ** 0.5
+    masked = torch.cat(
+        [m for m, _ in mask_batches("independent", (1, 6), 0.3, masks=20_000, batch=3_000)]
+    ).double()
+    assert (
+        masked.shape == (20_000, 6)
+        and float((masked.mean(0) - 0.3).abs().max()) < 4.5 * (0.21 / 20_000) ** 0.5
+    )
     pairs = torch.corrcoef(masked.T) - torch.eye(6)
     assert float(pairs.abs().max()) < 4.5 / 20_000**0.5  # an exact number of units would give −1/5
 

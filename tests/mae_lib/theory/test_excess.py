@@ -126,7 +126,8 @@ def test_the_share_that_c_determines_is_free_of_the_groups_size(noise: float) ->
 
 
 def test_the_variance_between_few_unequal_groups_is_free_of_bias() -> None:
-    """The share s gives the variance between groups back as s / (1 − s) times that within: 1 here."""
+    """The share s gives the variance between groups back as s / (1 − s) times that within: 1
+    here."""
     groups = np.arange(4).repeat([2, 2, 3, 20])
     between = []
     for seed in range(600):

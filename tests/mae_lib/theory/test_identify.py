@@ -1,4 +1,5 @@
-"""The experiment on Theorem 2: its measures against closed forms, its networks against what they must learn, its results the same however run."""
+"""The experiment on Theorem 2: its measures against closed forms, its networks against what they
+must learn, its results the same however run."""
 
 from __future__ import annotations
 
@@ -54,10 +55,16 @@ class Identity:
 
 
 def test_the_energy_score_is_its_definition():
-    draws, target = torch.randn(3, 5, 2, generator=generator()), torch.randn(5, 2, generator=generator(1))
+    draws, target = (
+        torch.randn(3, 5, 2, generator=generator()),
+        torch.randn(5, 2, generator=generator(1)),
+    )
     for b in range(5):
         error = sum(math.dist(draws[k, b], target[b]) for k in range(3)) / 3
-        spread = sum(math.dist(draws[k, b], draws[l, b]) for k in range(3) for l in range(3) if k != l) / 6
+        spread = (
+            sum(math.dist(draws[k, b], draws[l, b]) for k in range(3) for l in range(3) if k != l)
+            / 6
+        )
         assert float(energy_score(draws, target)[b]) == pytest.approx(error - spread / 2, abs=1e-5)
 
 
@@ -67,16 +74,25 @@ def test_the_energy_score_of_normal_laws_in_closed_form():
     target = torch.randn(n, 1, generator=generator())
     for s in (0.0, 0.5, 1.0, 2.0):
         found = energy_score(s * torch.randn(2, n, 1, generator=generator(1)), target).mean()
-        assert float(found) == pytest.approx(math.sqrt(2 * (1 + s * s) / math.pi) - s / math.sqrt(math.pi), abs=0.012)
+        assert float(found) == pytest.approx(
+            math.sqrt(2 * (1 + s * s) / math.pi) - s / math.sqrt(math.pi), abs=0.012
+        )
 
 
 def test_the_energy_score_is_least_at_the_true_law_where_the_squared_loss_sees_no_difference():
-    # Targets on a circle: mean 0, as for a prediction that is 0 always, a normal, or half of the circle's size.
+    # Targets on a circle: mean 0, as for a prediction that is 0 always, a normal, or half of the
+    # circle's size.
     angle = 2 * math.pi * torch.rand(3, 40_000, generator=generator())
     circle = torch.stack([angle.cos(), angle.sin()], -1)
     target, truth = circle[0], circle[1:]
     score = lambda draws: float(energy_score(draws, target).mean())
-    others = (torch.zeros_like(truth), 0.5 * truth, 1.3 * truth, math.sqrt(0.5) * torch.randn(truth.shape, generator=generator(1)), truth + 0.3)
+    others = (
+        torch.zeros_like(truth),
+        0.5 * truth,
+        1.3 * truth,
+        math.sqrt(0.5) * torch.randn(truth.shape, generator=generator(1)),
+        truth + 0.3,
+    )
     assert all(score(truth) < score(other) - 0.01 for other in others)
 
 
@@ -98,19 +114,25 @@ def test_kernel_ridge_finds_what_is_a_function_and_nothing_where_nothing_is():
     independent = torch.randn(DRAWS, 2, generator=generator(2))
     smooth = torch.sin(2 * x[:, :1]) + x[:, 1:2] * x[:, 2:]
     noisy = x[:, :1] + torch.randn(DRAWS, 1, generator=generator(3))
-    same, rotated, curved, half, none, empty = kernel_ridge_r2(x, x, turned, smooth, noisy, independent, x[:, :0])
+    same, rotated, curved, half, none, empty = kernel_ridge_r2(
+        x, x, turned, smooth, noisy, independent, x[:, :0]
+    )
     assert same > 0.999 and rotated > 0.999 and curved > 0.97 and math.isnan(empty)
     assert half == pytest.approx(0.5, abs=0.07) and -0.05 < none < 0.02
-    # Scales and shifts change nothing; a coordinate without variation does no harm; targets are averaged alike, whatever their size.
+    # Scales and shifts change nothing; a coordinate without variation does no harm; targets are
+    # averaged alike, whatever their size.
     scaled = kernel_ridge_r2(torch.cat([1e4 * x + 7, torch.ones(DRAWS, 1)], 1), 1e-4 * smooth - 3)
     assert scaled[0] > 0.95
-    assert kernel_ridge_r2(x, torch.cat([100 * x[:, :1], independent[:, :1]], 1))[0] == pytest.approx(0.5, abs=0.03)
+    assert kernel_ridge_r2(x, torch.cat([100 * x[:, :1], independent[:, :1]], 1))[
+        0
+    ] == pytest.approx(0.5, abs=0.03)
 
 
 def test_kernel_ridge_scores_unseen_draws_and_chooses_without_them():
     x = torch.randn(DRAWS, 2, generator=generator())
     noise = torch.randn(DRAWS, 1, generator=generator(1))
-    target = torch.where(torch.arange(DRAWS)[:, None] < FIT, x[:, :1], noise)  # a function of x where it fits, none where it is scored
+    # a function of x where it fits, none where it is scored
+    target = torch.where(torch.arange(DRAWS)[:, None] < FIT, x[:, :1], noise)
     assert kernel_ridge_r2(x, target)[0] < 0
     target = torch.where(torch.arange(DRAWS)[:, None] < FIT, noise, x[:, :1])
     assert kernel_ridge_r2(x, target)[0] < 0.1
@@ -120,17 +142,29 @@ def test_kernel_ridge_scores_unseen_draws_and_chooses_without_them():
 
 
 def test_a_decoder_under_the_squared_loss_learns_the_conditional_mean():
-    # x = (z, ε_x) and y = (z, ε_y): the best loss is that of (z, 0), half of the variance; the code is z up to a one-to-one map.
+    # x = (z, ε_x) and y = (z, ε_y): the best loss is that of (z, 0), half of the variance; the code
+    # is z up to a one-to-one map.
     case = replace(TINY, special=dict.fromkeys(("z", "x", "y"), Identity))
     (result,) = run_case(case, seed=0, steps=600, batch=128)
     assert result.loss == pytest.approx(0.5, abs=0.03)
-    assert result.code_to_c > 0.97 and result.c_to_code > 0.97 and abs(result.code_to_s_m) < 0.05 and result.code_to_s_mc < 0.1
+    assert (
+        result.code_to_c > 0.97
+        and result.c_to_code > 0.97
+        and abs(result.code_to_s_m) < 0.05
+        and result.code_to_s_mc < 0.1
+    )
     assert result.visible_to_c > 0.99 and result.visible_to_s_mc > 0.99
 
 
 def test_a_partial_mean_in_closed_form():
-    # Noises of correlation ρ: y tells z and ε_x up to 1 − ρ², and a code of two numbers can carry both.
-    case = replace(TINY, code_dim=2, special=dict.fromkeys(("z", "x", "y"), Identity), noise=CorrelatedNormal(0.8, (("x", "y"),)))
+    # Noises of correlation ρ: y tells z and ε_x up to 1 − ρ², and a code of two numbers can carry
+    # both.
+    case = replace(
+        TINY,
+        code_dim=2,
+        special=dict.fromkeys(("z", "x", "y"), Identity),
+        noise=CorrelatedNormal(0.8, (("x", "y"),)),
+    )
     (result,) = run_case(case, seed=0, steps=600, batch=128)
     assert result.loss == pytest.approx((1 - 0.8**2) / 2, abs=0.03)
     assert result.code_to_s_m == pytest.approx(0.8**2, abs=0.08) and result.code_to_s_mc > 0.9
@@ -148,13 +182,22 @@ def test_a_mean_that_says_nothing_about_c_teaches_nothing_and_the_energy_score_f
     squared, energy = (case for case in table_cases() if case.name.startswith("mean without c"))
     assert (squared.loss, energy.loss) == ("squared", "energy")
     (blind,), (seeing,) = run_case(squared, 0, steps=500), run_case(energy, 0, steps=500)
-    assert blind.loss == pytest.approx(1, abs=0.06) and blind.code_to_c < 0.8 and seeing.code_to_c > 0.96 and seeing.c_to_code > 0.96
+    assert (
+        blind.loss == pytest.approx(1, abs=0.06)
+        and blind.code_to_c < 0.8
+        and seeing.code_to_c > 0.96
+        and seeing.c_to_code > 0.96
+    )
     assert blind.visible_to_c == seeing.visible_to_c > 0.97  # the same process, the same draws
 
 
 def test_several_masks_hide_what_they_mask():
     case = every_mask_case()
-    assert len(set(case.masks)) == 14 and not {"....", "xxxx"} & set(case.masks) and set(case.measured) < set(case.masks)
+    assert (
+        len(set(case.masks)) == 14
+        and not {"....", "xxxx"} & set(case.masks)
+        and set(case.measured) < set(case.masks)
+    )
     process = Process(case.graph, 0)
     views = identify._Views(case, process.sample(500, generator()))
     sample = process.sample(len(case.masks), generator(1))
@@ -167,7 +210,9 @@ def test_several_masks_hide_what_they_mask():
         assert torch.equal(told[k] > 0, hidden) and torch.equal(weights[k] > 0, columns)
         assert not inputs[k, :16][columns].any() and not target[k][~columns].any()
         assert inputs[k, :16][~columns].all() and target[k][columns].all()
-        assert torch.equal(inputs[k, 16:], told[k]) and views.visible(sample, k).shape[1] == int((~columns).sum())
+        assert torch.equal(inputs[k, 16:], told[k]) and views.visible(sample, k).shape[1] == int(
+            (~columns).sum()
+        )
     for part in (inputs[:, :16] + target,):  # each coordinate once, on one scale
         assert torch.allclose(part * views._deviation + views._mean, x, atol=1e-5)
 
@@ -189,11 +234,24 @@ def test_dropped_coordinates_are_seen_by_no_one():
 def test_the_table_has_the_rows_of_the_specification():
     found = {case.name: (case.shared(case.masks[0]), case) for case in table_cases()}
     assert len(found) == 10
-    expected = {"c = z1": ({"z1"}, 2, 2), "c = z2": ({"z2"}, 3, 3), "c = z3": ({"z3"}, 3, 3), "c = z2, z3": ({"z2", "z3"}, 4, 6)}
+    expected = {
+        "c = z1": ({"z1"}, 2, 2),
+        "c = z2": ({"z2"}, 3, 3),
+        "c = z3": ({"z3"}, 3, 3),
+        "c = z2, z3": ({"z2", "z3"}, 4, 6),
+    }
     for name, (c, intrinsic, coordinates) in expected.items():
         shared, case = found[name]
-        assert (shared.c, shared.intrinsic_dim, shared.coordinate_dim, case.code_dim) == (c, intrinsic, coordinates, intrinsic)
-    assert [found[name][1].code_dim - found[name][0].intrinsic_dim for name in ("code too small", "code too large")] == [-1, 4]
+        assert (shared.c, shared.intrinsic_dim, shared.coordinate_dim, case.code_dim) == (
+            c,
+            intrinsic,
+            coordinates,
+            intrinsic,
+        )
+    assert [
+        found[name][1].code_dim - found[name][0].intrinsic_dim
+        for name in ("code too small", "code too large")
+    ] == [-1, 4]
     assert [case.code_dim for case in elbow_cases()] == [3, 4, 5]
 
 
@@ -206,8 +264,14 @@ def test_a_replicate_is_the_same_however_it_is_run():
     assert alone == pooled and [r.seed for r in pooled] == [5, 6]
     (other,) = run_case(replace(TINY, loss="energy"), 5, steps=20, batch=32)
     assert len({r.code_to_c for r in (*alone, other)}) == 3
-    assert alone[0].visible_to_c == other.visible_to_c != alone[1].visible_to_c  # one process a seed
-    assert all(-1.5 < getattr(r, name) <= 1.0001 for r in (*alone, other) for name in FIGURES if name != "loss")
+    # one process a seed
+    assert alone[0].visible_to_c == other.visible_to_c != alone[1].visible_to_c
+    assert all(
+        -1.5 < getattr(r, name) <= 1.0001
+        for r in (*alone, other)
+        for name in FIGURES
+        if name != "loss"
+    )
     threads = torch.get_num_threads()
     run_fold(0)
     assert torch.get_num_threads() == threads
@@ -219,41 +283,61 @@ def test_a_case_survives_pickling():
 
 
 def result(case: Case, seed: int, **values: float) -> CaseResult:
-    return CaseResult(case, case.masks[0], seed, **{**dict.fromkeys(FIGURES, 0.5), **values}, seconds=1.0)
+    return CaseResult(
+        case, case.masks[0], seed, **{**dict.fromkeys(FIGURES, 0.5), **values}, seconds=1.0
+    )
 
 
 def test_a_table_gives_mean_and_range_over_replicates():
     other = replace(TINY, name="other")
     rows = table([result(TINY, 0, code_to_c=0.9), result(other, 0), result(TINY, 1, code_to_c=0.6)])
     assert [(row.case.name, row.replicates) for row in rows] == [("tiny", 2), ("other", 1)]
-    assert rows[0].mean["code_to_c"] == pytest.approx(0.75) and (rows[0].low["code_to_c"], rows[0].high["code_to_c"]) == (0.6, 0.9)
+    assert rows[0].mean["code_to_c"] == pytest.approx(0.75) and (
+        rows[0].low["code_to_c"],
+        rows[0].high["code_to_c"],
+    ) == (0.6, 0.9)
     assert rows[1].mean == rows[1].low == rows[1].high == dict.fromkeys(FIGURES, 0.5)
 
 
 def test_an_elbow_joins_cases_that_differ_in_the_code_alone():
     like = table_cases()[0]
-    results = [result(case, 0, loss=float(case.code_dim)) for case in (*table_cases(), *elbow_cases())]
+    results = [
+        result(case, 0, loss=float(case.code_dim)) for case in (*table_cases(), *elbow_cases())
+    ]
     assert elbow(results, like) == {d: [float(d)] for d in range(1, 7)}
 
 
 @pytest.mark.parametrize("case", table_cases()[:4], ids=lambda case: case.name)
 def test_the_cases_that_meet_the_repaired_theorem_have_a_mean_that_tells_c(case):
-    # H4 of the Proofs page for the squared loss: c can be read from E[x_m | c], here a mean over 300 draws of all noises outside c.
+    # H4 of the Proofs page for the squared loss: c can be read from E[x_m | c], here a mean over
+    # 300 draws of all noises outside c.
     shared, draws = case.shared(case.masks[0]), generator(1)
     process = Process(case.graph, 0)
     sample = process.sample(DRAWS, draws)
     total = 0
     for _ in range(300):
         fresh = process.noise(case.graph, DRAWS, draws)
-        values = process.generate({v: (sample.noises if v in shared.common else fresh)[v] for v in case.graph.nodes}).values
-        total = total + torch.cat([values[x] for x in case.graph.observables if x in shared.masked], 1)
-    assert kernel_ridge_r2(total / 300, torch.cat([sample.values[z] for z in case.graph.latents if z in shared.c], 1))[0] > 0.97
+        values = process.generate(
+            {v: (sample.noises if v in shared.common else fresh)[v] for v in case.graph.nodes}
+        ).values
+        total = total + torch.cat(
+            [values[x] for x in case.graph.observables if x in shared.masked], 1
+        )
+    assert (
+        kernel_ridge_r2(
+            total / 300,
+            torch.cat([sample.values[z] for z in case.graph.latents if z in shared.c], 1),
+        )[0]
+        > 0.97
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_folded_code_has_the_same_loss_gives_c_and_is_no_function_of_it(seed):
     found = run_fold(seed)
-    assert found.honest_loss == pytest.approx(found.folded_loss, rel=1e-6) and found.honest_loss > 0.01
+    assert (
+        found.honest_loss == pytest.approx(found.folded_loss, rel=1e-6) and found.honest_loss > 0.01
+    )
     assert found.code_to_c > 0.99 and abs(found.c_to_code) < 0.05
 
 

@@ -151,8 +151,9 @@ def test_against_the_closure_of_sigma_algebras_of_a_discrete_model() -> None:
         for z in graph.latents:
             assert (z in found.latents) == (sigma[z] in all_of_them), (seed, z)
             assert (z in found.alone) == (sigma[z] in once), (seed, z)
-            identified, several = identified + (z in found.latents), several + (
-                z in found.latents and z not in found.alone
+            identified, several = (
+                identified + (z in found.latents),
+                several + (z in found.latents and z not in found.alone),
             )
             never += z not in found.latents
     assert identified > 20 and several >= 1 and never > 20

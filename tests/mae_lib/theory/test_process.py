@@ -1,4 +1,5 @@
-"""The process of Assumption 1: what it generates can be inverted exactly, its parts are drawn as they say, and wrong input is refused."""
+"""The process of Assumption 1: what it generates can be inverted exactly, its parts are drawn as
+they say, and wrong input is refused."""
 
 from __future__ import annotations
 
@@ -9,7 +10,16 @@ import torch
 
 from mae_lib.base.errors import InputError
 from mae_lib.theory.graph import LatentGraph, quad_tree, random_dag, tree
-from mae_lib.theory.process import DRAWS, KEPT, CorrelatedNormal, LeakyMap, PolarMap, Process, draw_matrix, standard_normal
+from mae_lib.theory.process import (
+    DRAWS,
+    KEPT,
+    CorrelatedNormal,
+    LeakyMap,
+    PolarMap,
+    Process,
+    draw_matrix,
+    standard_normal,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -19,7 +29,11 @@ def generator(seed: int = 0) -> torch.Generator:
 GRAPHS = [
     *(random_dag(latents, 3, seed) for seed in range(4) for latents in (2, 5)),
     quad_tree((2, 4)),
-    LatentGraph([("a", "b"), ("a", "c"), ("b", "c"), ("c", "x"), ("b", "y")], ["x", "y"], {"a": 2, "b": 3, "y": 0}),
+    LatentGraph(
+        [("a", "b"), ("a", "c"), ("b", "c"), ("c", "x"), ("b", "y")],
+        ["x", "y"],
+        {"a": 2, "b": 3, "y": 0},
+    ),
 ]
 
 
@@ -47,8 +61,12 @@ def test_single_precision_inverts_too():
 def test_samples_have_the_dimensions_of_the_graph_and_follow_from_the_noises(graph):
     process = Process(graph, seed=2)
     sample = process.sample(7, generator())
-    assert {v: tuple(x.shape) for v, x in sample.values.items()} == {v: (7, d) for v, d in graph.dims.items()}
-    assert {v: tuple(x.shape) for v, x in sample.noises.items()} == {v: (7, d) for v, d in graph.noise_dims.items()}
+    assert {v: tuple(x.shape) for v, x in sample.values.items()} == {
+        v: (7, d) for v, d in graph.dims.items()
+    }
+    assert {v: tuple(x.shape) for v, x in sample.noises.items()} == {
+        v: (7, d) for v, d in graph.noise_dims.items()
+    }
     again = process.generate(sample.noises)
     assert all(torch.equal(again.values[v], sample.values[v]) for v in graph.nodes)
     for v in graph.nodes:  # parents in the graph's order, then the noise
@@ -67,14 +85,20 @@ def test_a_noise_reaches_descendants_and_nothing_else():
 
 def test_a_seed_means_one_process_and_a_mechanism_at_one_node_leaves_the_others():
     graph = tree(2, 2)
-    matrices = lambda process: {v: (m.first, m.second) for v, m in process.mechanisms.items() if isinstance(m, LeakyMap)}
+    matrices = lambda process: {
+        v: (m.first, m.second) for v, m in process.mechanisms.items() if isinstance(m, LeakyMap)
+    }
     first, again, other = (matrices(Process(graph, seed)) for seed in (3, 3, 4))
     assert all(torch.equal(a, b) for v in graph.nodes for a, b in zip(first[v], again[v]))
-    assert not any(torch.equal(a, b) for v in graph.nodes for a, b in zip(first[v], other[v]) if len(a) > 1)
+    assert not any(
+        torch.equal(a, b) for v in graph.nodes for a, b in zip(first[v], other[v]) if len(a) > 1
+    )
     special = matrices(Process(graph, 3, special={"z1_0": PolarMap}))
     assert set(special) == set(graph.nodes) - {"z1_0"}
     assert all(torch.equal(a, b) for v in special for a, b in zip(first[v], special[v]))
-    assert not torch.equal(first["x0"][0], first["x0"][1]) and not torch.equal(first["x0"][0], first["x1"][0])
+    assert not torch.equal(first["x0"][0], first["x0"][1]) and not torch.equal(
+        first["x0"][0], first["x1"][0]
+    )
 
 
 @pytest.mark.parametrize("dim", [2, 4, 7])
@@ -105,19 +129,26 @@ def test_the_default_mechanism_is_the_two_layer_leaky_map():
     x = torch.randn(40, 3, generator=generator(1), dtype=torch.float64)
     hidden = x @ mechanism.first.T
     expected = torch.where(hidden > 0, hidden, 0.2 * hidden) @ mechanism.second.T
-    assert torch.allclose(mechanism.forward(x), expected) and not torch.allclose(mechanism.forward(-x), -expected)
+    assert torch.allclose(mechanism.forward(x), expected) and not torch.allclose(
+        mechanism.forward(-x), -expected
+    )
 
 
 def test_noises_are_standard_normal_and_independent():
     graph = tree(2, 2)
     noises = torch.cat(list(standard_normal(graph, 20_000, generator()).values()), 1)
     assert noises.shape == (20_000, 7)
-    assert torch.allclose(noises.T.cov(), torch.eye(7), atol=0.04) and noises.mean(0).abs().max() < 0.04
+    assert (
+        torch.allclose(noises.T.cov(), torch.eye(7), atol=0.04)
+        and noises.mean(0).abs().max() < 0.04
+    )
     assert abs(noises.pow(4).mean() - 3) < 0.15
 
 
 def test_correlated_noises_are_correlated_within_their_group_only():
-    graph = LatentGraph([("a", "x"), ("a", "y"), ("b", "y"), ("b", "w")], ["x", "y", "w"], {"a": 2, "b": 2})
+    graph = LatentGraph(
+        [("a", "x"), ("a", "y"), ("b", "y"), ("b", "w")], ["x", "y", "w"], {"a": 2, "b": 2}
+    )
     noises = CorrelatedNormal(0.6, (("a", "b"), ("x", "y")))(graph, 40_000, generator())
     found = torch.cat([noises[v] for v in ("a", "b", "x", "y", "w")], 1).T.cov()
     expected = torch.eye(7)
@@ -129,7 +160,9 @@ def test_correlated_noises_are_correlated_within_their_group_only():
 def test_a_polar_mechanism_inverts_and_has_no_mean_given_its_parents():
     polar = PolarMap(4, generator())
     parents = torch.randn(30, 3, generator=generator(1), dtype=torch.float64)
-    inputs = torch.cat([parents, torch.randn(30, 1, generator=generator(2), dtype=torch.float64)], 1)
+    inputs = torch.cat(
+        [parents, torch.randn(30, 1, generator=generator(2), dtype=torch.float64)], 1
+    )
     assert torch.allclose(polar.inverse(polar.forward(inputs)), inputs, atol=1e-9)
     many = torch.randn(20_000, 1, generator=generator(3), dtype=torch.float64)
     for row in parents[:3]:
@@ -152,7 +185,9 @@ def test_a_mechanism_of_ones_own():
             return outputs - self.by
 
     graph = LatentGraph([("a", "x")], ["x"])
-    sample = Process(graph, 0, mechanism=Shift).generate({"a": torch.zeros(1, 1), "x": torch.zeros(1, 1)})
+    sample = Process(graph, 0, mechanism=Shift).generate(
+        {"a": torch.zeros(1, 1), "x": torch.zeros(1, 1)}
+    )
     assert sample.values["a"].tolist() == [[1.0]] and sample.values["x"].tolist() == [[2.0, 2.0]]
 
 
@@ -163,14 +198,28 @@ def test_wrong_input_is_refused_by_name():
     for call, words in (
         (lambda: process.sample(0, generator()), "number of draws 0"),
         (lambda: process.generate({"a": torch.zeros(3, 1)}), "'x' has no noise"),
-        (lambda: process.generate({**good, "a": torch.zeros(3, 2)}), r"noise of 'a' has shape \[3, 2\]: it must be \[n, 1\]"),
+        (
+            lambda: process.generate({**good, "a": torch.zeros(3, 2)}),
+            r"noise of 'a' has shape \[3, 2\]: it must be \[n, 1\]",
+        ),
         (lambda: process.generate({**good, "a": torch.zeros(2, 1)}), "number of rows"),
         (lambda: process.invert("q", torch.zeros(3, 1)), "'q' is no node"),
-        (lambda: process.invert("x", torch.zeros(3, 1)), r"value of 'x' has shape \[3, 1\]: it must be \[n, 2\]"),
+        (
+            lambda: process.invert("x", torch.zeros(3, 1)),
+            r"value of 'x' has shape \[3, 1\]: it must be \[n, 2\]",
+        ),
         (lambda: Process(graph, 0, special={"q": PolarMap}), "'q', which is no node"),
         (lambda: CorrelatedNormal(1.0, ()), "correlation 1.0"),
-        (lambda: CorrelatedNormal(0.5, (("a", "q"),))(graph, 2, generator()), "'q', which is no node"),
-        (lambda: CorrelatedNormal(0.5, (("a", "x"),))(LatentGraph([("a", "x")], ["x"], {"a": 2}), 2, generator()), "differ in dimension"),
+        (
+            lambda: CorrelatedNormal(0.5, (("a", "q"),))(graph, 2, generator()),
+            "'q', which is no node",
+        ),
+        (
+            lambda: CorrelatedNormal(0.5, (("a", "x"),))(
+                LatentGraph([("a", "x")], ["x"], {"a": 2}), 2, generator()
+            ),
+            "differ in dimension",
+        ),
     ):
         with pytest.raises(InputError, match=words) as caught:
             call()

@@ -1,4 +1,5 @@
-"""The latent tree from covariances: exact where the theory says so, rising with the draws where it is estimated, and clear about bad input."""
+"""The latent tree from covariances: exact where the theory says so, rising with the draws where it
+is estimated, and clear about bad input."""
 
 from itertools import combinations
 
@@ -9,13 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
-from mae_lib.theory.conditions import linear_model
 from mae_lib.base.errors import InputError
+from mae_lib.theory.conditions import linear_model
 from mae_lib.theory.graph import LatentGraph, quad_tree
 from mae_lib.theory.process import Process
 from mae_lib.theory.structure import (
-    LatentTree, bipartitions, covariance_distances, estimate_groups, estimate_tree, information_distances, neighbour_joining, partition,
-    patch_features, robinson_foulds,
+    LatentTree,
+    bipartitions,
+    covariance_distances,
+    estimate_groups,
+    estimate_tree,
+    information_distances,
+    neighbour_joining,
+    partition,
+    patch_features,
+    robinson_foulds,
 )
 from mae_lib.worlds.world import World
 
@@ -34,7 +43,8 @@ def random_tree(seed: int, leaves: int) -> LatentGraph:
 
 
 def level_tree(seed: int) -> LatentGraph:
-    """A random tree with all observables at one depth, as invertible mechanisms give them equal dimensions; arities 2 and 3."""
+    """A random tree with all observables at one depth, as invertible mechanisms give them equal
+    dimensions; arities 2 and 3."""
     draw = np.random.default_rng(seed)
     above, edges = ["h0"], []
     for depth in range(2):
@@ -46,11 +56,15 @@ def level_tree(seed: int) -> LatentGraph:
         above = below
     leaves = [(parent, k) for parent in above for k in range(draw.integers(2, 4))]
     order = draw.permutation(len(leaves))
-    return LatentGraph(edges + [(parent, f"x{order[n]}") for n, (parent, _) in enumerate(leaves)], [f"x{k}" for k in range(len(leaves))])
+    return LatentGraph(
+        edges + [(parent, f"x{order[n]}") for n, (parent, _) in enumerate(leaves)],
+        [f"x{k}" for k in range(len(leaves))],
+    )
 
 
 def gaussian_covariance(graph: LatentGraph, d: int, seed: int) -> np.ndarray:
-    """Covariances [L, d, L, d] of a linear-Gaussian tree whose nodes all have d coordinates, child = A·parent + noise, A invertible."""
+    """Covariances [L, d, L, d] of a linear-Gaussian tree whose nodes all have d coordinates, child
+    = A·parent + noise, A invertible."""
     draw, maps = np.random.default_rng(seed), {}
     width = d * len(graph.nodes)
     for k, v in enumerate(graph.nodes):
@@ -63,7 +77,8 @@ def gaussian_covariance(graph: LatentGraph, d: int, seed: int) -> np.ndarray:
 
 
 def four_points(D: np.ndarray) -> float:
-    """The largest gap between the two larger of the three sums d_ij + d_kl of four leaves: 0 for distances along a tree."""
+    """The largest gap between the two larger of the three sums d_ij + d_kl of four leaves: 0 for
+    distances along a tree."""
     worst = 0.0
     for i, j, k, l in combinations(range(len(D)), 4):
         sums = sorted((D[i, j] + D[k, l], D[i, k] + D[j, l], D[i, l] + D[j, k]))
@@ -103,10 +118,17 @@ def test_distances_under_assumption_1_count_the_noises_that_are_not_shared(seed)
 
 def test_one_edge_and_one_determinant_by_hand():
     rho = 0.5
-    covariance = np.array([[1, rho, rho**2], [rho, 1, rho**3], [rho**2, rho**3, 1]]).reshape(3, 1, 3, 1)
-    assert np.allclose(covariance_distances(covariance), -np.log(rho) * np.array([[0, 1, 2], [1, 0, 3], [2, 3, 0]]))
+    covariance = np.array([[1, rho, rho**2], [rho, 1, rho**3], [rho**2, rho**3, 1]]).reshape(
+        3, 1, 3, 1
+    )
+    assert np.allclose(
+        covariance_distances(covariance), -np.log(rho) * np.array([[0, 1, 2], [1, 0, 3], [2, 3, 0]])
+    )
     block = gaussian_covariance(random_tree(3, 4), 2, 3)
-    expected = -np.log(abs(np.linalg.det(block[0, :, 1, :])) / np.sqrt(np.linalg.det(block[0, :, 0, :]) * np.linalg.det(block[1, :, 1, :])))
+    expected = -np.log(
+        abs(np.linalg.det(block[0, :, 1, :]))
+        / np.sqrt(np.linalg.det(block[0, :, 0, :]) * np.linalg.det(block[1, :, 1, :]))
+    )
     assert covariance_distances(block)[0, 1] == pytest.approx(expected)
     assert covariance_distances(block, rank=1)[0, 1] < expected
 
@@ -114,10 +136,18 @@ def test_one_edge_and_one_determinant_by_hand():
 def test_no_invertible_map_of_an_observable_changes_a_distance():
     x = draws(quad_tree((2, 4)), 4000, 0).double()
     draw = np.random.default_rng(0)
-    turned = torch.stack([x[:, k] @ torch.tensor(draw.normal(size=(x.shape[2],) * 2)) + 5 for k in range(x.shape[1])], 1)
+    turned = torch.stack(
+        [
+            x[:, k] @ torch.tensor(draw.normal(size=(x.shape[2],) * 2)) + 5
+            for k in range(x.shape[1])
+        ],
+        1,
+    )
     assert np.allclose(information_distances(x), information_distances(turned), atol=1e-8)
     redundant = torch.cat([x, x[..., :1] + x[..., 1:2]], 2)  # a coordinate that says nothing new
-    assert robinson_foulds(estimate_tree(information_distances(redundant)), estimate_tree(information_distances(x))) == (0, 0)
+    assert robinson_foulds(
+        estimate_tree(information_distances(redundant)), estimate_tree(information_distances(x))
+    ) == (0, 0)
 
 
 @settings(max_examples=10, deadline=None)
@@ -125,16 +155,30 @@ def test_no_invertible_map_of_an_observable_changes_a_distance():
 def test_another_order_of_the_observables_gives_the_same_tree_and_groups(order):
     graph = quad_tree((4, 4))
     x = draws(graph, 300, 1)
-    one, other = neighbour_joining(information_distances(x)), neighbour_joining(information_distances(x[:, list(order)]))
-    named = LatentGraph([(above, f"x{order[int(v[1:])]}" if v[0] == "x" else v) for above, v in other.rooted().edges], graph.observables)
+    one, other = (
+        neighbour_joining(information_distances(x)),
+        neighbour_joining(information_distances(x[:, list(order)])),
+    )
+    named = LatentGraph(
+        [
+            (above, f"x{order[int(v[1:])]}" if v[0] == "x" else v)
+            for above, v in other.rooted().edges
+        ],
+        graph.observables,
+    )
     assert robinson_foulds(one.rooted(), named) == (0, 0)
     for groups in (2, 4, 5):
-        assert adjusted_rand_score(partition(one, groups)[list(order)], partition(other, groups)) == pytest.approx(1)
+        assert adjusted_rand_score(
+            partition(one, groups)[list(order)], partition(other, groups)
+        ) == pytest.approx(1)
 
 
 def test_the_tree_of_a_nonlinear_process_is_found_more_often_with_more_draws():
     graph = quad_tree((4, 4))
-    found = lambda n, seed: robinson_foulds(estimate_tree(information_distances(draws(graph, n, seed))), graph) == (0, 0)
+    found = lambda n, seed: (
+        robinson_foulds(estimate_tree(information_distances(draws(graph, n, seed))), graph)
+        == (0, 0)
+    )
     right = {n: sum(found(n, seed) for seed in range(8)) for n in (20, 200, 5000)}
     assert right[20] < right[200] < right[5000] == 8
 
@@ -155,46 +199,81 @@ def test_groups_are_connected_and_numbered_in_order(seed, leaves, data):
     labels = partition(tree, groups)
     assert list(dict.fromkeys(labels.tolist())) == list(range(groups))
     far = tree.distances()
-    for one, other in combinations(range(groups), 2):  # two connected parts: by four points, no path of the one meets a path of the other
+    # two connected parts: by four points, no path of the one meets a path of the other
+    for one, other in combinations(range(groups), 2):
         a, b = np.flatnonzero(labels == one), np.flatnonzero(labels == other)
         for i, j in combinations(a, 2):
             for k, l in combinations(b, 2):
-                assert far[i, j] + far[k, l] <= min(far[i, k] + far[j, l], far[i, l] + far[j, k]) + 1e-9
+                assert (
+                    far[i, j] + far[k, l]
+                    <= min(far[i, k] + far[j, l], far[i, l] + far[j, k]) + 1e-9
+                )
 
 
 def test_a_cut_goes_through_the_longest_of_the_even_edges():
-    leaves = [(k, 8, 9.0) for k in range(4)] + [(k, 9, 9.0) for k in range(4, 7)] + [(k, 10, 9.0) for k in range(7, 10)]
-    tree = LatentTree(10, (*((a, b + 2, 1.0) for a, b, _ in leaves), (10, 13, 0.1), (11, 13, 5.0), (12, 13, 0.1)))
+    leaves = (
+        [(k, 8, 9.0) for k in range(4)]
+        + [(k, 9, 9.0) for k in range(4, 7)]
+        + [(k, 10, 9.0) for k in range(7, 10)]
+    )
+    tree = LatentTree(
+        10, (*((a, b + 2, 1.0) for a, b, _ in leaves), (10, 13, 0.1), (11, 13, 5.0), (12, 13, 0.1))
+    )
     assert partition(tree, 3).tolist() == [0] * 4 + [1] * 3 + [2] * 3
-    assert partition(tree, 2).tolist() == [0] * 4 + [1] * 6  # 4 and 6 are within a quarter of 5; 3 and 7, through the long edge, are not
-    chain = LatentTree(10, (*((k, 10, 9.0) for k in range(4)), (4, 11, 9.0), *((k, 12, 9.0) for k in range(5, 10)), (10, 11, 3.0), (11, 12, 0.1)))
-    assert partition(chain, 2).tolist() == [0] * 4 + [1] * 6  # and not 5 and 5, through a shorter edge
+    # 4 and 6 are within a quarter of 5; 3 and 7, through the long edge, are not
+    assert partition(tree, 2).tolist() == [0] * 4 + [1] * 6
+    chain = LatentTree(
+        10,
+        (
+            *((k, 10, 9.0) for k in range(4)),
+            (4, 11, 9.0),
+            *((k, 12, 9.0) for k in range(5, 10)),
+            (10, 11, 3.0),
+            (11, 12, 0.1),
+        ),
+    )
+    # and not 5 and 5, through a shorter edge
+    assert partition(chain, 2).tolist() == [0] * 4 + [1] * 6
 
 
 def test_the_root_is_in_the_middle_of_the_longest_path():
-    on_an_edge = LatentTree(4, ((0, 4, 1.0), (1, 4, 1.0), (2, 5, 1.0), (3, 5, 1.0), (4, 5, 2.0))).rooted()
+    on_an_edge = LatentTree(
+        4, ((0, 4, 1.0), (1, 4, 1.0), (2, 5, 1.0), (3, 5, 1.0), (4, 5, 2.0))
+    ).rooted()
     assert sorted(len(c) for c in on_an_edge.children.values()) == [0, 0, 0, 0, 2, 2, 2]
     at_a_node = LatentTree(3, ((0, 3, 1.0), (1, 3, 1.0), (2, 3, 1.0))).rooted()
     assert at_a_node.children["z1"] == ("x2", "x1", "x0") and len(at_a_node.latents) == 1
 
 
 def test_bipartitions_do_not_depend_on_the_root():
-    one = LatentGraph([("r", "a"), ("r", "x2"), ("r", "x3"), ("a", "x0"), ("a", "x1")], ["x0", "x1", "x2", "x3"])
-    other = LatentGraph([("r", "a"), ("r", "b"), ("a", "x0"), ("a", "x1"), ("b", "x2"), ("b", "x3")], ["x0", "x1", "x2", "x3"])
+    one = LatentGraph(
+        [("r", "a"), ("r", "x2"), ("r", "x3"), ("a", "x0"), ("a", "x1")], ["x0", "x1", "x2", "x3"]
+    )
+    other = LatentGraph(
+        [("r", "a"), ("r", "b"), ("a", "x0"), ("a", "x1"), ("b", "x2"), ("b", "x3")],
+        ["x0", "x1", "x2", "x3"],
+    )
     star = LatentGraph([("r", f"x{k}") for k in range(4)], ["x0", "x1", "x2", "x3"])
     assert bipartitions(one) == bipartitions(other) == {frozenset({"x2", "x3"})}
-    assert robinson_foulds(one, other) == (0, 0) and robinson_foulds(star, one) == (1, 0) and robinson_foulds(one, star) == (0, 1)
+    assert (
+        robinson_foulds(one, other) == (0, 0)
+        and robinson_foulds(star, one) == (1, 0)
+        and robinson_foulds(one, star) == (0, 1)
+    )
     with pytest.raises(InputError, match="other observables"):
         robinson_foulds(one, LatentGraph([("r", "x0"), ("r", "y")], ["x0", "y"]))
 
 
 def test_patch_features_are_means_and_slopes():
     images = torch.zeros(1, 3, 8, 8)
-    images[0, 0, :4, :4] = torch.arange(4.0)[:, None]  # rises downwards in the first patch, in red alone
+    # rises downwards in the first patch, in red alone
+    images[0, 0, :4, :4] = torch.arange(4.0)[:, None]
     features = patch_features(images, 4)
     assert features.shape == (1, 4, 5) and features[0, 0, :3].tolist() == [1.5, 0, 0]
     assert features[0, 0, 3] < 0 and abs(features[0, 0, 4]) < 1e-12 and not features[0, 1:].any()
-    assert torch.allclose(patch_features(images.transpose(2, 3), 4)[0, 0, [4, 3]], features[0, 0, 3:])
+    assert torch.allclose(
+        patch_features(images.transpose(2, 3), 4)[0, 0, [4, 3]], features[0, 0, 3:]
+    )
     assert patch_features(images, 1).shape == (1, 64, 3)
     assert torch.equal(patch_features(images.to(torch.uint8), 4), features)
 
@@ -210,8 +289,18 @@ def test_groups_of_the_world_are_about_even_and_repeat():
     [
         (lambda: information_distances(torch.zeros(5, 4)), "shape"),
         (lambda: information_distances(torch.randn(12, 4, 3)), "too few"),
-        (lambda: information_distances(torch.randn(50, 4, 3) * torch.tensor([1, 1, 0, 1])[:, None]), "observable 2 never varies"),
-        (lambda: information_distances(torch.randn(50, 4, 3).index_fill(1, torch.tensor([1]), torch.nan)), "observable 1 holds NaN"),
+        (
+            lambda: information_distances(
+                torch.randn(50, 4, 3) * torch.tensor([1, 1, 0, 1])[:, None]
+            ),
+            "observable 2 never varies",
+        ),
+        (
+            lambda: information_distances(
+                torch.randn(50, 4, 3).index_fill(1, torch.tensor([1]), torch.nan)
+            ),
+            "observable 1 holds NaN",
+        ),
         (lambda: information_distances(torch.randn(50, 4, 3), rank=4), "rank 4"),
         (lambda: information_distances(torch.randn(50, 4, 3), rank=0), "rank 0"),
         (lambda: covariance_distances(np.full((3, 1, 3, 1), np.nan)), "NaN"),

@@ -1,4 +1,5 @@
-"""How images reach the training loop: read ahead by a thread, cropped out of their files, and trained on by compiled kernels; none of it changes what is trained."""
+"""How images reach the training loop: read ahead by a thread, cropped out of their files, and
+trained on by compiled kernels; none of it changes what is trained."""
 
 from __future__ import annotations
 
@@ -7,14 +8,14 @@ import threading
 import time
 from pathlib import Path
 
-import image_folders
 import pytest
-import tiny
 import torch
 
-from mae_lib.training import pretrain as loop
-from mae_lib.data.datasets import FolderImages
+import image_folders
+import tiny
 from mae_lib.base.errors import InputError
+from mae_lib.data.datasets import FolderImages
+from mae_lib.training import pretrain as loop
 from mae_lib.training.pretrain import DataOrder, ahead, pretrain, step_generator
 
 
@@ -32,7 +33,8 @@ def test_what_is_read_ahead_comes_in_order_and_no_further_ahead_than_asked() -> 
 
 
 def test_reading_goes_on_while_the_reader_of_the_batches_works() -> None:
-    both = threading.Barrier(2, timeout=20)  # passed only if the third batch is read while the first is being worked on
+    # passed only if the third batch is read while the first is being worked on
+    both = threading.Barrier(2, timeout=20)
 
     def read(step: int) -> torch.Tensor:
         if step == 2:
@@ -65,7 +67,9 @@ def test_an_error_while_reading_comes_at_its_step_and_a_stopped_reader_reads_no_
     assert max(begun) <= 53
 
 
-def test_images_read_ahead_train_the_same_model_as_resident_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_read_ahead_train_the_same_model_as_resident_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     resident = pretrain(tiny.config(), tiny.Ramps(), device="cpu", progress=False)
     monkeypatch.setattr(loop, "RESIDENT_LIMIT", 0)
     read = pretrain(tiny.config(), tiny.Ramps(), device="cpu", progress=False)
@@ -78,21 +82,30 @@ def folder(tmp_path: Path) -> FolderImages:
     return FolderImages(tmp_path / "set", "train", 32)
 
 
-def test_crops_out_of_files_are_the_steps_own_draws(folder: FolderImages, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crops_out_of_files_are_the_steps_own_draws(
+    folder: FolderImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tiny.config(data=folder.identity, crop_from="file", crop=0.3, batch=6, steps=4)
     seen = []
     train_step = loop.Run.train_step
-    monkeypatch.setattr(loop.Run, "train_step", lambda run, images, *rest: (seen.append(images.clone()), train_step(run, images, *rest))[1])
+    monkeypatch.setattr(
+        loop.Run,
+        "train_step",
+        lambda run, images, *rest: (seen.append(images.clone()), train_step(run, images, *rest))[1],
+    )
     pretrain(config, folder, device="cpu", progress=False)
     order = DataOrder(len(folder), 6, config.seed)
     for step, images in enumerate(seen):
-        draws = torch.rand(6, 4, dtype=torch.float64, generator=step_generator(config.seed, "crop", step))
+        draws = torch.rand(
+            6, 4, dtype=torch.float64, generator=step_generator(config.seed, "crop", step)
+        )
         assert torch.equal(images, folder.crops(order.at(step), draws, 0.3))
     assert len(seen) == 4 and not torch.equal(seen[0], folder.images(order.at(0)))
 
 
 def test_a_crop_out_of_a_file_is_not_cropped_again(folder: FolderImages) -> None:
-    """With draws that keep the whole file, what is trained on is what an uncropped training sees, flips included."""
+    """With draws that keep the whole file, what is trained on is what an uncropped training sees,
+    flips included."""
     whole = tiny.config(data=folder.identity, crop=1.0, batch=6, steps=3)
     again = tiny.config(data=folder.identity, crop=1 - 1e-12, crop_from="file", batch=6, steps=3)
 
@@ -101,7 +114,9 @@ def test_a_crop_out_of_a_file_is_not_cropped_again(folder: FolderImages) -> None
             return self.images(indices)
 
     folder.__class__ = Uncropped
-    losses = [pretrain(config, folder, device="cpu", progress=False).losses for config in (whole, again)]
+    losses = [
+        pretrain(config, folder, device="cpu", progress=False).losses for config in (whole, again)
+    ]
     assert torch.equal(*losses)
 
 
@@ -115,10 +130,20 @@ def test_crops_out_of_files_need_files() -> None:
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_compiled_kernels_train_the_same_model(accumulate: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole model is one graph of fixed shapes (a break would raise). That graph is run as it is: making CPU kernels of it takes minutes."""
+def test_compiled_kernels_train_the_same_model(
+    accumulate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole model is one graph of fixed shapes (a break would raise). That graph is run as it
+    is: making CPU kernels of it takes minutes."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     plain = pretrain(tiny.config(batch=12), tiny.Ramps(), device="cpu", progress=False)
-    made = pretrain(tiny.config(batch=12), tiny.Ramps(), device="cpu", progress=False, compiled=True, accumulate=accumulate)
+    made = pretrain(
+        tiny.config(batch=12),
+        tiny.Ramps(),
+        device="cpu",
+        progress=False,
+        compiled=True,
+        accumulate=accumulate,
+    )
     torch.testing.assert_close(made.losses, plain.losses, rtol=1e-5, atol=1e-6)
     assert set(made.model.state_dict()) == set(plain.model.state_dict())

@@ -1,4 +1,5 @@
-"""§3, "Pretraining overview": the loop's data order, augmentation and schedule, and that no stop, of any kind, changes a run."""
+"""§3, "Pretraining overview": the loop's data order, augmentation and schedule, and that no stop,
+of any kind, changes a run."""
 
 from __future__ import annotations
 
@@ -16,24 +17,36 @@ from pathlib import Path
 
 import pytest
 import safetensors
-import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import tiny
 from mae_lib.base import files
-from mae_lib.training import pretrain as loop
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import DamagedFile, read_safetensors, write_json, write_safetensors
-from mae_lib.training.pretrain import DataOrder, Run, TrainingDiverged, augment, learning_rate, pretrain, resolve_device, step_generator
+from mae_lib.training import pretrain as loop
+from mae_lib.training.pretrain import (
+    DataOrder,
+    Run,
+    TrainingDiverged,
+    augment,
+    learning_rate,
+    pretrain,
+    resolve_device,
+    step_generator,
+)
 
 
 @pytest.fixture(autouse=True)
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """One thread, as in the processes that these tests compare with, and a cache of their own."""
     monkeypatch.setenv("MAE_CACHE", str(tmp_path / "cache"))
-    threads, handler = torch.get_num_threads(), signal.signal(signal.SIGINT, signal.default_int_handler)
+    threads, handler = (
+        torch.get_num_threads(),
+        signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
@@ -48,18 +61,23 @@ def train(config=None, **arguments) -> loop.Trained:
 def assert_same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
     assert left.keys() == right.keys()
     for name in left:
-        assert torch.equal(left[name].view(torch.uint8), right[name].view(torch.uint8)), f"{name} differs"
+        assert torch.equal(left[name].view(torch.uint8), right[name].view(torch.uint8)), (
+            f"{name} differs"
+        )
 
 
 def assert_same_runs(left: loop.Trained, right: loop.Trained) -> None:
-    assert_same(left.model.state_dict() | {"losses": left.losses}, right.model.state_dict() | {"losses": right.losses})
+    assert_same(
+        left.model.state_dict() | {"losses": left.losses},
+        right.model.state_dict() | {"losses": right.losses},
+    )
 
 
 def no_parts(folder: Path) -> bool:
     return not [p for p in folder.rglob("*") if p.name.endswith(".part")]
 
 
-# --- data order, augmentation, schedule -----------------------------------------------------------------------------------
+# --- data order, augmentation, schedule -----------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
@@ -74,16 +92,25 @@ def test_every_epoch_shows_every_image_once(images: int, batch: int, seed: int) 
         assert sorted(seen[epoch * images : (epoch + 1) * images]) == list(range(images))
     # Any step alone, and in any order, is the same: this is what a resumed run relies on.
     for step in reversed(range(steps)):
-        assert torch.equal(order.at(step), batches[step]) and torch.equal(DataOrder(images, batch, seed).at(step), batches[step])
+        assert torch.equal(order.at(step), batches[step]) and torch.equal(
+            DataOrder(images, batch, seed).at(step), batches[step]
+        )
 
 
 def test_epochs_and_seeds_have_other_orders() -> None:
-    orders = {tuple(DataOrder(30, 30, seed).at(epoch).tolist()) for seed in range(3) for epoch in range(3)}
+    orders = {
+        tuple(DataOrder(30, 30, seed).at(epoch).tolist()) for seed in range(3) for epoch in range(3)
+    }
     assert len(orders) == 9
 
 
 def test_generators_depend_on_seed_purpose_and_step_and_nothing_else() -> None:
-    seeds = {(s, p, t): step_generator(s, p, t).initial_seed() for s in (0, 1) for p in ("order", "mask", "augment") for t in range(20)}
+    seeds = {
+        (s, p, t): step_generator(s, p, t).initial_seed()
+        for s in (0, 1)
+        for p in ("order", "mask", "augment")
+        for t in range(20)
+    }
     assert len(set(seeds.values())) == len(seeds)
     # Pinned: another value would make shipped checkpoints impossible to train again.
     assert seeds[0, "order", 0] == int.from_bytes(bytes.fromhex(PINNED)[:8], "little") >> 1
@@ -104,7 +131,9 @@ def test_augmentation_that_is_off_changes_nothing_and_draws_nothing() -> None:
 
 
 @pytest.mark.parametrize(("crop", "flip"), [(1.0, True), (0.35, False), (0.35, True)])
-def test_augmentation_is_a_function_of_the_generator_and_of_each_image_alone(crop: float, flip: bool) -> None:
+def test_augmentation_is_a_function_of_the_generator_and_of_each_image_alone(
+    crop: float, flip: bool
+) -> None:
     images = pictures()
     first, again = (augment(images, crop, flip, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first, again) and first.shape == images.shape
@@ -133,9 +162,16 @@ def test_crops_are_windows_of_the_stated_area_and_shape_inside_the_image() -> No
     wide = (out[:, 0, 16, 24] - out[:, 0, 16, 8]) * 2
     high = (out[:, 1, 24, 16] - out[:, 1, 8, 16]) * 2
     area, aspect = (wide * high).abs(), (wide / high).abs()
-    assert area.min() >= crop - 1e-4 and area.max() <= 1 + 1e-4 and area.min() < 0.4 and area.max() > 0.9
+    assert (
+        area.min() >= crop - 1e-4
+        and area.max() <= 1 + 1e-4
+        and area.min() < 0.4
+        and area.max() > 0.9
+    )
     assert aspect.min() >= 3 / 4 - 1e-4 and aspect.max() <= 4 / 3 + 1e-4
-    assert (high > 0).all() and 0.4 < float((wide < 0).float().mean()) < 0.6, "mirrored left to right, never upside down"
+    assert (high > 0).all() and 0.4 < float((wide < 0).float().mean()) < 0.6, (
+        "mirrored left to right, never upside down"
+    )
     assert out.min() >= 0 and out.max() <= 1
     centre = out[:, 0, 16, 15:17].mean(1)
     assert ((centre - wide.abs() / 2) > -0.02).all() and ((centre + wide.abs() / 2) < 1.02).all()
@@ -148,15 +184,28 @@ def test_learning_rate_warms_up_and_follows_half_a_cosine() -> None:
     assert rates[:20] == pytest.approx([2e-3 * (k + 1) / 20 for k in range(20)])
     assert rates[20] == pytest.approx(2e-3) and rates[110] == pytest.approx(1e-3)
     assert all(a > b for a, b in zip(rates[20:], rates[21:])) and 0 < rates[-1] < 1e-6
-    for short in (tiny.config(steps=1), tiny.config(steps=3, warmup=0.0), tiny.config(steps=3, warmup=1.0)):
-        assert all(0 < learning_rate(short, step) <= short.learning_rate for step in range(short.steps))
+    for short in (
+        tiny.config(steps=1),
+        tiny.config(steps=3, warmup=0.0),
+        tiny.config(steps=3, warmup=1.0),
+    ):
+        assert all(
+            0 < learning_rate(short, step) <= short.learning_rate for step in range(short.steps)
+        )
 
 
 def test_weight_decay_is_for_matrices_only() -> None:
     run = Run(tiny.config(), torch.device("cpu"))
-    decayed = {id(p) for group in run.optimiser.param_groups if group["weight_decay"] for p in group["params"]}
+    decayed = {
+        id(p)
+        for group in run.optimiser.param_groups
+        if group["weight_decay"]
+        for p in group["params"]
+    }
     named = dict(run.model.named_parameters())
-    assert {n for n, p in named.items() if id(p) in decayed} == {n for n in named if n.endswith("weight") and "norm" not in n}
+    assert {n for n, p in named.items() if id(p) in decayed} == {
+        n for n in named if n.endswith("weight") and "norm" not in n
+    }
     assert sum(len(group["params"]) for group in run.optimiser.param_groups) == len(named)
 
 
@@ -164,7 +213,11 @@ def test_each_step_sees_the_images_and_masks_of_its_number(monkeypatch: pytest.M
     """The loop, seen from outside, feeds what DataOrder and MaskSpec say."""
     config, source, fed = tiny.config(crop=1.0, flip=False), tiny.Ramps(), []
     forward = loop.MaskedAutoencoder.forward
-    monkeypatch.setattr(loop.MaskedAutoencoder, "forward", lambda self, *a: fed.append([x.detach().clone() for x in a[:3]]) or forward(self, *a))
+    monkeypatch.setattr(
+        loop.MaskedAutoencoder,
+        "forward",
+        lambda self, *a: fed.append([x.detach().clone() for x in a[:3]]) or forward(self, *a),
+    )
     train(config)
     assert len(fed) == config.steps
     for step, (images, visible, hidden) in enumerate(fed):
@@ -187,7 +240,7 @@ def test_training_learns_and_is_deterministic() -> None:
     assert not torch.equal(train().losses, train(tiny.config(seed=1)).losses)
 
 
-# --- stops ----------------------------------------------------------------------------------------------------------------
+# --- stops ----------------------------------------------------------------------------------------
 
 LONG = dict(steps=40)
 
@@ -205,7 +258,13 @@ def _train_to(out: str, state: str, steps_done, save_every: float) -> None:
 def _run(tmp_path: Path, name: str, save_every: float):
     counter = tiny.PROCESSES.Value("i", 0, lock=False)
     state = tmp_path / name / "state.safetensors"
-    return tiny.start(_train_to, str(tmp_path / f"{name}.safetensors"), str(state), counter, save_every), counter, state
+    return (
+        tiny.start(
+            _train_to, str(tmp_path / f"{name}.safetensors"), str(state), counter, save_every
+        ),
+        counter,
+        state,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -217,10 +276,13 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, dict]
     return read_safetensors(folder / "whole.safetensors")[0], read_safetensors(state)[0]
 
 
-def test_sigkill_at_any_moment_changes_no_bit(tmp_path: Path, uninterrupted: tuple[dict, dict]) -> None:
+def test_sigkill_at_any_moment_changes_no_bit(
+    tmp_path: Path, uninterrupted: tuple[dict, dict]
+) -> None:
     chance, kills, reached = random.Random(0), 0, 0
     while not (tmp_path / "killed.safetensors").exists():
-        process, counter, state = _run(tmp_path, "killed", save_every=0.0)  # a save after every step: many kills hit one
+        # a save after every step: many kills hit one
+        process, counter, state = _run(tmp_path, "killed", save_every=0.0)
         begun = tiny.wait_for(lambda: counter.value > 0, process)
         target = counter.value + chance.randint(3, 9)
         if begun and tiny.wait_for(lambda: counter.value >= target, process):
@@ -241,7 +303,9 @@ def test_sigkill_at_any_moment_changes_no_bit(tmp_path: Path, uninterrupted: tup
     assert_same(read_safetensors(state)[0], uninterrupted[1])
 
 
-def test_ctrl_c_saves_at_once_and_changes_no_bit(tmp_path: Path, uninterrupted: tuple[dict, dict]) -> None:
+def test_ctrl_c_saves_at_once_and_changes_no_bit(
+    tmp_path: Path, uninterrupted: tuple[dict, dict]
+) -> None:
     process, counter, state = _run(tmp_path, "stopped", save_every=1e9)
     assert tiny.wait_for(lambda: counter.value >= 7, process)
     os.kill(process.pid, signal.SIGINT)
@@ -255,7 +319,9 @@ def test_ctrl_c_saves_at_once_and_changes_no_bit(tmp_path: Path, uninterrupted: 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 5, 6])
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-def test_a_polite_stop_after_any_step_loses_nothing(tmp_path: Path, stop_at: int, kind: type[BaseException]) -> None:
+def test_a_polite_stop_after_any_step_loses_nothing(
+    tmp_path: Path, stop_at: int, kind: type[BaseException]
+) -> None:
     state = tmp_path / "state.safetensors"
 
     def stop(run: Run) -> None:
@@ -274,8 +340,11 @@ def test_a_polite_stop_after_any_step_loses_nothing(tmp_path: Path, stop_at: int
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_ctrl_c_in_the_middle_of_an_update_waits_for_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
-    """Saved between the update and the count of the step, the state would repeat the step when resumed."""
+def test_ctrl_c_in_the_middle_of_an_update_waits_for_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Saved between the update and the count of the step, the state would repeat the step when
+    resumed."""
     state, original, calls = tmp_path / "state.safetensors", torch.optim.AdamW.step, []
 
     def step(self, *arguments, **named):
@@ -304,7 +373,11 @@ def test_a_finished_state_is_not_trained_on(tmp_path: Path) -> None:
 
 def test_states_are_saved_as_often_as_asked(tmp_path: Path) -> None:
     state, steps = tmp_path / "state.safetensors", []
-    train(state=state, save_every=0.0, on_step=lambda run: steps.append(int(read_safetensors(state)[1]["step"])))
+    train(
+        state=state,
+        save_every=0.0,
+        on_step=lambda run: steps.append(int(read_safetensors(state)[1]["step"])),
+    )
     assert steps == [1, 2, 3, 4, 5, 6]
     other = tmp_path / "other.safetensors"
     train(state=other, save_every=1e9, on_step=lambda run: steps.append(other.exists()))
@@ -318,13 +391,19 @@ def test_it_trains_outside_the_main_thread_too() -> None:
         assert_same_runs(pool.submit(train).result(), train())
 
 
-# --- losses and weights that are not finite -------------------------------------------------------------------------------
+# --- losses and weights that are not finite -------------------------------------------------------
 
 
 def test_a_run_that_diverges_names_its_step_and_keeps_the_last_good_state(tmp_path: Path) -> None:
     state = tmp_path / "state.safetensors"
     config = tiny.config(steps=40, base_lr=1e30)
-    with pytest.raises(TrainingDiverged, match=r"loss is not finite at step \d+ of 40; the last good state is kept in .*smaller base_lr") as error:
+    with pytest.raises(
+        TrainingDiverged,
+        match=(
+            r"loss is not finite at step \d+ of 40; the last good state is kept in .*smaller"
+            r" base_lr"
+        ),
+    ) as error:
         train(config, state=state, save_every=0.0)
     step = int(re.search(r"at step (\d+)", str(error.value))[1])
     assert str(state) in str(error.value)
@@ -339,7 +418,9 @@ def test_a_run_that_diverges_names_its_step_and_keeps_the_last_good_state(tmp_pa
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_weight_that_is_not_finite_stops_the_run_and_is_never_saved(tmp_path: Path, value: float) -> None:
+def test_a_weight_that_is_not_finite_stops_the_run_and_is_never_saved(
+    tmp_path: Path, value: float
+) -> None:
     state, seen = tmp_path / "state.safetensors", []
 
     def spoil(run: Run) -> None:
@@ -384,12 +465,23 @@ def test_a_stop_does_not_save_spoilt_weights(tmp_path: Path) -> None:
     assert bool(read_safetensors(state)[0]["model.head.bias"].isfinite().all())
 
 
-# --- bad input ------------------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("device", ["cuda:99", pytest.param("cuda", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"))])
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cuda:99",
+        pytest.param(
+            "cuda", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+        ),
+    ],
+)
 def test_a_missing_gpu_is_named(device: str) -> None:
-    with pytest.raises(InputError, match=rf"device '{device}' was asked for and this machine has none.*device=cpu or auto"):
+    with pytest.raises(
+        InputError,
+        match=rf"device '{device}' was asked for and this machine has none.*device=cpu or auto",
+    ):
         train(device=device)
 
 
@@ -404,7 +496,9 @@ def test_images_that_are_not_the_configs_are_refused() -> None:
     with pytest.raises(InputError, match="these images are not the config's"):
         pretrain(tiny.config(), tiny.Ramps(length=25), device="cpu", progress=False)
     source = tiny.Ramps(size=16)
-    with pytest.raises(InputError, match=r"images are \[3, 16, 16\], the model takes \[3, 32, 32\]"):
+    with pytest.raises(
+        InputError, match=r"images are \[3, 16, 16\], the model takes \[3, 32, 32\]"
+    ):
         pretrain(tiny.config(data=source.identity), source, device="cpu", progress=False)
     source = tiny.Ramps(length=0)
     with pytest.raises(InputError, match="no images"):
@@ -453,7 +547,7 @@ def test_configs_that_make_no_sense_are_refused(changes: dict, message: str) -> 
         tiny.config(**changes)
 
 
-# --- a full disk ----------------------------------------------------------------------------------------------------------
+# --- a full disk ----------------------------------------------------------------------------------
 
 
 def _save_beyond_the_limit(state: str, log: str) -> None:
@@ -465,7 +559,8 @@ def _save_beyond_the_limit(state: str, log: str) -> None:
 
 
 def test_a_file_that_the_system_will_not_write_leaves_nothing_behind(tmp_path: Path) -> None:
-    """The system's own refusal, as on a full disk, through a limit on file sizes that needs no root."""
+    """The system's own refusal, as on a full disk, through a limit on file sizes that needs no
+    root."""
     state, log = tmp_path / "states" / "state.safetensors", tmp_path / "log"
     state.parent.mkdir()
     with pytest.raises(KeyboardInterrupt):
@@ -473,7 +568,11 @@ def test_a_file_that_the_system_will_not_write_leaves_nothing_behind(tmp_path: P
     before = state.read_bytes()
     tiny.finish(tiny.start(_save_beyond_the_limit, str(state), str(log)))
     (message,) = tiny.notes(log)
-    assert message.startswith(f"cannot write {state}: ") and "too large" in message and "untouched" in message
+    assert (
+        message.startswith(f"cannot write {state}: ")
+        and "too large" in message
+        and "untouched" in message
+    )
     assert state.read_bytes() == before and os.listdir(state.parent) == [state.name]
 
 
@@ -486,10 +585,13 @@ def _interrupt_at(step: int):
 
 
 def test_a_full_disk_is_named_and_what_was_there_stays(tmp_path: Path) -> None:
-    """A real full disk: a file system of a few pages. Where it cannot be mounted, the next test stands in."""
+    """A real full disk: a file system of a few pages. Where it cannot be mounted, the next test
+    stands in."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "none", disk], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=600k", "none", disk], capture_output=True
+    ).returncode:
         pytest.skip("mounting a file system takes root")
     try:
         state = disk / "state.safetensors"
@@ -497,7 +599,13 @@ def test_a_full_disk_is_named_and_what_was_there_stays(tmp_path: Path) -> None:
             train(state=state, on_step=_interrupt_at(2))
         before = state.read_bytes()
         assert 300_000 < len(before) < 600_000, "one state fits, two do not"
-        with pytest.raises(InputError, match=r"cannot write .*: the disk is full: free some space; what it held before is untouched"):
+        with pytest.raises(
+            InputError,
+            match=(
+                r"cannot write .*: the disk is full: free some space; what it held before is"
+                r" untouched"
+            ),
+        ):
             train(state=state, save_every=0.0)
         assert state.read_bytes() == before and os.listdir(disk) == [state.name]
         with pytest.raises(InputError, match="the disk is full"):
@@ -508,7 +616,9 @@ def test_a_full_disk_is_named_and_what_was_there_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["safetensors", "fsync", "replace"])
-def test_errors_of_the_disk_at_any_point_leave_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_errors_of_the_disk_at_any_point_leave_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     path = tmp_path / "weights.safetensors"
     write_safetensors(path, {"a": torch.ones(3)}, {})
     before = path.read_bytes()
@@ -516,10 +626,19 @@ def test_errors_of_the_disk_at_any_point_leave_the_old_file(tmp_path: Path, monk
     def fail(*arguments, **named):
         if where == "safetensors":
             Path(arguments[1]).write_bytes(b"half")
-            raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+            raise safetensors.SafetensorError(
+                "Error while serializing: I/O error: No space left on device (os error 28)"
+            )
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(*{"safetensors": (safetensors.torch, "save_file"), "fsync": (os, "fsync"), "replace": (os, "replace")}[where], fail)
+    monkeypatch.setattr(
+        *{
+            "safetensors": (safetensors.torch, "save_file"),
+            "fsync": (os, "fsync"),
+            "replace": (os, "replace"),
+        }[where],
+        fail,
+    )
     with pytest.raises(InputError, match="the disk is full: free some space"):
         write_safetensors(path, {"a": torch.zeros(3)}, {})
     assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]

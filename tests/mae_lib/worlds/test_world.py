@@ -1,4 +1,5 @@
-"""The embedded world: a pure function of its arguments, whose law is frozen, and whose labels are true of its pixels."""
+"""The embedded world: a pure function of its arguments, whose law is frozen, and whose labels are
+true of its pixels."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 
@@ -18,18 +19,36 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiny import alike
-
-from mae_lib.worlds.world import rendering
 from mae_lib.base.errors import InputError
 from mae_lib.worlds.rendering import TEXTURES, Drawing, hashed_bits, hashed_normal, hashed_uniform
-from mae_lib.worlds.world import CLASSES, EVALUATION_SETS, LAWS, WORLD_VERSION, Scenes, World, boxes_of, draw_latents
+from mae_lib.worlds.world import (
+    CLASSES,
+    EVALUATION_SETS,
+    LAWS,
+    WORLD_VERSION,
+    Scenes,
+    World,
+    boxes_of,
+    draw_latents,
+    rendering,
+)
+from tiny import alike
 
-SPLITS = ("train", "validation", "v2", "viewpoint", "rendition", "sketch", "conflict", "candidates", "reference")
+SPLITS = (
+    "train",
+    "validation",
+    "v2",
+    "viewpoint",
+    "rendition",
+    "sketch",
+    "conflict",
+    "candidates",
+    "reference",
+)
 EVERY = (*SPLITS, "hard")
 
 
-@lru_cache(maxsize=None)
+@cache
 def batch(split: str, count: int = 48, size: int = 64):
     return World(split, size, length=count).sample(range(count))
 
@@ -40,7 +59,7 @@ def exact_interval(count: int, p: float) -> tuple[float, float]:
     return p - spread, p + spread
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # A pure function of (version, seed, split, index, size)
 
 
@@ -63,9 +82,13 @@ def test_an_image_is_the_same_alone_in_a_batch_and_in_any_order(split):
 def test_what_else_is_in_the_batch_does_not_matter(indices):
     whole = batch("validation", 200)
     piece = World("validation").sample(indices)
-    assert torch.equal(piece.labels, whole.labels[indices]) and torch.equal(piece.textures, whole.textures[indices])
+    assert torch.equal(piece.labels, whole.labels[indices]) and torch.equal(
+        piece.textures, whole.textures[indices]
+    )
     assert alike(piece.images, whole.images[indices])
-    assert alike(piece.object_mask, whole.object_mask[indices]) and alike(piece.part_labels, whole.part_labels[indices], most=255)
+    assert alike(piece.object_mask, whole.object_mask[indices]) and alike(
+        piece.part_labels, whole.part_labels[indices], most=255
+    )
     assert torch.equal(piece.box, boxes_of(piece.object_mask))
     for name, value in piece.latents.items():
         torch.testing.assert_close(value, whole.latents[name][indices], msg=name)
@@ -93,7 +116,13 @@ def test_images_are_the_same_in_another_process_and_with_two_threads(tmp_path):
     finally:
         torch.set_num_threads(threads)
     file = tmp_path / "drawn.npz"
-    done = subprocess.run([sys.executable, "-c", _DRAWN, str(file)], capture_output=True, text=True, cwd=Path(__file__).parent, env=_environment())
+    done = subprocess.run(
+        [sys.executable, "-c", _DRAWN, str(file)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+        env=_environment(),
+    )
     assert done.returncode == 0, done.stderr
     with np.load(file) as there:
         assert set(there) == set(here)
@@ -104,11 +133,16 @@ def test_images_are_the_same_in_another_process_and_with_two_threads(tmp_path):
 def _environment() -> dict[str, str]:
     root = str(Path(__file__).resolve().parents[3])
     # Passive: two threads that spin while they wait would starve each other on a busy machine.
-    return dict(os.environ, OMP_WAIT_POLICY="PASSIVE", PYTHONPATH=os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])))
+    return dict(
+        os.environ,
+        OMP_WAIT_POLICY="PASSIVE",
+        PYTHONPATH=os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+    )
 
 
 def test_splits_and_seeds_share_no_image():
-    # Two images could only be equal if their pixel noise, hence its 53-bit place, were: compare the keys of thousands, the pixels of some.
+    # Two images could only be equal if their pixel noise, hence its 53-bit place, were: compare the
+    # keys of thousands, the pixels of some.
     keys, pixels = [], []
     for split in SPLITS:
         for seed in (0, 1):
@@ -123,10 +157,25 @@ def test_splits_and_seeds_share_no_image():
 
 def test_the_world_is_an_image_source():
     world = World("validation", 32)
-    assert len(world) == 2000 and world.shape == (3, 32, 32) and world.classes == CLASSES and len(CLASSES) == len(TEXTURES) == 10
-    assert world.identity == {"kind": "world", "version": WORLD_VERSION, "split": "validation", "seed": 0, "size": 32, "length": 2000}
+    assert (
+        len(world) == 2000
+        and world.shape == (3, 32, 32)
+        and world.classes == CLASSES
+        and len(CLASSES) == len(TEXTURES) == 10
+    )
+    assert world.identity == {
+        "kind": "world",
+        "version": WORLD_VERSION,
+        "split": "validation",
+        "seed": 0,
+        "size": 32,
+        "length": 2000,
+    }
     json.dumps(world.identity)
-    assert len({json.dumps(World(split, seed=seed).identity) for split in SPLITS for seed in (0, 1)}) == 18
+    assert (
+        len({json.dumps(World(split, seed=seed).identity) for split in SPLITS for seed in (0, 1)})
+        == 18
+    )
     assert len(World("train")) == 32768 and World("train").labels.dtype == torch.int64
 
 
@@ -156,10 +205,11 @@ def test_bad_input_is_named(make, words):
     assert "\n" not in message and all(word in message for word in words)
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The law is frozen
 
-# Of images 0 and 1 of each split: brightness on an 8 × 8 grid of blocks, then the three channels' means, in hexadecimal.
+# Of images 0 and 1 of each split: brightness on an 8 × 8 grid of blocks, then the three channels'
+# means, in hexadecimal.
 GOLDEN_IMAGES: dict[str, tuple[str, str]] = {
     "train": (
         "7c86868991929b9b7b7a8a8e899395937b9495a3ce958f987da1e0e0dad48a8e7cb59bcdd6c68c917980828f8d8c8a8b757e797a7f828f9070707d797a878a8ba38392",
@@ -201,49 +251,130 @@ GOLDEN_IMAGES: dict[str, tuple[str, str]] = {
 # Each latent of images 0 … 15 of each split, as its mean weighted by cos 0, cos 1, cos 2, …
 GOLDEN_LATENTS: dict[str, dict[str, float]] = {
     "train": {
-        "parts": 0.00368896, "part_light": 0.00133211, "part_phase": 0.10968125, "pose": 0.00229741,
-        "texture_shape": 0.02298925, "object_colour": -0.04039165, "texture_colour": 0.00301999, "ground_colour": -0.01038335,
-        "shade": -0.00329883, "ground_gradient": 0.01300116, "ground_waves": 0.09569056, "ink": 0.0,
+        "parts": 0.00368896,
+        "part_light": 0.00133211,
+        "part_phase": 0.10968125,
+        "pose": 0.00229741,
+        "texture_shape": 0.02298925,
+        "object_colour": -0.04039165,
+        "texture_colour": 0.00301999,
+        "ground_colour": -0.01038335,
+        "shade": -0.00329883,
+        "ground_gradient": 0.01300116,
+        "ground_waves": 0.09569056,
+        "ink": 0.0,
     },
     "validation": {
-        "parts": 0.00026884, "part_light": -0.00669671, "part_phase": 0.07774265, "pose": 0.00147235,
-        "texture_shape": 0.01769784, "object_colour": 0.02249286, "texture_colour": 0.00256362, "ground_colour": -0.00899634,
-        "shade": -0.00184392, "ground_gradient": 0.00691031, "ground_waves": 0.05840339, "ink": 0.0,
+        "parts": 0.00026884,
+        "part_light": -0.00669671,
+        "part_phase": 0.07774265,
+        "pose": 0.00147235,
+        "texture_shape": 0.01769784,
+        "object_colour": 0.02249286,
+        "texture_colour": 0.00256362,
+        "ground_colour": -0.00899634,
+        "shade": -0.00184392,
+        "ground_gradient": 0.00691031,
+        "ground_waves": 0.05840339,
+        "ink": 0.0,
     },
     "v2": {
-        "parts": -0.00674, "part_light": 0.00092219, "part_phase": -0.14354144, "pose": 0.00509579,
-        "texture_shape": 0.02717001, "object_colour": -0.02364769, "texture_colour": 0.01402456, "ground_colour": 0.03099261,
-        "shade": 0.00731015, "ground_gradient": 0.0137572, "ground_waves": 0.01776639, "ink": 0.0,
+        "parts": -0.00674,
+        "part_light": 0.00092219,
+        "part_phase": -0.14354144,
+        "pose": 0.00509579,
+        "texture_shape": 0.02717001,
+        "object_colour": -0.02364769,
+        "texture_colour": 0.01402456,
+        "ground_colour": 0.03099261,
+        "shade": 0.00731015,
+        "ground_gradient": 0.0137572,
+        "ground_waves": 0.01776639,
+        "ink": 0.0,
     },
     "viewpoint": {
-        "parts": 0.0069066, "part_light": 0.00415008, "part_phase": 0.00463077, "pose": -0.03738994,
-        "texture_shape": 0.01007662, "object_colour": 0.007376, "texture_colour": -0.00097278, "ground_colour": -0.01982888,
-        "shade": 0.01138999, "ground_gradient": -0.00962541, "ground_waves": -0.07525914, "ink": 0.0,
+        "parts": 0.0069066,
+        "part_light": 0.00415008,
+        "part_phase": 0.00463077,
+        "pose": -0.03738994,
+        "texture_shape": 0.01007662,
+        "object_colour": 0.007376,
+        "texture_colour": -0.00097278,
+        "ground_colour": -0.01982888,
+        "shade": 0.01138999,
+        "ground_gradient": -0.00962541,
+        "ground_waves": -0.07525914,
+        "ink": 0.0,
     },
     "rendition": {
-        "parts": 0.00236963, "part_light": 0.00107138, "part_phase": -0.08664088, "pose": -0.00306969,
-        "texture_shape": 0.03557596, "object_colour": -0.04317538, "texture_colour": -0.02666999, "ground_colour": -0.01068603,
-        "shade": 0.0021493, "ground_gradient": 0.00210832, "ground_waves": -0.03665594, "ink": 0.01527384,
+        "parts": 0.00236963,
+        "part_light": 0.00107138,
+        "part_phase": -0.08664088,
+        "pose": -0.00306969,
+        "texture_shape": 0.03557596,
+        "object_colour": -0.04317538,
+        "texture_colour": -0.02666999,
+        "ground_colour": -0.01068603,
+        "shade": 0.0021493,
+        "ground_gradient": 0.00210832,
+        "ground_waves": -0.03665594,
+        "ink": 0.01527384,
     },
     "sketch": {
-        "parts": -0.00131962, "part_light": 0.0, "part_phase": -0.03525346, "pose": -0.01603633,
-        "texture_shape": 0.01856947, "object_colour": 0.00231428, "texture_colour": 0.00243608, "ground_colour": 0.00231428,
-        "shade": 0.0, "ground_gradient": 0.0, "ground_waves": 0.0352371, "ink": 0.01185329,
+        "parts": -0.00131962,
+        "part_light": 0.0,
+        "part_phase": -0.03525346,
+        "pose": -0.01603633,
+        "texture_shape": 0.01856947,
+        "object_colour": 0.00231428,
+        "texture_colour": 0.00243608,
+        "ground_colour": 0.00231428,
+        "shade": 0.0,
+        "ground_gradient": 0.0,
+        "ground_waves": 0.0352371,
+        "ink": 0.01185329,
     },
     "conflict": {
-        "parts": 0.00597333, "part_light": -0.00957499, "part_phase": 0.0595648, "pose": -0.00853173,
-        "texture_shape": 0.01722501, "object_colour": 0.00736292, "texture_colour": -0.00648069, "ground_colour": 0.00964227,
-        "shade": -0.00108136, "ground_gradient": -0.00857705, "ground_waves": -0.04497457, "ink": 0.0,
+        "parts": 0.00597333,
+        "part_light": -0.00957499,
+        "part_phase": 0.0595648,
+        "pose": -0.00853173,
+        "texture_shape": 0.01722501,
+        "object_colour": 0.00736292,
+        "texture_colour": -0.00648069,
+        "ground_colour": 0.00964227,
+        "shade": -0.00108136,
+        "ground_gradient": -0.00857705,
+        "ground_waves": -0.04497457,
+        "ink": 0.0,
     },
     "candidates": {
-        "parts": -0.01416344, "part_light": -9.11e-06, "part_phase": 0.12687869, "pose": -0.00089492,
-        "texture_shape": 0.02069301, "object_colour": 0.00141494, "texture_colour": 0.0036138, "ground_colour": 0.00378714,
-        "shade": -0.00076224, "ground_gradient": -0.00728933, "ground_waves": -0.08145886, "ink": 0.0,
+        "parts": -0.01416344,
+        "part_light": -9.11e-06,
+        "part_phase": 0.12687869,
+        "pose": -0.00089492,
+        "texture_shape": 0.02069301,
+        "object_colour": 0.00141494,
+        "texture_colour": 0.0036138,
+        "ground_colour": 0.00378714,
+        "shade": -0.00076224,
+        "ground_gradient": -0.00728933,
+        "ground_waves": -0.08145886,
+        "ink": 0.0,
     },
     "reference": {
-        "parts": -0.00141695, "part_light": -0.00132148, "part_phase": -0.13806514, "pose": 0.01164304,
-        "texture_shape": 0.0107318, "object_colour": 0.01229621, "texture_colour": 0.00014945, "ground_colour": -0.00201694,
-        "shade": -0.00446638, "ground_gradient": 0.00915394, "ground_waves": -0.00367608, "ink": 0.0,
+        "parts": -0.00141695,
+        "part_light": -0.00132148,
+        "part_phase": -0.13806514,
+        "pose": 0.01164304,
+        "texture_shape": 0.0107318,
+        "object_colour": 0.01229621,
+        "texture_colour": 0.00014945,
+        "ground_colour": -0.00201694,
+        "shade": -0.00446638,
+        "ground_gradient": 0.00915394,
+        "ground_waves": -0.00367608,
+        "ink": 0.0,
     },
 }
 GOLDEN_LABELS: dict[str, list[int]] = {
@@ -265,8 +396,15 @@ def coarse(image: torch.Tensor) -> list[float]:
 
 
 def fingerprints(latents: dict[str, torch.Tensor]) -> dict[str, float]:
-    floats = {name: value.double().flatten() for name, value in latents.items() if value.is_floating_point()}
-    return {name: float((value * torch.arange(len(value)).cos()).mean()) for name, value in floats.items()}
+    floats = {
+        name: value.double().flatten()
+        for name, value in latents.items()
+        if value.is_floating_point()
+    }
+    return {
+        name: float((value * torch.arange(len(value)).cos()).mean())
+        for name, value in floats.items()
+    }
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -279,7 +417,7 @@ def test_the_law_has_not_changed_without_a_change_of_version(split):
     assert fingerprints(found.latents) == pytest.approx(GOLDEN_LATENTS[split], abs=1e-6)
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Labels are true of the pixels
 
 
@@ -288,7 +426,8 @@ def test_masks_boxes_and_parts_agree(split):
     found = batch(split)
     assert torch.equal(found.labels, World(split, length=48).labels)
     assert torch.equal(found.textures, found.latents["texture"])
-    # A pixel is the object's, and its part's, where more than half of it is covered: one rule, so the two agree without tolerance.
+    # A pixel is the object's, and its part's, where more than half of it is covered: one rule, so
+    # the two agree without tolerance.
     assert torch.equal(found.part_labels > 0, found.object_mask)
     parts = found.latents["parts"][:, :, 8].sum(1)
     assert bool((found.part_labels.flatten(1).max(1).values <= parts).all())
@@ -319,7 +458,8 @@ def test_boxes_of_any_mask():
 
 @pytest.mark.parametrize("split, reach", [("train", 2), ("viewpoint", 2), ("rendition", 5)])
 def test_the_mask_is_where_the_ground_alone_would_look_different(split, reach):
-    """Farther than ``reach`` pixels from the mask (an outline has pointed corners), an image is the ground and its noise; inside it is not."""
+    """Farther than ``reach`` pixels from the mask (an outline has pointed corners), an image is the
+    ground and its noise; inside it is not."""
     found = batch(split)
     ground = redrawn(found.latents, 64, objects=False)
     difference = (found.images.double() - ground.double()).abs().amax(1)
@@ -351,18 +491,26 @@ def test_image_size_changes_neither_latents_nor_object():
             if name != "ink":
                 torch.testing.assert_close(other.latents[name], value, msg=name)
     for split, ratio in (("sketch", 0.5), ("sketch", 2.0)):
-        ink, changed = batch(split, 8).latents["ink"], batch(split, 8, int(64 * ratio)).latents["ink"]
+        ink, changed = (
+            batch(split, 8).latents["ink"],
+            batch(split, 8, int(64 * ratio)).latents["ink"],
+        )
         assert torch.equal(changed, ink * torch.tensor([ratio, 1, 1]))
     for finer, coarser in ((middle, small), (large, middle), (large, small)):
         step = finer.images.shape[-1] // coarser.images.shape[-1]
-        pooled = torch.nn.functional.avg_pool2d(finer.object_mask[:, None].float(), step)[:, 0] > 0.5
-        overlap = (pooled & coarser.object_mask).sum((1, 2)) / (pooled | coarser.object_mask).sum((1, 2))
-        assert float(overlap.mean()) > 0.9 and float(overlap.min()) > 0.7  # a part two pixels wide loses a row or gains one
+        pooled = (
+            torch.nn.functional.avg_pool2d(finer.object_mask[:, None].float(), step)[:, 0] > 0.5
+        )
+        overlap = (pooled & coarser.object_mask).sum((1, 2)) / (pooled | coarser.object_mask).sum(
+            (1, 2)
+        )
+        # a part two pixels wide loses a row or gains one
+        assert float(overlap.mean()) > 0.9 and float(overlap.min()) > 0.7
     shrunk = torch.nn.functional.avg_pool2d(large.images.double(), 2)
     assert float((shrunk - middle.images).abs().mean()) < 6
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The frequencies, and what each evaluation set changes
 
 
@@ -385,14 +533,25 @@ def test_class_and_texture_frequencies(split):
         assert low < match < high
     # Where the texture is another class's, each other class is as likely, given the label.
     odd = labels != drawing.texture
-    shift = ((drawing.texture - labels) % 10)[odd].bincount(minlength=10)[1:].double() / int(odd.sum())
+    shift = ((drawing.texture - labels) % 10)[odd].bincount(minlength=10)[1:].double() / int(
+        odd.sum()
+    )
     low, high = exact_interval(int(odd.sum()), 1 / 9)
     assert low < float(shift.min()) and float(shift.max()) < high
 
 
 def test_the_class_says_nothing_of_pose_and_colour():
     labels, drawing = drawn("train")
-    nuisances = torch.cat([drawing.pose, drawing.object_colour, drawing.ground_colour, drawing.texture_shape, drawing.shade], dim=1).double()
+    nuisances = torch.cat(
+        [
+            drawing.pose,
+            drawing.object_colour,
+            drawing.ground_colour,
+            drawing.texture_shape,
+            drawing.shade,
+        ],
+        dim=1,
+    ).double()
     for c in range(10):
         ours = nuisances[labels == c]
         gap = (ours.mean(0) - nuisances.mean(0)).abs() / (nuisances.std(0) / math.sqrt(len(ours)))
@@ -400,19 +559,35 @@ def test_the_class_says_nothing_of_pose_and_colour():
 
 
 def test_each_evaluation_set_changes_what_it_says():
-    train, (_, view), (_, rendition), (_, sketch) = drawn("train")[1], drawn("viewpoint"), drawn("rendition"), drawn("sketch")
+    train, (_, view), (_, rendition), (_, sketch) = (
+        drawn("train")[1],
+        drawn("viewpoint"),
+        drawn("rendition"),
+        drawn("sketch"),
+    )
     scale, turn, dx, dy, squeeze = train.pose.unbind(1)
     assert 0.72 <= float(scale.min()) < float(scale.max()) < 0.92
     assert float(turn.abs().max()) <= 0.25 and abs(float(turn.mean())) < 0.01
-    assert float(torch.stack([dx, dy]).abs().max()) <= 0.1 and 0.9 <= float(squeeze.min()) and float(squeeze.max()) < 1.1
-    assert float(view.pose[:, 1].abs().min()) >= 0.5 > 0.25 and float(view.pose[:, 0].max()) <= 0.72 and float(view.pose[:, 4].max()) <= 0.9
+    assert (
+        float(torch.stack([dx, dy]).abs().max()) <= 0.1
+        and 0.9 <= float(squeeze.min())
+        and float(squeeze.max()) < 1.1
+    )
+    assert (
+        float(view.pose[:, 1].abs().min()) >= 0.5 > 0.25
+        and float(view.pose[:, 0].max()) <= 0.72
+        and float(view.pose[:, 4].max()) <= 0.9
+    )
     assert float(view.ground_waves[..., 3].mean()) > 2 * float(train.ground_waves[..., 3].mean())
     for flat in (rendition, sketch):
-        assert float(flat.texture_shape[:, 2].abs().max()) == 0 and float(flat.ground_waves[..., 3].abs().max()) == 0
+        assert (
+            float(flat.texture_shape[:, 2].abs().max()) == 0
+            and float(flat.ground_waves[..., 3].abs().max()) == 0
+        )
     assert float(train.ink.abs().max()) == 0 and float(rendition.ink[:, 1].min()) == 1
-    assert float((rendition.object_colour - rendition.object_colour.mean(1, keepdim=True)).abs().mean()) > 2 * float(
-        (train.object_colour - train.object_colour.mean(1, keepdim=True)).abs().mean()
-    )
+    assert float(
+        (rendition.object_colour - rendition.object_colour.mean(1, keepdim=True)).abs().mean()
+    ) > 2 * float((train.object_colour - train.object_colour.mean(1, keepdim=True)).abs().mean())
     # The same parts, drawn from the same law, in every set: the class keeps its meaning.
     base_labels, base = drawn("train", 4000)
     for split in SPLITS:
@@ -450,9 +625,12 @@ def test_a_sketch_is_dark_lines_on_white():
     assert float(canvas.flatten(1).min(1).values.max()) < 0.2
     # Strokes lie on outlines, at pointed corners a little beyond.
     parts = found.part_labels.float()[:, None]
-    near = torch.nn.functional.max_pool2d(parts, 11, 1, 5) != -torch.nn.functional.max_pool2d(-parts, 11, 1, 5)
+    near = torch.nn.functional.max_pool2d(parts, 11, 1, 5) != -torch.nn.functional.max_pool2d(
+        -parts, 11, 1, 5
+    )
     assert bool(near[:, 0][strokes].all())
-    assert float((canvas[:, :1][~near] - 0.95).abs().max()) < 1e-6  # elsewhere one white: neither texture nor shading
+    # elsewhere one white: neither texture nor shading
+    assert float((canvas[:, :1][~near] - 0.95).abs().max()) < 1e-6
     assert float((found.images.double() / 255 - canvas).abs().max()) < 0.02 * 3.5 + 1 / 255
 
 
@@ -461,7 +639,7 @@ def redrawn_without_noise(latents: dict[str, torch.Tensor]) -> torch.Tensor:
     return rendering.paint(drawing, rendering.ground(drawing, x, x), x, x)[0]
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Scenes
 
 
@@ -483,8 +661,12 @@ def test_scenes_are_true_of_their_pixels():
 
 
 def test_scenes_hide_objects_behind_others():
-    """The bound on labels, lifted, shows slivers; and visible areas fall with the number of objects above."""
-    everything, labelled = Scenes(size=64, least_pixels=1).sample(range(200)), Scenes(size=64).sample(range(200))
+    """The bound on labels, lifted, shows slivers; and visible areas fall with the number of objects
+    above."""
+    everything, labelled = (
+        Scenes(size=64, least_pixels=1).sample(range(200)),
+        Scenes(size=64).sample(range(200)),
+    )
     assert torch.equal(everything.images, labelled.images)
     seen = everything.masks.sum((2, 3))
     assert bool(((seen > 0) & (labelled.labels < 0)).any())
@@ -502,31 +684,49 @@ def test_a_scene_at_another_size_is_the_same_scene():
     assert float(((pooled & union).sum((1, 2)) / (pooled | union).sum((1, 2))).mean()) > 0.9
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The renderer against geometry, pixel by pixel
 
 
 def plain_drawing(part: tuple[float, ...], pose: tuple[float, ...]) -> Drawing:
     one = torch.ones(1)
     return Drawing(
-        parts=torch.tensor([[part]]), part_light=torch.zeros(1, 1), part_phase=torch.zeros(1, 1), pose=torch.tensor([pose]),
-        texture=torch.zeros(1, dtype=torch.int64), texture_shape=torch.tensor([[1.0, 0.0, 0.0]]),
-        object_colour=torch.tensor([[0.9, 0.6, 0.3]]), texture_colour=one[:, None].expand(1, 3), ground_colour=torch.tensor([[0.1, 0.2, 0.4]]),
-        shade=torch.zeros(1, 2), ground_gradient=torch.zeros(1, 2), ground_waves=torch.zeros(1, 1, 4), ink=torch.zeros(1, 3),
+        parts=torch.tensor([[part]]),
+        part_light=torch.zeros(1, 1),
+        part_phase=torch.zeros(1, 1),
+        pose=torch.tensor([pose]),
+        texture=torch.zeros(1, dtype=torch.int64),
+        texture_shape=torch.tensor([[1.0, 0.0, 0.0]]),
+        object_colour=torch.tensor([[0.9, 0.6, 0.3]]),
+        texture_colour=one[:, None].expand(1, 3),
+        ground_colour=torch.tensor([[0.1, 0.2, 0.4]]),
+        shade=torch.zeros(1, 2),
+        ground_gradient=torch.zeros(1, 2),
+        ground_waves=torch.zeros(1, 1, 4),
+        ink=torch.zeros(1, 3),
         noise_seed=torch.zeros(1, dtype=torch.int64),
-    )  # fmt: skip
+    )
 
 
-def geometric(part: tuple[float, ...], pose: tuple[float, ...], x: float, y: float) -> tuple[bool, float]:
-    """(is the point inside the part, a lower bound of its distance to the outline in half-images), in double precision, from the definition."""
+def geometric(
+    part: tuple[float, ...], pose: tuple[float, ...], x: float, y: float
+) -> tuple[bool, float]:
+    """(is the point inside the part, a lower bound of its distance to the outline in half-images),
+    in double precision, from the definition."""
     cx, cy, a, b, angle, square, taper, hole, _ = part
     scale, turn, dx, dy, squeeze = pose
 
     def inside(px: float, py: float) -> bool:
         px, py = px - dx, py - dy
-        ox, oy = math.cos(turn) * px + math.sin(turn) * py, -math.sin(turn) * px + math.cos(turn) * py
+        ox, oy = (
+            math.cos(turn) * px + math.sin(turn) * py,
+            -math.sin(turn) * px + math.cos(turn) * py,
+        )
         ox, oy = ox / (scale * squeeze) - cx, oy / scale - cy
-        u, v = math.cos(angle) * ox + math.sin(angle) * oy, -math.sin(angle) * ox + math.cos(angle) * oy
+        u, v = (
+            math.cos(angle) * ox + math.sin(angle) * oy,
+            -math.sin(angle) * ox + math.cos(angle) * oy,
+        )
         v /= b
         u /= a * (1 + taper * max(-1.0, min(1.0, v)))
         reach = max(abs(u), abs(v)) if square else math.hypot(u, v)
@@ -536,7 +736,10 @@ def geometric(part: tuple[float, ...], pose: tuple[float, ...], x: float, y: flo
     margin = 0.0
     for k in range(1, 13):  # circles about the point that lie wholly on its side
         radius = k / 128
-        if any(inside(x + radius * math.cos(t), y + radius * math.sin(t)) != here for t in np.linspace(0, 2 * math.pi, 24, endpoint=False)):
+        if any(
+            inside(x + radius * math.cos(t), y + radius * math.sin(t)) != here
+            for t in np.linspace(0, 2 * math.pi, 24, endpoint=False)
+        ):
             break
         margin = radius
     return here, margin
@@ -574,15 +777,29 @@ def test_coverage_is_geometry(name):
 
 
 def geometric_inside_share(part: tuple[float, ...], pose: tuple[float, ...], size: int):
-    """The part's area in pixels, from its own formula: π·a·b or 4·a·b, under the pose's scaling (a taper keeps it, a hole takes its square)."""
+    """The part's area in pixels, from its own formula: π·a·b or 4·a·b, under the pose's scaling (a
+    taper keeps it, a hole takes its square)."""
     _, _, a, b, _, square, _, hole, _ = part
-    yield (4 if square else math.pi) * a * b * (1 - hole**2) * pose[0] ** 2 * pose[4] * (size / 2) ** 2
+    yield (
+        (4 if square else math.pi)
+        * a
+        * b
+        * (1 - hole**2)
+        * pose[0] ** 2
+        * pose[4]
+        * (size / 2) ** 2
+    )
 
 
 def test_a_later_part_lies_on_an_earlier_one():
     pose, x = (0.85, 0.3, 0.0, 0.0, 1.0), rendering.pixel_centres(64)
     alone = [plain_drawing(PARTS[name], pose) for name in ("ellipse", "box")]
-    both = replace(alone[0], parts=torch.cat([d.parts for d in alone], dim=1), part_light=torch.tensor([[0.0, 0.05]]), part_phase=torch.zeros(1, 2))
+    both = replace(
+        alone[0],
+        parts=torch.cat([d.parts for d in alone], dim=1),
+        part_light=torch.tensor([[0.0, 0.05]]),
+        part_phase=torch.zeros(1, 2),
+    )
     image, coverage, labels = rendering.paint(both, rendering.ground(both, x, x), x, x)
     ellipse, box = (rendering.paint(d, rendering.ground(d, x, x), x, x)[1] for d in alone)
     assert torch.equal(coverage, torch.maximum(ellipse, box))
@@ -599,7 +816,8 @@ def test_an_absent_part_leaves_no_trace():
     assert torch.equal(image, rendering.ground(drawing, x, x))
 
 
-# Each texture over the square of object coordinates, as a thousand times its mean weighted by the cosines of 0, 1, 4, 9, …
+# Each texture over the square of object coordinates, as a thousand times its mean weighted by the
+# cosines of 0, 1, 4, 9, …
 GOLDEN_TEXTURES = [0.68, 2.14, -29.07, -14.03, 17.92, -10.58, -8.6, -0.46, 11.0, 0.52]
 
 
@@ -607,12 +825,20 @@ def textures() -> torch.Tensor:
     axis = rendering.pixel_centres(64)
     oy, ox = torch.meshgrid(axis, axis, indexing="ij")
     shape = torch.tensor([[1.0, 0.0, 1.0]]).expand(10, 3)
-    return rendering.texture_values(torch.arange(10), shape, ox.expand(10, -1, -1), oy.expand(10, -1, -1), torch.full((10, 64, 64), 0.3))
+    return rendering.texture_values(
+        torch.arange(10),
+        shape,
+        ox.expand(10, -1, -1),
+        oy.expand(10, -1, -1),
+        torch.full((10, 64, 64), 0.3),
+    )
 
 
 def test_textures_have_not_changed_without_a_change_of_version():
     weights = torch.arange(64 * 64).double().square().cos()
-    assert ((textures().double().flatten(1) * weights).mean(1) * 1000).tolist() == pytest.approx(GOLDEN_TEXTURES, abs=0.05)
+    assert ((textures().double().flatten(1) * weights).mean(1) * 1000).tolist() == pytest.approx(
+        GOLDEN_TEXTURES, abs=0.05
+    )
 
 
 def test_textures_are_bounded_and_told_apart():
@@ -622,7 +848,7 @@ def test_textures_are_bounded_and_told_apart():
     assert float(correlation.abs().max()) < 0.6
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The hash under all of it
 
 
@@ -641,7 +867,9 @@ def test_the_hash_is_splitmix64(keys, count):
     found = hashed_bits(torch.tensor(keys), count)
     assert found.tolist() == [[splitmix(key, k) for k in range(count)] for key in keys]
     uniform = hashed_uniform(torch.tensor(keys), count)
-    assert uniform.tolist() == [[(splitmix(key, k) >> 29) / 2**24 for k in range(count)] for key in keys]
+    assert uniform.tolist() == [
+        [(splitmix(key, k) >> 29) / 2**24 for k in range(count)] for key in keys
+    ]
     assert float(uniform.min()) >= 0 and float(uniform.max()) < 1
 
 
@@ -651,12 +879,20 @@ def test_uniforms_have_their_moments_and_no_repeats():
     assert len(keys.unique()) == 100_000
     u = hashed_uniform(keys, 2).double()
     assert float(u.min()) >= 0 and float(u.max()) < 1
-    assert torch.allclose(u.mean(0), torch.full((2,), 0.5, dtype=torch.float64), atol=5 / math.sqrt(12e5))
-    assert torch.allclose(u.var(0), torch.full((2,), 1 / 12, dtype=torch.float64), atol=5 * math.sqrt(1 / 180 / 1e5))
+    assert torch.allclose(
+        u.mean(0), torch.full((2,), 0.5, dtype=torch.float64), atol=5 / math.sqrt(12e5)
+    )
+    assert torch.allclose(
+        u.var(0), torch.full((2,), 1 / 12, dtype=torch.float64), atol=5 * math.sqrt(1 / 180 / 1e5)
+    )
     counts = torch.histc(u[:, 0], 64, 0, 1)
     assert float(((counts - 100_000 / 64) ** 2 / (100_000 / 64)).sum()) < 63 + 5 * math.sqrt(2 * 63)
     z = hashed_normal(keys, 1)[:, 0].double()
-    assert abs(float(z.mean())) < 0.016 and float(z.std()) == pytest.approx(1, abs=0.012) and float(z.abs().max()) <= 3.47
+    assert (
+        abs(float(z.mean())) < 0.016
+        and float(z.std()) == pytest.approx(1, abs=0.012)
+        and float(z.abs().max()) <= 3.47
+    )
 
 
 def test_uniforms_of_other_names_positions_indices_streams_and_seeds_are_uncorrelated():
@@ -668,19 +904,26 @@ def test_uniforms_of_other_names_positions_indices_streams_and_seeds_are_uncorre
 
     base = column()[:, 0]
     others = [
-        column(name="turn")[:, 0], column(name="scales")[:, 0], column(width=3)[:, 1], column(width=3)[:, 2], column("validation")[:, 0], column(seed=1)[:, 0],
+        column(name="turn")[:, 0],
+        column(name="scales")[:, 0],
+        column(width=3)[:, 1],
+        column(width=3)[:, 2],
+        column("validation")[:, 0],
+        column(seed=1)[:, 0],
         *(column(start=k)[:, 0] for k in (1, 2, 3, 8)),
-    ]  # fmt: skip
+    ]
     correlation = torch.corrcoef(torch.stack([base, *others]))[0, 1:]
     assert float(correlation.abs().max()) < 5 / math.sqrt(count)
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The hard set and the classifier that defines it
 
 
 def _record() -> dict:
-    return json.loads(resources.files("mae_lib.worlds.world").joinpath("assets/hard.json").read_text())
+    return json.loads(
+        resources.files("mae_lib.worlds.world").joinpath("assets/hard.json").read_text()
+    )
 
 
 @lru_cache(maxsize=1)
@@ -695,7 +938,11 @@ def test_hard_images_are_the_candidates_that_the_shipped_classifier_gets_wrong()
 
     record, world = _record(), World("hard")
     indices = record["indices"]
-    assert len(indices) == len(world) == 2000 and indices == sorted(set(indices)) and indices[-1] + 1 == record["candidates_seen"]
+    assert (
+        len(indices) == len(world) == 2000
+        and indices == sorted(set(indices))
+        and indices[-1] + 1 == record["candidates_seen"]
+    )
     wrong = predictions(_reference(), world, len(world)) != world.labels
     assert float(wrong.double().mean()) >= 0.98  # another processor rounds otherwise
     again, seen = choose_hard(_reference(), 6)  # one may be missing or more, the rest move up
@@ -709,7 +956,9 @@ def test_the_shipped_classifier_is_the_recorded_one():
     from mae_lib.training.reference import predictions
 
     record, world = _record(), World("validation")
-    with resources.as_file(resources.files("mae_lib.worlds.world").joinpath("assets/reference.safetensors")) as path:
+    with resources.as_file(
+        resources.files("mae_lib.worlds.world").joinpath("assets/reference.safetensors")
+    ) as path:
         assert read_safetensors(path)[1]["digest"] == record["reference_digest"]
     accuracy = float((predictions(_reference(), world, len(world)) == world.labels).double().mean())
     assert accuracy == pytest.approx(record["reference_accuracy"], abs=0.01) and accuracy > 0.5
