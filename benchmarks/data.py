@@ -41,9 +41,10 @@ from torch import Tensor
 
 from mae_lib.base.errors import InputError
 from mae_lib.base.image_source import ImageSource
-from mae_lib.data.datasets import EncodedImages, Resident, image_source, nbytes
+from mae_lib.data.datasets import EncodedImages, Resident, nbytes
 from mae_lib.data.image_files import Member
 from mae_lib.data.shards import ShardImages, pack
+from mae_lib.data.sources import image_source
 from mae_lib.model.autoencoder import normalise_pixels
 from mae_lib.training.pretrain import RESIDENT_LIMIT, DataOrder, Run, augment, step_generator
 from mae_lib.training.tiers import PretrainConfig, tier
@@ -293,7 +294,7 @@ def measure(chosen: argparse.Namespace, scratch: Path) -> None:
         shares = [one["once_share"] for one in result.values()]
         print(
             f"Filling memory by {kind} takes {once:.1f}"
-            f" s{' (estimated from' if short else ' for'} {len(resident):,} images{')' if short else ''},"
+            f" s ({'estimated from' if short else 'for'} {len(resident):,} images),"
             f" once a process: {min(shares):.1%} to {max(shares):.1%} of one pretraining of"
             f" {first.steps} steps, {once / _total(configs, times, path, once):.1%} of all eight in"
             " one process."

@@ -33,8 +33,9 @@ from mae_lib.base.records import own_record, write_result
 from mae_lib.commands.finetune_command import Finetune
 from mae_lib.commands.forecast import forecast, spoken
 from mae_lib.commands.shard_command import Shard
-from mae_lib.data.datasets import Resident, image_source, nbytes
+from mae_lib.data.datasets import Resident, nbytes
 from mae_lib.data.describe import describe
+from mae_lib.data.sources import image_source
 from mae_lib.masks.designs import Design
 from mae_lib.model.autoencoder import training_flops
 from mae_lib.training import distributed

@@ -14,7 +14,7 @@ import numpy as np
 
 from mae_lib.base.errors import InputError
 from mae_lib.data.coco import CocoFolder, open_coco, splits_of
-from mae_lib.data.describe import (
+from mae_lib.data.description import (
     FolderDescription,
     classes_text,
     count_text,

@@ -24,9 +24,8 @@ from mae_lib.base.errors import InputError
 from mae_lib.base.image_source import ImageSource
 from mae_lib.data.contents import file_digests, fingerprint
 from mae_lib.data.image_files import Member, cores, crop_box, decode, existing_folder, select
-from mae_lib.worlds.world import World
 
-__all__ = ["EncodedImages", "FolderImages", "Subset", "Resident", "image_source", "nbytes"]
+__all__ = ["EncodedImages", "FolderImages", "Subset", "Resident", "nbytes"]
 
 
 class EncodedImages(ABC):
@@ -408,38 +407,6 @@ class Resident:
         return self._pixels.index_select(
             0, _checked(indices, len(self)).to(self._pixels.device, non_blocking=True)
         )
-
-
-def image_source(
-    data: str | os.PathLike[str] | None,
-    split: str,
-    image_size: tuple[int, int],
-    channels: int = 3,
-    min_side: int = 1,
-) -> ImageSource:
-    """The images a user asked for: a folder's, whether class folders or shards, or the embedded
-    world's when `data` is None or empty.
-
-    Args:
-        data: folder of images, or nothing. split: `train` or `validation` (a folder's `val`), or a
-            further set of the world.
-        image_size: `(H, W)` in pixels. min_side: least short side of a file's image, in pixels.
-
-    Raises:
-        InputError: a size or channel count that the embedded world does not draw, and all that
-            `FolderImages`, `mae_lib.data.shards.ShardImages` and `World` refuse.
-    """
-    if data is not None and str(data):
-        from mae_lib.data.shards import ShardImages, holds_shards  # which stand on this module
-
-        kind = ShardImages if holds_shards(existing_folder(data)) else FolderImages
-        return kind(data, "val" if split == "validation" else split, image_size, channels, min_side)
-    if image_size[0] != image_size[1] or channels != 3:
-        raise InputError(
-            "the embedded world draws square RGB images, not"
-            f" {channels}×{image_size[0]}×{image_size[1]}: name a folder of images"
-        )
-    return World(split, image_size[0])
 
 
 def nbytes(source: ImageSource) -> int:

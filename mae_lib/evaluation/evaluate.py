@@ -20,8 +20,9 @@ from mae_lib.base.errors import InputError
 from mae_lib.base.image_source import ImageSource
 from mae_lib.base.intervals import Interval
 from mae_lib.base.provenance import provenance
-from mae_lib.data.datasets import Resident, Subset, image_source
+from mae_lib.data.datasets import Resident, Subset
 from mae_lib.data.shifted import ShiftedSet, open_shifted
+from mae_lib.data.sources import image_source
 from mae_lib.evaluation.attention import evaluate_attention, untrained
 from mae_lib.evaluation.features import Features, encode, features, pixel_features
 from mae_lib.evaluation.few_labels import check_enough, evaluate_few_labels

@@ -19,8 +19,8 @@ from mae_lib.base.errors import InputError
 from mae_lib.base.files import DamagedFile, read_safetensors, set_aside, write_safetensors
 from mae_lib.base.image_source import ImageSource
 from mae_lib.data.datasets import Subset
+from mae_lib.model import autoencoder as model_module
 from mae_lib.model.autoencoder import MaskedAutoencoder, normalise_pixels
-from mae_lib.model.autoencoder import autoencoder as model_module
 from mae_lib.training.pretrain import resolve_device
 from mae_lib.training.store import Checkpoint, cache_directory
 

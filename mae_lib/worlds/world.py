@@ -23,8 +23,8 @@ from torch import Tensor
 
 from mae_lib.base.errors import InputError
 from mae_lib.model.autoencoder import patchify
+from mae_lib.worlds import rendering
 from mae_lib.worlds.rendering import TEXTURES, Drawing, hashed_bits, hashed_normal, hashed_uniform
-from mae_lib.worlds.world import rendering
 
 WORLD_VERSION = "1"
 

@@ -109,7 +109,8 @@ GOOD = """<!doctype html><html><head><title>1</title>
 <p>Cited: <a class="bibtex reference internal" href="other.html#entry">Somebody,
   2023</a>. <code>?? {{ref}}`in code`</code> is no reference.</p>
 <figure id="fig"><img alt="A curve that rises." src="_images/curve.png"><figcaption>
-<span class="caption-number">Figure 1 </span><span class="caption-text">What it shows.</span></figcaption></figure>
+<span class="caption-number">Figure 1 </span>
+<span class="caption-text">What it shows.</span></figcaption></figure>
 <div class="cell_output"><div class="output"><pre>3.0</pre>
 <span class="tier-badge">tier laptop · two cores · made in 9.2 s</span></div></div></section>
 <section id="two"><h2>Takeaways<a href="#two">#</a></h2>

@@ -85,11 +85,11 @@ def random_hierarchies(seed: int, count: int = GRAPHS) -> Iterator[LatentGraph]:
                 parts = [_dag(draw, draw.integers(2, 7), observables)]
             else:
                 parts = [_dag(draw, draw.integers(1, 4), observables) for _ in range(2)]
-        label = lambda part, v: (
-            f"{v}{'ab'[part]}"
-            if len(parts) > 1 and (family == "two parts" or v.startswith("z"))
-            else v
-        )
+
+        def label(part: int, v: str, parts=parts, family=family) -> str:
+            two = len(parts) > 1 and (family == "two parts" or v.startswith("z"))
+            return f"{v}{'ab'[part]}" if two else v
+
         edges = [(label(i, p), label(i, v)) for i, part in enumerate(parts) for p, v in part.edges]
         yield _with_dims(
             draw,

@@ -402,7 +402,8 @@ const small = e => { const box = e.getBoundingClientRect(); return [e.dataset.ro
 return {
   page: [document.documentElement.scrollWidth, document.documentElement.clientWidth],
   outside: [...root.querySelectorAll("*")].filter(e => !e.closest(".drawing"))
-    .filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth).map(e => e.tagName),
+    .filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth)
+    .map(e => e.tagName),
   letters: parseFloat(getComputedStyle(drawing.querySelector("text")).fontSize)
     * drawing.getBoundingClientRect().width / drawing.viewBox.baseVal.width,
   targets: [...root.querySelectorAll("button, select, input")].map(small),

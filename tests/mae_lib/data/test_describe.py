@@ -22,7 +22,8 @@ from image_folders import (
 )
 from mae_lib.base.errors import InputError
 from mae_lib.data.datasets import FolderImages
-from mae_lib.data.describe import Description, describe, looked_at, of_sizes
+from mae_lib.data.describe import Description, describe
+from mae_lib.data.description import looked_at, of_sizes
 
 
 @pytest.fixture

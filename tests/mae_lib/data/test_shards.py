@@ -24,10 +24,11 @@ from mae_lib.base.errors import InputError
 from mae_lib.base.image_source import ImageSource
 from mae_lib.commands import cli
 from mae_lib.data import shards
-from mae_lib.data.datasets import FolderImages, Subset, image_source
+from mae_lib.data.datasets import FolderImages, Subset
 from mae_lib.data.describe import describe
 from mae_lib.data.image_files import EXTENSIONS
 from mae_lib.data.shards import ShardImages, holds_shards, pack
+from mae_lib.data.sources import image_source
 
 
 @pytest.fixture
