@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from mae_lib.base.errors import InputError
+from mae_lib.base.errors import InputError, TrainingDiverged
 from mae_lib.base.files import DamagedFile, read_safetensors, write_safetensors
 from mae_lib.base.image_source import ImageSource
 from mae_lib.data.datasets import Resident, nbytes
@@ -47,11 +47,6 @@ from mae_lib.worlds.world import World
 RESIDENT_LIMIT = 4 * 2**30
 # On a GPU, looking at the loss waits for the device; every so many steps is often enough.
 GPU_CHECK_EVERY = 50
-
-
-class TrainingDiverged(RuntimeError):
-    """The loss became NaN or infinite. The message names the step, the state that was kept and the
-    remedy."""
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from functools import cached_property
 from typing import Literal, get_args
 
 from mae_lib.base.errors import InputError
+from mae_lib.base.names import Design
 from mae_lib.base.runs import RATIO_RUNS, SIZE_RUNS
-from mae_lib.masks.designs import Design, check_groups, check_margin
+from mae_lib.masks.designs import check_groups, check_margin
 from mae_lib.masks.masking import MaskSpec
 from mae_lib.model.autoencoder import ModelConfig
 

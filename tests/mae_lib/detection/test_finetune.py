@@ -18,7 +18,7 @@ from torch import Tensor
 
 import tiny
 from coco_folders import random_content, save_coco
-from mae_lib.base.errors import InputError
+from mae_lib.base.errors import InputError, TrainingDiverged
 from mae_lib.base.files import DamagedFile, read_safetensors, write_safetensors
 from mae_lib.base.intervals import Interval
 from mae_lib.base.records import write_result
@@ -45,7 +45,6 @@ from mae_lib.detection.finetune import (
 )
 from mae_lib.detection.mask_rcnn import DetectorConfig, detectors
 from mae_lib.detection.mask_rcnn import finetune as tuning
-from mae_lib.training.pretrain import TrainingDiverged
 from mae_lib.training.store import Checkpoint
 from mae_lib.training.tiers import TIERS, run_name
 from mae_lib.worlds.world import Scenes, boxes_of
