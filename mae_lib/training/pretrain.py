@@ -26,8 +26,9 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from mae_lib.base.errors import InputError, TrainingDiverged
-from mae_lib.base.files import DamagedFile, read_safetensors, write_safetensors
+from mae_lib.base.files import DamagedFile
 from mae_lib.base.image_source import ImageSource
+from mae_lib.base.tensors import read_safetensors, write_safetensors
 from mae_lib.data.datasets import Resident, nbytes
 from mae_lib.masks.designs import margin_maps, sample_design
 from mae_lib.masks.masking import MaskSpec

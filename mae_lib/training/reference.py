@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mae_lib.base.files import read_safetensors, write_json, write_safetensors
+from mae_lib.base.files import write_json
 from mae_lib.base.provenance import provenance
+from mae_lib.base.tensors import read_safetensors, write_safetensors
 from mae_lib.data.datasets import Resident
 from mae_lib.model.autoencoder import normalise_pixels
 from mae_lib.worlds.world import CLASSES, EVALUATION_LENGTH, WORLD_VERSION, World

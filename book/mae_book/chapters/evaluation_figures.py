@@ -16,7 +16,8 @@ from mae_book.verdicts.ledger import Decision, by_run
 from mae_lib.base.errors import InputError
 from mae_lib.base.intervals import Interval, over_seeds
 from mae_lib.base.runs import RATIO_RUNS, RUNS, SIZE_RUNS
-from mae_lib.drawing.figures import MARKERS, PALETTE, Table, _as_picture
+from mae_lib.base.tables import Table
+from mae_lib.drawing.figures import MARKERS, PALETTE, _as_picture
 
 TICKS = {
     "r10": "0.1",

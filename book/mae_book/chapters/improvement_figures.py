@@ -19,7 +19,8 @@ from mae_book.verdicts.claims import Claim
 from mae_book.verdicts.ledger import by_run
 from mae_lib.base.errors import InputError
 from mae_lib.base.intervals import Interval, over_seeds
-from mae_lib.drawing.figures import HIDDEN_GREY, MARKERS, PALETTE, Table, image_rows
+from mae_lib.base.tables import Table
+from mae_lib.drawing.figures import HIDDEN_GREY, MARKERS, PALETTE, image_rows
 from mae_lib.evaluation.latents import LATENTS
 from mae_lib.masks.designs import margin_maps
 from mae_lib.masks.masking import hidden_map

@@ -10,9 +10,8 @@ import sys
 from mae_book.commands.options import Ledger
 from mae_book.verdicts import ledger
 from mae_book.verdicts.ladder import RUNGS, rung, smallest_effect
-from mae_book.verdicts.staleness import check
 from mae_lib.base.errors import InputError
-from mae_lib.drawing.figures import Table
+from mae_lib.base.tables import Table
 
 
 def run(options: Ledger) -> int:
@@ -142,6 +141,9 @@ def _print_rung(options: Ledger) -> int:
 
 
 def _check(rows: list) -> int:
+    # which asks PyTorch for the shipped weights
+    from mae_book.verdicts.staleness import check
+
     try:
         check(rows)
     except InputError as faults:

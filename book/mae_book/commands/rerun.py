@@ -12,16 +12,10 @@ from pathlib import Path
 
 from mae_book.commands.options import Rerun
 from mae_book.sweep.cells import world_cells
+from mae_book.verdicts.agreement import allowed, compare, same_arithmetic
+from mae_book.verdicts.fingerprints import SOURCES, fingerprint
 from mae_book.verdicts.results import results_directory
-from mae_book.verdicts.staleness import (
-    SOURCES,
-    allowed,
-    compare,
-    confirm,
-    confirmed,
-    fingerprint,
-    same_arithmetic,
-)
+from mae_book.verdicts.staleness import confirm, confirmed
 from mae_lib.base.errors import InputError
 from mae_lib.training.store import cache_directory
 

@@ -19,9 +19,10 @@ from torch import Tensor
 import tiny
 from coco_folders import random_content, save_coco
 from mae_lib.base.errors import InputError, TrainingDiverged
-from mae_lib.base.files import DamagedFile, read_safetensors, write_safetensors
+from mae_lib.base.files import DamagedFile
 from mae_lib.base.intervals import Interval
 from mae_lib.base.records import write_result
+from mae_lib.base.tensors import read_safetensors, write_safetensors
 from mae_lib.commands import cli
 from mae_lib.data.coco import CocoFolder, Instances, write_scenes
 from mae_lib.detection.detectors import (

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 import tiny
 from mae_lib.base.errors import InputError, ProcessLost
-from mae_lib.base.files import read_safetensors, write_safetensors
+from mae_lib.base.tensors import read_safetensors, write_safetensors
 from mae_lib.masks.designs import sample_design
 from mae_lib.training import distributed
 from mae_lib.training.pretrain import DataOrder, Run, pretrain, step_generator

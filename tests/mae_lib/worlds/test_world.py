@@ -952,7 +952,7 @@ def test_hard_images_are_the_candidates_that_the_shipped_classifier_gets_wrong()
 
 
 def test_the_shipped_classifier_is_the_recorded_one():
-    from mae_lib.base.files import read_safetensors
+    from mae_lib.base.tensors import read_safetensors
     from mae_lib.training.reference import predictions
 
     record, world = _record(), World("validation")
