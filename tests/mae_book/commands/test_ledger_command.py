@@ -282,7 +282,7 @@ def test_what_cannot_be_made_again_is_one_clear_line(words, says, cell, copy, ca
     if "KeyError" in says:
         cell[0].clear()
         cell[0]["x"] = 1
-        cells.world_cells()["identify/fold-s0"].commands = lambda folder: (
+        rerun.world_cells()["identify/fold-s0"].commands = lambda folder: (
             ("python", "-c", "{}['name']"),
         )
     if "not recorded" in says:
