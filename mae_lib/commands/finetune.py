@@ -16,6 +16,7 @@ from mae_lib.commands.options import Finetune
 from mae_lib.data.coco import CocoFolder, open_coco, write_scenes
 from mae_lib.data.coco_description import faults_of
 from mae_lib.data.image_files import cores
+from mae_lib.detection.config import FinetuneConfig
 from mae_lib.detection.detectors import (
     StoredDetector,
     finetune_config,
@@ -24,7 +25,7 @@ from mae_lib.detection.detectors import (
     record_of,
     run_of,
 )
-from mae_lib.detection.finetune import FinetuneConfig, build
+from mae_lib.detection.finetune import build
 from mae_lib.training import distributed
 from mae_lib.training.pretrain import check_share, resolve_device
 from mae_lib.training.store import Checkpoint, require_free

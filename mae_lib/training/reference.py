@@ -21,7 +21,8 @@ from mae_lib.base.provenance import provenance
 from mae_lib.base.tensors import read_safetensors, write_safetensors
 from mae_lib.data.datasets import Resident
 from mae_lib.model.autoencoder import normalise_pixels
-from mae_lib.worlds.world import CLASSES, EVALUATION_LENGTH, WORLD_VERSION, World
+from mae_lib.worlds.law import CLASSES, WORLD_VERSION
+from mae_lib.worlds.world import EVALUATION_LENGTH, World
 
 STEPS, BATCH, LEARNING_RATE = 500, 128, 2e-3
 

@@ -19,7 +19,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "separability": ("mae_lib.evaluation.separability", "mae_lib.evaluation.features", *_ENCODER),
     "probe": ("mae_lib.evaluation.probe", "mae_lib.data.shifted", *_ENCODER),
     "few_labels": ("mae_lib.evaluation.few_labels", "mae_lib.data.shifted", *_ENCODER),
-    "shape_bias": ("mae_lib.evaluation.shape_bias", "mae_lib.evaluation.features", *_ENCODER),
+    "shape_bias": ("mae_lib.evaluation.stimuli", "mae_lib.evaluation.features", *_ENCODER),
     "latents": ("mae_lib.evaluation.latents", *_ENCODER),
     "detection": ("mae_lib.detection.detectors", *_ENCODER),
     "tree_world": ("mae_book.sweep.tree_world",),

@@ -20,18 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mae_lib.base.errors import InputError
+from mae_lib.worlds.latents import draw_latents
+from mae_lib.worlds.law import CLASSES, LAWS, WORLD_VERSION
 from mae_lib.worlds.rendering import TEXTURES, Drawing, hashed_bits, hashed_normal, hashed_uniform
-from mae_lib.worlds.world import (
-    CLASSES,
-    EVALUATION_SETS,
-    LAWS,
-    WORLD_VERSION,
-    Scenes,
-    World,
-    boxes_of,
-    draw_latents,
-    rendering,
-)
+from mae_lib.worlds.world import EVALUATION_SETS, Scenes, World, boxes_of, rendering
 from tiny import alike
 
 SPLITS = (
