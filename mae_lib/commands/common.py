@@ -33,8 +33,7 @@ def require_places(models: Path, results: Path | None) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """InputError if nothing can be written in ``folder``; makes
-    nothing."""
+    """InputError if nothing can be written in ``folder``; makes nothing."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise InputError(

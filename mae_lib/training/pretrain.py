@@ -605,8 +605,8 @@ def held_out_error(
 
     Returns:
         ``loss``: mean squared error on hidden patches, in the units of the training loss.
-            ``baseline``: that of predicting, for every hidden
-        patch, the mean colour of the image's visible patches. ``explained``: 1 − loss / baseline.
+        ``baseline``: that of predicting, for every hidden patch, the mean colour of the image's
+        visible patches. ``explained``: 1 − loss / baseline.
         With a normalised target the baseline is a flat patch, whose error is the target's variance.
     """
     device = next(model.parameters()).device

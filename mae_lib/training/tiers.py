@@ -2,11 +2,10 @@
 §3 at each.
 
 A :class:`PretrainConfig` says all that decides a model's weights and nothing else; its hash names
-the checkpoint. The sweep is the
-paper's: five masking ratios with the mask unit equal to the ViT patch, and three mask units at
-    ratio 0.75 with the smallest ViT patch.
-Data, steps, decoder and learning rate are equal for all eight: only the mask (and, between the two
-halves, the ViT patch) differs.
+the checkpoint. The sweep is the paper's: five masking ratios with the mask unit equal to the ViT
+patch, and three mask units at ratio 0.75 with the smallest ViT patch. Data, steps, decoder and
+learning rate are equal for all eight: only the mask (and, between the two halves, the ViT patch)
+differs.
 """
 
 from __future__ import annotations
