@@ -144,7 +144,11 @@ def _configs(options: Pretrain) -> list[PretrainConfig]:
             )
         configs = [c for half in sizes.sweep(data, options.seed).values() for c in half]
     else:
-        design = {"design": options.design, "margin": options.margin, "strict": options.strict}
+        design: dict = {
+            "design": options.design,
+            "margin": options.margin,
+            "strict": options.strict,
+        }
         if options.design == "groups":
             source = image_source(
                 options.data, "train", sizes.model.image_size, sizes.model.channels, min_side=unit

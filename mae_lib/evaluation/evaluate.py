@@ -373,8 +373,9 @@ def _latents(checkpoint: Checkpoint, options: Options) -> Measures:
     }
 
     def control(name: str, key: list, vectors: Callable[[ImageSource], Tensor]) -> Measures:
-        key = _digest([name, key, [source.identity for source in sources.values()], options.seed])
-        if key not in _controls_seen:
+        identities = [source.identity for source in sources.values()]
+        digest = _digest([name, key, identities, options.seed])
+        if digest not in _controls_seen:
             seen = {split: vectors(source) for split, source in sources.items()}
             found = readout(
                 seen["train"],
@@ -384,10 +385,10 @@ def _latents(checkpoint: Checkpoint, options: Options) -> Measures:
                 options.seed,
                 options.device,
             )
-            _controls_seen[key] = {
+            _controls_seen[digest] = {
                 f"{name}/{latent}": interval for latent, interval in found.items()
             }
-        return _controls_seen[key]
+        return _controls_seen[digest]
 
     def first_weights(source: ImageSource) -> Tensor:
         return encode(untrained(checkpoint.load(resolve_device(options.device)), seed), source).mean

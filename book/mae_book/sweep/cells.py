@@ -421,17 +421,17 @@ def _reference(seed: int):
 
 def _theory() -> list[Cell]:
     """The claims of §2: one command a kind and seed makes all its files."""
-    named = {kind: [] for kind in theory.SEEDS}
+    named: dict[str, list[tuple[str, dict]]] = {kind: [] for kind in theory.SEEDS}
     for seed in theory.SEEDS["theory"]:
-        runs = {"random graphs": theory.random_graphs(seed)[0]}
+        graphs = {"random graphs": theory.random_graphs(seed)[0]}
         for several in (False, True):
-            runs |= {
+            graphs |= {
                 f"{run}, several parents" if several else run: theory.figure_4_run(
                     run, seed, several
                 )[0]
                 for run in theory.FIGURE_4
             }
-        named["theory"] += runs.items()
+        named["theory"] += graphs.items()
     for case in (*table_cases(), every_mask_case()):
         for seed in theory.SEEDS["identify"]:
             for mask in case.measured or case.masks:

@@ -91,8 +91,9 @@ def essence(source: str) -> str:
     """
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        if isinstance(getattr(node, "body", None), list):
-            node.body = [part for part in node.body if not _says_nothing(part)]
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            body[:] = [part for part in body if not _says_nothing(part)]
     return _spelled(tree)
 
 
