@@ -146,7 +146,9 @@ class TreeWorld:
         self.graph: LatentGraph = quad_tree(GRID)
         generator = torch.Generator().manual_seed(seed)
         shared = {dim: LeakyMap(dim, generator) for dim in range(1, LEVELS + 2)}
-        self.process = Process(self.graph, seed, lambda dim, _: shared[dim])
+        # not standardised, as when the runs were registered: a node's own scale would also make
+        # the nodes of a level differ
+        self.process = Process(self.graph, seed, lambda dim, _: shared[dim], standardised=False)
         self.reference = self._observed(
             self.process.sample(ESTIMATION_DRAWS, torch.Generator().manual_seed(seed + 2**20))
         )
@@ -201,7 +203,7 @@ def recovery(
         found = []
         for seed in range(seeds):
             values = (
-                Process(graph, seed)
+                Process(graph, seed, standardised=False)
                 .sample(count, torch.Generator().manual_seed(seed + 2**20))
                 .values
             )

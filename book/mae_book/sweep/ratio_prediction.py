@@ -29,8 +29,8 @@ shown beside it: both were known.
 that asked for this; v_h of the five quad-tree worlds and the prediction from them; of their
 readouts those at ratio .5, seeds 0 to 2. Of the probe: 1,200 steps of 128, seeds 0 to 2 (flat,
 .52 to .60); 9,600 of 16, seeds 0, 3 and 4 (.60 .75 .82 .86 .68 for seed 3); 3,600 of 128 at .1,
-.75 and .9; the twenty classes (flat, .25 to .27). Not seen: second moments of any images, G or EV from
-them, any readout of the quad-tree world at another ratio than .5, seeds 5 to 7 of the probe at
+.75 and .9; the twenty classes (flat, .25 to .27). Not seen: second moments of any images, G or EV
+from them, any readout of the quad-tree world at another ratio than .5, seeds 5 to 7 of the probe at
 9,600 steps, and all of 28,800.
 """
 
