@@ -58,21 +58,12 @@ def linear_explained(
     Raises:
         InputError: shapes that do not fit, a distance below 0, pictures without variance.
     """
-    C = covariance.double()
-    P, d = (C.shape[0], C.shape[1]) if C.ndim == 4 else (0, 0)
-    if C.shape != (P, d, P, d) or P != grid[0] * grid[1] or not P * d:
-        raise InputError(
-            f"covariance of shape {list(C.shape)} does not fit a grid of {grid[0]} × {grid[1]}:"
-            " make it with patch_covariance"
-        )
+    C, total = _checked(covariance, grid)
+    P = len(C)
     if hidden.dtype != torch.bool or hidden.ndim != 2 or hidden.shape[1] != P:
         raise InputError(f"hidden must be bool [B, {P}], not {hidden.dtype} {list(hidden.shape)}")
     if distance is not None and (type(distance) is not int or distance < 0):
         raise InputError(f"distance {distance!r} must be a whole number of patches, at least 0")
-    total = float(torch.einsum("idid->", C))
-    if not total > 0:
-        raise InputError("the patches have no variance: there is nothing to predict")
-    C = C + RIDGE * total / (P * d) * torch.eye(P * d, dtype=C.dtype).view(P, d, P, d)
     found = torch.cat(
         [
             _all(C, part) if distance is None else _near(C, part, grid, distance)
@@ -112,6 +103,51 @@ def linear_gain(
     if distance is not None:
         gain = gain - linear_explained(covariance, hidden, grid, distance)
     return float(gain.mean()), float(gain.std() / np.sqrt(masks))
+
+
+def one_map_explained(covariance: Tensor, grid: tuple[int, int], ratio: float) -> float:
+    """EV of *one* linear map for all masks of a ratio, hidden patches set to 0 at its input: what a
+    linear masked autoencoder of full rank can reach, in closed form.
+
+    A map that is fitted to each mask, as in `linear_explained`, explains at least as much.
+
+    Args:
+        covariance, grid: as for `linear_explained`. ratio: of masks of single patches, as in
+            `MaskSpec`.
+
+    Returns:
+        variance explained, over that of all patches. InputError as of `MaskSpec` and
+        `linear_explained`.
+    """
+    C, total = _checked(covariance, grid)
+    P, d = C.shape[:2]
+    shown = MaskSpec(grid, ratio).kept_units
+    # of two other patches, given that one is hidden: that one is seen, and that both are
+    one, both = shown / (P - 1), shown * (shown - 1) / ((P - 1) * max(P - 2, 1))
+    seen = both * C + (one - both) * torch.einsum("ij,iajb->iajb", torch.eye(P, dtype=C.dtype), C)
+    found = 0.0
+    for i in range(P):
+        others = [j for j in range(P) if j != i]
+        matrix = seen[others][:, :, others].reshape((P - 1) * d, -1)
+        cross = one * C[others][:, :, i].reshape(-1, d)
+        found += float((cross * torch.linalg.solve(matrix, cross)).sum())
+    return (1 - shown / P) * found / total
+
+
+def _checked(covariance: Tensor, grid: tuple[int, int]) -> tuple[Tensor, float]:
+    """The covariance with the ridge, and the variance of all patches together."""
+    C = covariance.double()
+    P, d = (C.shape[0], C.shape[1]) if C.ndim == 4 else (0, 0)
+    if C.shape != (P, d, P, d) or P != grid[0] * grid[1] or not P * d:
+        raise InputError(
+            f"covariance of shape {list(C.shape)} does not fit a grid of {grid[0]} × {grid[1]}:"
+            " make it with patch_covariance"
+        )
+    total = float(torch.einsum("idid->", C))
+    if not total > 0:
+        raise InputError("the patches have no variance: there is nothing to predict")
+    ridge = RIDGE * total / (P * d) * torch.eye(P * d, dtype=C.dtype)
+    return C + ridge.view(P, d, P, d), total
 
 
 def _all(C: Tensor, hidden: Tensor) -> Tensor:
