@@ -17,7 +17,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 
-from mae_book.sweep import ratio_prediction, tree_world
+from mae_book.sweep import moments, ratio_prediction, tree_world
 from mae_book.sweep import theorems as theory
 from mae_book.sweep.experiments import EXPERIMENTS, Experiment
 from mae_book.verdicts.ladder import RUNGS, Rung
@@ -127,6 +127,7 @@ def world_cells(tier: str = "laptop", seeds: Sequence[int] = SEEDS) -> dict[str,
             for seed in tree_world.SEEDS
             for ratio in ratio_prediction.RATIOS
         ]
+        cells += [_moments("world", image_source(None, "train", (moments.SIDE, moments.SIDE)))]
         cells += _theory()
         for experiment in EXPERIMENTS.values():
             cells += _experiment(experiment, tier, world, seeds)
@@ -170,7 +171,9 @@ def real_cells(
     twenty: dict[tuple[str, int], _Pretraining] = {}
     if in20 is not None:
         sizes = tiers.tier("laptop")
-        data = image_source(in20, "train", sizes.model.image_size).identity
+        source = image_source(in20, "train", sizes.model.image_size)
+        data = source.identity
+        cells.append(_moments("in20", source, str(in20)))
         twenty = {
             (run, seed): _Pretraining("in20", "laptop", c, str(in20))
             for seed in seeds
@@ -404,6 +407,13 @@ def _stored(stem: str) -> Checkpoint | None:
         return named(stem)
     except InputError:
         return None
+
+
+def _moments(data: str, source, folder: str | None = None) -> Cell:
+    named = moments.identity(data, source)
+    last = ("python", "-m", "mae_book.sweep.moments")
+    last += ("--data", folder, "--name", data) if folder else ()
+    return Cell("moments", data, named["name"], named["hash"], (), (), last, "--out")
 
 
 def _tree_world(design: str, seed: int, ratio: float = tree_world.Settings.ratio) -> Cell:

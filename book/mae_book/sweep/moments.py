@@ -28,8 +28,8 @@ from mae_lib.theory.moments import linear_gain, one_map_explained, patch_covaria
 from mae_lib.theory.structure import patch_features
 
 SIDE, PATCH, IMAGES, MASKS, SEED = 64, 8, 8_192, 64, 0
-"""Pixels of an image and of a patch, images looked at, masks of a ratio, and the seed of both
-draws."""
+"""Pixels of an image and of a patch, images looked at (all where there are fewer), masks of a
+ratio, and the seed of both draws."""
 
 DISTANCES = {"EV": None, "G1": 1, "G2": 2}
 """Curve → the distance in patches beyond which context is far; None: all context."""
@@ -59,7 +59,7 @@ def identity(data: str, source: ImageSource) -> dict:
         "data": source.identity,
         "side": SIDE,
         "patch": PATCH,
-        "images": min(IMAGES, len(source)),
+        "images": IMAGES,
         "masks": MASKS,
     }
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
