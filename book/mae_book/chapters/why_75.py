@@ -6,6 +6,7 @@ five ratios of them are there.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 
 from mae_book.sweep.ratio_prediction import (
@@ -113,15 +114,25 @@ def learned() -> dict[str, dict[int, float]]:
     return found
 
 
-def learned_table(prediction: Mapping[str, list[float]]) -> Table:
-    """What the trained model explains, between EV of the Gaussian account and the most that A1–A5
-    allow."""
-    rows = []
-    for run, ratio, low, high in zip(RATIO_RUNS, RATIOS, prediction["EV"], prediction["most"]):
-        found = over_seeds(list(learned()[run].values()))
-        rows.append([f"{ratio:g}", f"{low:.3f}", format(found, ".3f"), f"{high:.3f}"])
+def learned_shares(worlds: Mapping[int, Mapping[str, list[float]]]) -> dict[str, Interval]:
+    """run of the sweep → the share that the trained model explains of Σ w_h v_h, the most that
+    A1–A5 allow in its world; over seeds."""
+    return {
+        run: over_seeds([found / worlds[seed]["most"][k] for seed, found in seeds.items()])
+        for k, (run, seeds) in enumerate(learned().items())
+    }
+
+
+def learned_table(worlds: Mapping[int, Mapping[str, list[float]]]) -> Table:
+    """What the trained model explains beside EV of the Gaussian account and the most that A1–A5
+    allow, means over the worlds of the whole seeds; and its share of the latter."""
+    rows, shares = [], learned_shares(worlds)
+    for k, (run, seeds) in enumerate(learned().items()):
+        low, high = ([worlds[seed][name][k] for seed in seeds] for name in ("EV", "most"))
+        own = [f"{statistics.fmean(v):.3f}" for v in (low, seeds.values(), high)]
+        rows.append([f"{RATIOS[k]:g}", *own, format(shares[run], ".2f")])
     head = ["ratio", "EV, Gaussian account", "the trained model", "Σ w_h v_h, the most"]
-    return Table(head, rows)
+    return Table([*head, "share of the most that is learned"], rows)
 
 
 def linear_curves(data: str) -> dict[str, dict[str, Interval]]:

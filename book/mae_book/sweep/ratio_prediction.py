@@ -101,9 +101,14 @@ def tree_curves(variances: list[float], masks: int = MASKS) -> dict[str, list[fl
     return curves | {"most": [float(np.dot(w, variances)) for w in shares]}
 
 
-def tree_prediction(masks: int = MASKS) -> dict[str, list[float]]:
-    """`tree_curves`, the mean over the five worlds."""
-    every = [tree_curves(tree_variances(seed), masks) for seed in TREE_SEEDS]
+def tree_worlds(masks: int = MASKS) -> dict[int, dict[str, list[float]]]:
+    """seed → `tree_curves` of its world."""
+    return {seed: tree_curves(tree_variances(seed), masks) for seed in TREE_SEEDS}
+
+
+def tree_prediction(worlds: Mapping[int, Mapping[str, list[float]]]) -> dict[str, list[float]]:
+    """The curves of `tree_worlds`, the mean over the worlds."""
+    every = list(worlds.values())
     return {name: np.mean([one[name] for one in every], axis=0).tolist() for name in every[0]}
 
 

@@ -81,8 +81,10 @@ def test_what_a_training_explains_is_counted_over_all_pixels(there):
     found = why_75.learned()
     assert found["r75"] == {s: pytest.approx(0.2 * 0.75) for s in range(3)}
     assert found["r10"][0] == pytest.approx(0.2 * 6 / 64)
-    text = str(why_75.learned_table(PREDICTION))
-    assert "0.150" in text and "0.230" in text
+    worlds = {seed: PREDICTION | {"most": [0.3] * 5} for seed in range(3)}
+    shares = why_75.learned_shares(worlds)
+    assert shares["r75"].value == pytest.approx(0.5) and shares["r75"].n == 3
+    assert "0.150" in (text := str(why_75.learned_table(worlds))) and "0.300" in text
 
 
 def test_images_are_decided_on_the_registered_seeds_and_shown_on_all(there):
