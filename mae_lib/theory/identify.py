@@ -1,7 +1,8 @@
 """Theorem 2 as an experiment (§2.3): does an autoencoder trained on a process of Assumption 1
 recover c, all of it and nothing else? And where a condition is broken, what is lost? Each case
-trains an encoder ĉ = E(x_mᶜ) and a decoder on fresh draws and asks in both directions how well ĉ
-and c determine one another, and how much of the specific information leaks into ĉ.
+trains an encoder ĉ = E(x_mᶜ) and a decoder D on fresh draws. How far ĉ determines c is asked by
+regression; how far c determines ĉ, and the output D(ĉ), is exact: the noises of c are held and all
+others drawn anew. So is where the excess loss goes (`mae_lib.theory.excess`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mae_lib.base.errors import InputError
+from mae_lib.theory.excess import determined_share, excess_loss
 from mae_lib.theory.graph import LatentGraph, Name
 from mae_lib.theory.process import (
     CorrelatedNormal,
@@ -42,6 +44,9 @@ AT_ONCE = 100
 
 SCALE_DRAWS, LOSS_DRAWS = 10_000, 10_000
 """Draws that say how large each coordinate of x is, and draws that the loss is reported on."""
+
+GROUPS, REPEATS = 512, 64
+"""Values of c that are held, and draws of all else for each."""
 
 
 def masked_names(graph: LatentGraph, mask: str) -> tuple[Name, ...]:
@@ -119,19 +124,23 @@ class Case:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What one model, trained on one process, was found to know under one mask. All but the loss
-    are R² of `kernel_ridge_r2`.
+    """What one model, trained on one process, was found to know under one mask: R² of
+        `kernel_ridge_r2` from a code or the visible part, shares of variance that c determines
+        (`excess.determined_share`, without a regression), and losses.
 
     Attributes:
-        code_to_c, c_to_code: how far ĉ determines c and c determines ĉ; both 1 where ĉ is a
-            one-to-one function of c.
+        code_to_c: how far ĉ determines c. c_to_code, c_to_output: how far c determines ĉ and what
+            the decoder makes of it, ŝ_m held at 0. ĉ is a one-to-one function of c where the first
+            two are 1.
         code_to_s_m, code_to_s_mc: leaks, how far ĉ determines the noises that belong to the masked
             and to the visible part alone.
         untrained_to_c: control, ``code_to_c`` of the same encoder before training. visible_to_c,
             visible_to_s_mc: controls, the regression given x_mᶜ itself: what it finds where the
             truth is 1, and what a leak could reach.
         loss: on fresh draws, coordinates of x_m standardised: a squared loss of 1 is that of a
-            constant.
+            constant. excess, leak, misfit, gap: of the output's squared loss above the least
+            possible, its two parts, and what is left over (`excess.ExcessLoss`), each a mean over
+            the coordinates of x_m.
     """
 
     case: Case
@@ -139,12 +148,17 @@ class CaseResult:
     seed: int
     code_to_c: float
     c_to_code: float
+    c_to_output: float
     code_to_s_m: float
     code_to_s_mc: float
     untrained_to_c: float
     visible_to_c: float
     visible_to_s_mc: float
     loss: float
+    excess: float
+    leak: float
+    misfit: float
+    gap: float
     seconds: float = field(compare=False)
 
 
@@ -240,9 +254,9 @@ def run_case(case: Case, seed: int, steps: int = STEPS, batch: int = BATCH) -> l
         for k, test, code_before, code_after in zip(places, tests, before, after):
             with torch.no_grad():
                 loss = float(model(*views(fresh, torch.full((LOSS_DRAWS,), k))))
-            found = _measure(
-                case.shared(case.masks[k]), test, views.visible(test, k), code_before, code_after
-            )
+            shared = case.shared(case.masks[k])
+            found = _measure(shared, test, views.visible(test, k), code_before, code_after)
+            found |= _held(model, views, process, shared, k, test_draws)
             results.append(CaseResult(case, case.masks[k], seed, **found, loss=loss, seconds=0.0))
         share = (time.perf_counter() - began) / len(results)
         return [replace(result, seconds=share) for result in results]
@@ -519,8 +533,7 @@ def _code(encoder: nn.Module, views: _Views, sample: Sample, which: int) -> Tens
 def _measure(
     shared: SharedInformation, test: Sample, visible: Tensor, before: Tensor, after: Tensor
 ) -> dict[str, float]:
-    """The seven R² of a `CaseResult`, from fresh draws, x_mᶜ and the codes before and after
-    training."""
+    """The R² of a `CaseResult`, from fresh draws, x_mᶜ and the codes before and after training."""
     c, s_m, s_mc = (
         torch.cat([parts[v] for v in shared.graph.nodes if v in members], dim=1)
         for parts, members in (
@@ -532,10 +545,49 @@ def _measure(
     found = dict(
         zip(("code_to_c", "code_to_s_m", "code_to_s_mc"), kernel_ridge_r2(after, c, s_m, s_mc))
     )
-    (found["c_to_code"],) = kernel_ridge_r2(c, after)
     (found["untrained_to_c"],) = kernel_ridge_r2(before, c)
     found["visible_to_c"], found["visible_to_s_mc"] = kernel_ridge_r2(visible, c, s_mc)
     return found
+
+
+def resample(
+    process: Process, shared: SharedInformation, groups: int, repeats: int, draws: torch.Generator
+) -> tuple[Sample, Tensor]:
+    """Draws in groups of one c: the noises of CA held, all others drawn anew; and the number of
+    each draw's group, int64 [groups · repeats].
+
+    Within a group all else has its law given c, so long as the noises of CA are independent of the
+    others; these may depend on one another.
+    """
+    noises = process.noise(process.graph, groups * repeats, draws)
+    for v in shared.common:
+        noises[v] = noises[v][::repeats].repeat_interleave(repeats, 0)
+    return process.generate(noises), torch.arange(groups).repeat_interleave(repeats)
+
+
+@torch.no_grad()
+def _held(
+    model: _Model,
+    views: _Views,
+    process: Process,
+    shared: SharedInformation,
+    which: int,
+    draws: torch.Generator,
+) -> dict[str, float]:
+    """What c determines of code and output, and the parts of the excess loss."""
+    sample, groups = resample(process, shared, GROUPS, REPEATS, draws)
+    inputs, told, target, weights = views(sample, torch.full((len(groups),), which))
+    code = model.encoder(inputs)
+    still = code.new_zeros(len(code), model.noise_dim)
+    output = model.decoder(torch.cat([code, told, still], dim=1))
+    own = weights[0] > 0
+    output, target = (part[:, own] / math.sqrt(int(own.sum())) for part in (output, target))
+    split = excess_loss(output, target, groups)
+    parts = {name: getattr(split, name).value for name in ("excess", "leak", "misfit", "gap")}
+    return parts | {
+        "c_to_code": determined_share(code, groups),
+        "c_to_output": determined_share(output, groups),
+    }
 
 
 @contextmanager

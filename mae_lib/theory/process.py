@@ -2,7 +2,8 @@
 function of its parents and its own exogenous noise. Sampling forwards, and backwards the recovery
 of all ancestors from a single variable, σ(v) = σ(ε_A[v]), on which the proof of Theorem 1 rests.
 Mechanisms and noise laws are pluggable; the defaults are random two-layer maps and independent
-normal noises.
+normal noises. Every variable is standardised, so that what parents say does not fade on its way
+down among fresh noises.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ SLOPE = 0.2
 DRAWS, KEPT = 400, 20
 """Matrices drawn for one layer, and how many of them, the best by condition number, are eligible: 5
 %."""
+
+
+STANDARD_DRAWS = 10_000
+"""Draws that a node's mean and deviation are taken over."""
 
 
 class Mechanism(Protocol):
@@ -201,7 +206,8 @@ class Sample:
 
 class Process:
     """A graph with a mechanism at every node: v = g_v(Pa(v), ε_v), parents in the order of
-    ``graph.parents`` (§2.1, Assumption 1).
+    ``graph.parents`` (§2.1, Assumption 1). g_v is the mechanism, then each coordinate less its mean
+    and over its deviation: invertible too, and every variable is as large as a noise.
 
     Args:
         graph: any valid graph; variables have ``graph.dims`` coordinates.
@@ -210,6 +216,8 @@ class Process:
         mechanism: factory of every node's mechanism. special: name → factory, of the nodes that get
             another one.
         noise: law of the exogenous noises. dtype: of all samples.
+        standardised: False leaves the mechanisms' outputs as they are. A square map shrinks what
+            passes through it, and a leaf then holds less of a root the deeper the graph is.
 
     Attributes:
         mechanisms: name → `Mechanism`.
@@ -226,19 +234,23 @@ class Process:
         special: Mapping[Name, MechanismFactory] | None = None,
         noise: NoiseLaw = standard_normal,
         dtype: torch.dtype = torch.float32,
+        standardised: bool = True,
     ) -> None:
         self.graph, self.noise, self.dtype = graph, noise, dtype
         special = special or {}
         for v in special:
             if v not in graph.dims:
                 raise InputError(f"a mechanism is given for {v!r}, which is no node of the graph")
-        streams = torch.randint(
-            2**62, (len(graph.nodes),), generator=torch.Generator().manual_seed(seed)
-        ).tolist()
+        own = torch.Generator().manual_seed(seed)
+        streams = torch.randint(2**62, (len(graph.nodes),), generator=own).tolist()
         self.mechanisms: dict[Name, Mechanism] = {
             v: special.get(v, mechanism)(graph.dims[v], torch.Generator().manual_seed(stream))
             for v, stream in zip(graph.nodes, streams)
         }
+        self._scales: dict[Name, tuple[Tensor, Tensor]] = {}
+        if standardised:
+            # parents first, so that a child's scale is taken with its parents at theirs
+            self._values(noise(graph, STANDARD_DRAWS, own), measure=True)
 
     def sample(self, n: int, generator: torch.Generator) -> Sample:
         """``n`` independent draws of all variables, on the generator's device."""
@@ -262,12 +274,7 @@ class Process:
             raise InputError(
                 "the noises differ in their number of rows: give as many draws of each"
             )
-        values: dict[Name, Tensor] = {}
-        for v in self.graph.nodes:
-            values[v] = self.mechanisms[v].forward(
-                torch.cat([*(values[p] for p in self.graph.parents[v]), given[v]], dim=1)
-            )
-        return Sample(values, given)
+        return Sample(self._values(given), given)
 
     def invert(self, name: Name, value: Tensor) -> Sample:
         """One variable's value → the values and noises of A[v], the variable and all its ancestors.
@@ -288,15 +295,34 @@ class Process:
             if v not in values:
                 continue
             parents = self.graph.parents[v]
+            value = values[v]
+            if v in self._scales:
+                mean, deviation = (scale.to(value) for scale in self._scales[v])
+                value = value * deviation + mean
             parts = (
                 self.mechanisms[v]
-                .inverse(values[v])
+                .inverse(value)
                 .split([*(self.graph.dims[p] for p in parents), self.graph.noise_dims[v]], dim=1)
             )
             noises[v] = parts[-1]
             for parent, part in zip(parents, parts):
                 values.setdefault(parent, part)  # several children agree on a parent
         return Sample(values, noises)
+
+    def _values(self, noises: Mapping[Name, Tensor], measure: bool = False) -> dict[Name, Tensor]:
+        values: dict[Name, Tensor] = {}
+        for v in self.graph.nodes:
+            inputs = [*(values[p] for p in self.graph.parents[v]), noises[v].to(self.dtype)]
+            raw = self.mechanisms[v].forward(torch.cat(inputs, dim=1))
+            if measure:
+                deviation, mean = torch.std_mean(raw.double(), dim=0)
+                # a coordinate that never varies keeps its size
+                self._scales[v] = mean, torch.where(deviation > 1e-9, deviation, 1)
+            if v in self._scales:
+                mean, deviation = (scale.to(raw) for scale in self._scales[v])
+                raw = (raw - mean) / deviation
+            values[v] = raw
+        return values
 
     def _checked(self, name: Name, value: Tensor | None, dim: int, what: str) -> Tensor:
         if value is None:

@@ -17,8 +17,8 @@ from functools import cache, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 
+from mae_book.sweep import moments, ratio_prediction, tree_world
 from mae_book.sweep import theorems as theory
-from mae_book.sweep import tree_world
 from mae_book.sweep.experiments import EXPERIMENTS, Experiment
 from mae_book.verdicts.ladder import RUNGS, Rung
 from mae_lib.base.errors import InputError
@@ -26,7 +26,6 @@ from mae_lib.data.coco import _scenes_identity, open_coco
 from mae_lib.data.sources import image_source
 from mae_lib.detection.detectors import finetune_config
 from mae_lib.evaluation.evaluate import EVALUATIONS, SETTINGS
-from mae_lib.theory.identify import every_mask_case, table_cases
 from mae_lib.theory.structure import estimate_groups
 from mae_lib.training import tiers
 from mae_lib.training.store import Checkpoint, named
@@ -123,6 +122,12 @@ def world_cells(tier: str = "laptop", seeds: Sequence[int] = SEEDS) -> dict[str,
         ]
     if tier == "laptop":
         cells += [_tree_world(design, seed) for seed in seeds for design in tree_world.DESIGNS]
+        cells += [
+            _tree_world("random", seed, ratio)
+            for seed in tree_world.SEEDS
+            for ratio in ratio_prediction.RATIOS
+        ]
+        cells += [_moments("world", image_source(None, "train", (moments.SIDE, moments.SIDE)))]
         cells += _theory()
         for experiment in EXPERIMENTS.values():
             cells += _experiment(experiment, tier, world, seeds)
@@ -166,7 +171,9 @@ def real_cells(
     twenty: dict[tuple[str, int], _Pretraining] = {}
     if in20 is not None:
         sizes = tiers.tier("laptop")
-        data = image_source(in20, "train", sizes.model.image_size).identity
+        source = image_source(in20, "train", sizes.model.image_size)
+        data = source.identity
+        cells.append(_moments("in20", source, str(in20)))
         twenty = {
             (run, seed): _Pretraining("in20", "laptop", c, str(in20))
             for seed in seeds
@@ -402,9 +409,18 @@ def _stored(stem: str) -> Checkpoint | None:
         return None
 
 
-def _tree_world(design: str, seed: int) -> Cell:
-    identity = tree_world.identity(design, seed, _tree_groups(design, seed))
+def _moments(data: str, source, folder: str | None = None) -> Cell:
+    named = moments.identity(data, source)
+    last = ("python", "-m", "mae_book.sweep.moments")
+    last += ("--data", folder, "--name", data) if folder else ()
+    return Cell("moments", data, named["name"], named["hash"], (), (), last, "--out")
+
+
+def _tree_world(design: str, seed: int, ratio: float = tree_world.Settings.ratio) -> Cell:
+    settings = tree_world.Settings(ratio)
+    identity = tree_world.identity(design, seed, _tree_groups(design, seed), settings)
     last = ("python", "-m", "mae_book.sweep.tree_world", "--designs", design, "--seeds", str(seed))
+    last += ("--ratios", str(ratio)) if ratio != tree_world.Settings.ratio else ()
     return Cell("tree_world", "", identity["name"], identity["hash"], (), (), last, "--out")
 
 
@@ -432,12 +448,8 @@ def _theory() -> list[Cell]:
                 for run in theory.FIGURE_4
             }
         named["theory"] += graphs.items()
-    for case in (*table_cases(), every_mask_case()):
-        for seed in theory.SEEDS["identify"]:
-            for mask in case.measured or case.masks:
-                named["identify"] += theory._identify_runs(
-                    case, mask, seed, theory.STEPS, theory.BATCH
-                )
+    for seed in theory.SEEDS["identify"]:
+        named["identify"] += [theory.fold_run(seed), *theory.identify_runs(seed)]
     cells = []
     for kind, runs in named.items():
         for run, config in runs:

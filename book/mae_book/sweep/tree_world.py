@@ -146,7 +146,9 @@ class TreeWorld:
         self.graph: LatentGraph = quad_tree(GRID)
         generator = torch.Generator().manual_seed(seed)
         shared = {dim: LeakyMap(dim, generator) for dim in range(1, LEVELS + 2)}
-        self.process = Process(self.graph, seed, lambda dim, _: shared[dim])
+        # not standardised, as when the runs were registered: a node's own scale would also make
+        # the nodes of a level differ
+        self.process = Process(self.graph, seed, lambda dim, _: shared[dim], standardised=False)
         self.reference = self._observed(
             self.process.sample(ESTIMATION_DRAWS, torch.Generator().manual_seed(seed + 2**20))
         )
@@ -201,7 +203,7 @@ def recovery(
         found = []
         for seed in range(seeds):
             values = (
-                Process(graph, seed)
+                Process(graph, seed, standardised=False)
                 .sample(count, torch.Generator().manual_seed(seed + 2**20))
                 .values
             )
@@ -397,6 +399,7 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--designs", nargs="+", default=list(DESIGNS), choices=list(DESIGNS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--ratios", nargs="+", type=float, default=[Settings.ratio])
     parser.add_argument("--out", type=Path, default=results_directory() / "tree_world")
     options = parser.parse_args(words)
     torch.set_num_threads(1)  # small matrices gain nothing from more, and sums keep their order
@@ -413,27 +416,23 @@ def main(words: Sequence[str] | None = None) -> None:
         )
 
     try:
-        missing = {
-            seed: [name for name in options.designs if not _recorded(options.out, name, seed)]
-            for seed in options.seeds
-        }
-        for seed, designs in missing.items():
+        wanted = [(seed, Settings(r)) for seed in options.seeds for r in options.ratios]
+        missing = [
+            [name for name in options.designs if not _recorded(options.out, name, seed, settings)]
+            for seed, settings in wanted
+        ]
+        for (seed, settings), designs in zip(wanted, missing):
             if designs:
-                evaluate_tree_world(designs, [seed], Settings(), report)
+                evaluate_tree_world(designs, [seed], settings, report)
     except InputError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 
 
-def _recorded(folder: Path, name: str, seed: int) -> bool:
-    """Whether a run with the full settings is recorded; InputError where another file has its
-    name."""
+def _recorded(folder: Path, name: str, seed: int, settings: Settings) -> bool:
+    """Whether a run is recorded; InputError where another file has its name."""
     groups = DESIGNS[name].groups
-    return (
-        own_record(
-            folder, identity(name, seed, groups(TreeWorld(seed).reference) if groups else None)
-        )
-        is not None
-    )
+    found = groups(TreeWorld(seed).reference) if groups else None
+    return own_record(folder, identity(name, seed, found, settings)) is not None
 
 
 if __name__ == "__main__":

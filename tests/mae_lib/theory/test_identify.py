@@ -12,6 +12,7 @@ import torch
 
 from mae_lib.base.errors import InputError
 from mae_lib.theory import identify
+from mae_lib.theory.excess import determined_share
 from mae_lib.theory.graph import LatentGraph
 from mae_lib.theory.identify import (
     FIGURES,
@@ -22,6 +23,7 @@ from mae_lib.theory.identify import (
     every_mask_case,
     masked_names,
     reference_graph,
+    resample,
     run_case,
     run_cases,
     run_fold,
@@ -138,6 +140,36 @@ def test_kernel_ridge_scores_unseen_draws_and_chooses_without_them():
     assert kernel_ridge_r2(x, target)[0] < 0.1
 
 
+# Draws in groups of one c.
+
+
+def test_within_a_group_c_stands_still_and_all_else_has_its_own_law():
+    case = table_cases()[3]
+    shared, process = case.shared("x.x."), Process(case.graph, 0, dtype=torch.float64)
+    sample, groups = resample(process, shared, 300, 8, generator())
+    spread = lambda values: values.view(300, 8, -1).std(1).max()
+    assert all(spread(sample.values[z]) < 1e-12 for z in shared.common)
+    assert groups.tolist() == [k for k in range(300) for _ in range(8)]
+    free = [v for v in case.graph.nodes if v not in shared.common]
+    for v in free:
+        rows = sample.noises[v].view(300, 8)
+        between = 8 * rows.mean(1).var()
+        assert between == pytest.approx(1, abs=0.3) and rows.var() == pytest.approx(1, abs=0.15)
+
+
+def test_what_c_determines_is_exact_where_a_regression_has_a_ceiling():
+    case = table_cases()[0]
+    process, shared = Process(case.graph, 0), case.shared("xx..")
+    sample, groups = resample(process, shared, 500, 8, generator())
+    z = sample.values["z1"]
+    other = torch.randn(z.shape, generator=generator(1))
+    for share in (0.0, 0.5, 1.0):
+        code = math.sqrt(share) * torch.sin(5 * z) / torch.sin(5 * z).std() + (
+            math.sqrt(1 - share) * other
+        )
+        assert determined_share(code, groups) == pytest.approx(share, abs=0.05)
+
+
 # What the networks learn.
 
 
@@ -150,9 +182,13 @@ def test_a_decoder_under_the_squared_loss_learns_the_conditional_mean():
     assert (
         result.code_to_c > 0.97
         and result.c_to_code > 0.97
+        and result.c_to_output > 0.97
         and abs(result.code_to_s_m) < 0.05
         and result.code_to_s_mc < 0.1
     )
+    # Here L* is known: the excess is the loss above one half.
+    assert result.excess == pytest.approx(result.loss - 0.5, abs=0.03)
+    assert result.excess == pytest.approx(result.leak + result.misfit, abs=0.005)
     assert result.visible_to_c > 0.99 and result.visible_to_s_mc > 0.99
 
 
@@ -168,6 +204,8 @@ def test_a_partial_mean_in_closed_form():
     (result,) = run_case(case, seed=0, steps=600, batch=128)
     assert result.loss == pytest.approx((1 - 0.8**2) / 2, abs=0.03)
     assert result.code_to_s_m == pytest.approx(0.8**2, abs=0.08) and result.code_to_s_mc > 0.9
+    # Of a code of (z, ε_y) c = z determines half. The gap says that c is not all that is shared.
+    assert result.c_to_output < 0.8 and result.gap < -0.2
 
 
 def test_the_energy_score_learns_the_law_and_not_only_its_mean():
@@ -270,7 +308,7 @@ def test_a_replicate_is_the_same_however_it_is_run():
         -1.5 < getattr(r, name) <= 1.0001
         for r in (*alone, other)
         for name in FIGURES
-        if name != "loss"
+        if "_to_" in name
     )
     threads = torch.get_num_threads()
     run_fold(0)

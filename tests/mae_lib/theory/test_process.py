@@ -59,7 +59,7 @@ def test_single_precision_inverts_too():
 
 @pytest.mark.parametrize("graph", GRAPHS, ids=str)
 def test_samples_have_the_dimensions_of_the_graph_and_follow_from_the_noises(graph):
-    process = Process(graph, seed=2)
+    process = Process(graph, seed=2, standardised=False)
     sample = process.sample(7, generator())
     assert {v: tuple(x.shape) for v, x in sample.values.items()} == {
         v: (7, d) for v, d in graph.dims.items()
@@ -72,6 +72,33 @@ def test_samples_have_the_dimensions_of_the_graph_and_follow_from_the_noises(gra
     for v in graph.nodes:  # parents in the graph's order, then the noise
         inputs = torch.cat([*(sample.values[p] for p in graph.parents[v]), sample.noises[v]], 1)
         assert torch.allclose(process.mechanisms[v].forward(inputs), sample.values[v])
+
+
+@pytest.mark.parametrize("graph", GRAPHS, ids=str)
+def test_every_variable_is_standardised_and_is_its_mechanism_on_another_scale(graph):
+    process = Process(graph, seed=2, dtype=torch.float64)
+    sample = process.sample(4000, generator(7))
+    for v in graph.nodes:
+        own = sample.values[v]
+        assert own.mean(0).abs().max() < 0.1 and (own.std(0) - 1).abs().max() < 0.1
+        inputs = torch.cat([*(sample.values[p] for p in graph.parents[v]), sample.noises[v]], 1)
+        raw = process.mechanisms[v].forward(inputs.double())
+        # one shift and one factor a coordinate
+        slope = own.std(0) / raw.std(0)
+        assert torch.allclose((raw - raw.mean(0)) * slope, own - own.mean(0), atol=1e-8)
+
+
+def test_a_coordinate_that_never_varies_keeps_its_size():
+    graph = LatentGraph([("z", "x"), ("z", "y")], ["x", "y"])
+    still = lambda graph, n, generator: {
+        v: torch.full((n, d), 2.0) if v == "z" else torch.randn(n, d, generator=generator)
+        for v, d in graph.noise_dims.items()
+    }
+    process = Process(graph, 0, noise=still, dtype=torch.float64)
+    sample = process.sample(5, generator())
+    assert sample.values["z"].abs().max() < 1e-9
+    found = process.invert("x", sample.values["x"])
+    assert torch.allclose(found.noises["z"], torch.full((5, 1), 2.0, dtype=torch.float64))
 
 
 def test_a_noise_reaches_descendants_and_nothing_else():
@@ -185,7 +212,7 @@ def test_a_mechanism_of_ones_own():
             return outputs - self.by
 
     graph = LatentGraph([("a", "x")], ["x"])
-    sample = Process(graph, 0, mechanism=Shift).generate(
+    sample = Process(graph, 0, mechanism=Shift, standardised=False).generate(
         {"a": torch.zeros(1, 1), "x": torch.zeros(1, 1)}
     )
     assert sample.values["a"].tolist() == [[1.0]] and sample.values["x"].tolist() == [[2.0, 2.0]]
