@@ -201,7 +201,7 @@ def finetune_config(
             image_size: of the detector, the images' longer side. anchors: one side a level of the
             pyramid, pixels; by default the tier's, scaled as the images are. proposals: an image;
             how many enter the losses grows with it.
-        seed: default: the checkpoint's own, 0 from scratch. changes: other fields of
+        seed: default: the checkpoint's own, 0 from scratch and for imported weights. changes: other fields of
             :class:`FinetuneConfig`; None leaves the tier's value.
     """
     sizes = tier(tier_name)
@@ -234,7 +234,8 @@ def finetune_config(
         )
     else:
         model, start = sizes.config({"kind": "world"}, unit=patch, patch=patch).model, {}
-    chosen = (0 if checkpoint is None else checkpoint.config.seed) if seed is None else seed
+    own_seed = 0 if checkpoint is None else checkpoint.config.seed
+    chosen = (own_seed or 0) if seed is None else seed  # an imported model's is unknown
     return FinetuneConfig(
         model=model,
         detector=DetectorConfig(**shape),

@@ -50,6 +50,9 @@ class PretrainConfig:
             the grid; how many *pixels* next to the mask's boundary the loss leaves out, and whether
             the encoder's side of the boundary is left out too. At their defaults, the paper's
             masks, they enter neither the hash nor the name.
+        start: digest of the checkpoint whose weights are the first ones
+            (:func:`mae_lib.training.store.continued`); None, fresh weights of the seed, enters
+            neither.
     """
 
     model: ModelConfig
@@ -71,8 +74,11 @@ class PretrainConfig:
     groups: tuple[int, ...] = ()
     margin: int = 0
     strict: bool = False
+    start: str | None = None
 
     def __post_init__(self) -> None:
+        if not self.model.has_decoder:
+            raise InputError("a pretraining needs a decoder: give the model one of depth 1 or more")
         for name in ("ratio", "base_lr", "warmup", "weight_decay", "crop"):
             if isinstance(value := getattr(self, name), numbers.Real):
                 # 1 and 1.0 are equal, so their hashes have to be
@@ -156,6 +162,8 @@ class PretrainConfig:
             name += f"-{self.design}{len(set(self.groups)) or ''}"
         if self.margin:
             name += f"-{'strict' if self.strict else 'margin'}{self.margin}"
+        if self.start is not None:
+            name += f"-from{self.start[:8]}"
         return name
 
     @property
@@ -166,11 +174,13 @@ class PretrainConfig:
     def to_dict(self) -> dict:
         """As plain JSON values, without the mask's design where it is the paper's;
         :meth:`from_dict` undoes it."""
-        values = json.loads(json.dumps(asdict(self)))
+        values = json.loads(json.dumps(asdict(self))) | {"model": self.model.to_dict()}
         for name in _DESIGN if self.design == "random" and not self.margin else ():
             del values[name]
         if self.crop_from == "image":
             del values["crop_from"]
+        if self.start is None:
+            del values["start"]
         return values
 
     @classmethod
@@ -178,11 +188,10 @@ class PretrainConfig:
         """The config whose :meth:`to_dict` is ``values``; InputError for unknown or missing
         fields."""
         try:
-            model = dict(values["model"], image_size=tuple(values["model"]["image_size"]))
             config = cls(
                 **dict(
                     values,
-                    model=ModelConfig(**model),
+                    model=ModelConfig.from_dict(values["model"]),
                     betas=tuple(values["betas"]),
                     groups=tuple(values.get("groups", ())),
                 )
@@ -191,9 +200,7 @@ class PretrainConfig:
             raise InputError(
                 f"not a pretraining config of this version of mae_lib: {error}"
             ) from error
-        missing = {f.name for f in fields(cls)} - set(values) - {"crop_from", *_DESIGN} | {
-            f.name for f in fields(ModelConfig)
-        } - set(model)
+        missing = {f.name for f in fields(cls)} - set(values) - {"crop_from", "start", *_DESIGN}
         if missing:  # a default in its place would be a guess
             raise InputError(
                 "not a pretraining config of this version of mae_lib: it lacks"
@@ -514,9 +521,10 @@ def run_name(config: PretrainConfig, tier_name: str) -> str:
     """A pretraining's place in the sweep of its tier, one of `RUNS`. InputError if it is none of
     the eight."""
     sizes = tier(tier_name).at(config.model.image_size[0])
-    if config.design != "random" or config.margin:
+    if config.design != "random" or config.margin or config.start is not None:
         raise InputError(
-            f"{config.name} is none of the eight pretrainings: its masks are of another design"
+            f"{config.name} is none of the eight pretrainings: its masks are of another design, or"
+            " its first weights another run's"
         )
     if (
         config.model.patch == sizes.small_patch
