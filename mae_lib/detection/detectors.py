@@ -201,8 +201,8 @@ def finetune_config(
             image_size: of the detector, the images' longer side. anchors: one side a level of the
             pyramid, pixels; by default the tier's, scaled as the images are. proposals: an image;
             how many enter the losses grows with it.
-        seed: default: the checkpoint's own, 0 from scratch and for imported weights. changes: other fields of
-            :class:`FinetuneConfig`; None leaves the tier's value.
+        seed: default: the checkpoint's own, 0 from scratch and for imported weights. changes:
+            other fields of :class:`FinetuneConfig`; None leaves the tier's value.
     """
     sizes = tier(tier_name)
     own = sizes.detection

@@ -146,6 +146,9 @@ def identity(kind: str, checkpoint: Checkpoint, options: Options) -> dict:
         run = run_name(config, tier_name)
     except InputError:
         run = config.family
+    if kind == "reconstruction":
+        _ = config.mask  # refuses an unknown ratio
+        config.model.require_decoder()
     settings = {name: getattr(options, name) for name in SETTINGS[kind]}
     model, data = config.model, {}
     for split in (
@@ -270,8 +273,8 @@ def _reconstruction(checkpoint: Checkpoint, options: Options) -> Measures:
 
 
 def _attention(checkpoint: Checkpoint, options: Options) -> Measures:
-    # of the untrained control: this run's own first weights
-    model, seed = checkpoint.load(resolve_device(options.device)), checkpoint.config.seed
+    # of the untrained control: this run's own first weights, which of an import nobody knows
+    model, seed = checkpoint.load(resolve_device(options.device)), checkpoint.config.seed or 0
     if options.data is None:  # drawn anew for each model: the object masks come with the images
         world = World("validation", checkpoint.config.model.image_size[0])
         return evaluate_attention(model, world, min(options.images, len(world)), seed=seed)
@@ -364,7 +367,7 @@ def _latents(checkpoint: Checkpoint, options: Options) -> Measures:
     pixels themselves, and the mean over patch tokens of the run's own first weights. A control is
     measured once in a process for the same images and weights.
     """
-    model, seed = checkpoint.config.model, checkpoint.config.seed
+    model, seed = checkpoint.config.model, checkpoint.config.seed or 0
     sources = {
         split: _images(checkpoint, options, split, count)
         for split, count in (("train", options.train_images), ("validation", None))

@@ -308,11 +308,7 @@ class MaskedAutoencoder(nn.Module):
     def _decoder_tokens(self, tokens: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
         """[B, 1 + V + M, decoder width] after the decoder's blocks, in the order [CLS], visible,
         hidden."""
-        if not self.config.has_decoder:
-            raise InputError(
-                "this model is an encoder alone, and rebuilds nothing: import a file that holds the"
-                " decoder too, or pretrain on from it"
-            )
+        self.config.require_decoder()
         x = self.to_decoder(tokens)
         position = self.decoder_position.to(x.dtype)
         seen = x[:, 1:] + position[visible]

@@ -115,6 +115,14 @@ class ModelConfig:
         """Whether there is a decoder, or an encoder alone."""
         return self.decoder_depth > 0
 
+    def require_decoder(self) -> None:
+        """InputError where there is none."""
+        if not self.has_decoder:
+            raise InputError(
+                "this model is an encoder alone, and rebuilds nothing: import a file that holds the"
+                " decoder too, or pretrain on from it"
+            )
+
 
 ELSEWHERE = ("norm_eps", "positions", "pixel_mean", "pixel_deviation")
 """Fields of `ModelConfig` that only weights from elsewhere need

@@ -93,7 +93,7 @@ def read_foreign(
         found = replace(found, tensors=kept)
     _check_names(found)
     tensors, size, resampled = _resampled(found, told)
-    sizes, settled = _sizes(replace(found, tensors=tensors), told, size)
+    sizes, ratio, settled = _sizes(replace(found, tensors=tensors), told.known, size)
     model = MaskedAutoencoder(sizes)
     try:
         model.load_state_dict(_ours(tensors, sizes))
@@ -110,7 +110,6 @@ def read_foreign(
         "resampled": resampled,
     }
     name = f"{found.library}-{re.sub(r'[^A-Za-z0-9_]+', '-', found.name).strip('-')}"
-    ratio = found.said.ratio if told.known.ratio is None else told.known.ratio
     return ImportedConfig(sizes, origin, name, ratio), model.eval()
 
 
@@ -226,23 +225,26 @@ def _resampled(
 
 
 def _sizes(
-    source: Source, told: Told, image_size: tuple[int, int]
-) -> tuple[ModelConfig, dict[str, str]]:
-    """The model's sizes, and who settled what the tensors do not show: the ``source``, the user
-    (``told``), or else what its library always does (``usual``)."""
-    tensors, said, known, file = source.tensors, source.said, told.known, source.file.name
+    source: Source, known: Said, image_size: tuple[int, int]
+) -> tuple[ModelConfig, float | None, dict[str, str]]:
+    """The model's sizes, its masking ratio, and who settled what the tensors do not show: the
+    ``source``, the user (``told``), or else what its library always does (``usual``)."""
+    tensors, said, file = source.tensors, source.said, source.file.name
     settled: dict[str, str] = {}
 
-    def settle(name: str, usual: object, remedy: str = "") -> object:
-        for who, value in (
-            ("told", getattr(known, name)),
-            ("source", getattr(said, name)),
-            ("usual", usual),
-        ):
+    def settle(name: str, usual: object, remedy: str | None = None) -> object:
+        mine, theirs = getattr(known, name), getattr(said, name)
+        if mine is not None and theirs is not None and _plain(mine) != _plain(theirs):
+            raise InputError(
+                f"{file} comes with {name} {theirs}, and you say {mine}: leave that option out"
+            )
+        for who, value in (("source", theirs), ("told", mine), ("usual", usual)):
             if value is not None:
                 settled[name] = who
                 return value
-        raise InputError(f"{file} does not say {remedy}")
+        if remedy is not None:
+            raise InputError(f"{file} does not say {remedy}")
+        return None
 
     def heads(name: str, width: int, depth: int) -> object:
         option = f"--{name.replace('_', '-')}"
@@ -272,8 +274,8 @@ def _sizes(
             )
     usual = (None, None) if channels != 3 else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     pixels = [
-        settle(name, each, f"how its pixels were normalised: give --{option}")
-        for name, option, each in zip(("mean", "deviation"), ("mean", "deviation"), usual)
+        settle(name, each, f"how its pixels were normalised: give --{name}")
+        for name, each in zip(("mean", "deviation"), usual)
     ]
     model = ModelConfig(
         image_size=image_size,
@@ -292,9 +294,11 @@ def _sizes(
         pixel_mean=tuple(pixels[0]),
         pixel_deviation=tuple(pixels[1]),
     )
-    if known.ratio is not None or said.ratio is not None:
-        settled["ratio"] = "told" if known.ratio is not None else "source"
-    return model, settled
+    return model, settle("ratio", None), settled
+
+
+def _plain(value: object) -> object:
+    return tuple(value) if isinstance(value, (list, tuple)) else value
 
 
 def _ours(tensors: Mapping[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
