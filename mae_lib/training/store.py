@@ -266,14 +266,19 @@ def named(stem: str) -> Checkpoint:
     )
 
 
-def load(where: str | Path, device: str | torch.device = "cpu") -> MaskedAutoencoder:
-    """The model of a checkpoint, in eval mode: of a path (its .safetensors or .json), or of a bare
-    name as :func:`named` takes it."""
-    path = Path(where)
+def checkpoint_at(where: str | Path) -> Checkpoint:
+    """The checkpoint of a path (its .safetensors or .json), or of a bare name as :func:`named`
+    takes it."""
+    path = Path(where).expanduser()
     bare = (
         path.parent == Path() and not path.exists() and path.suffix not in (".safetensors", ".json")
     )
-    return (named(str(where)) if bare else read(path)).load(device)
+    return named(str(where)) if bare else read(path)
+
+
+def load(where: str | Path, device: str | torch.device = "cpu") -> MaskedAutoencoder:
+    """The model of a checkpoint, in eval mode; ``where`` as in :func:`checkpoint_at`."""
+    return checkpoint_at(where).load(device)
 
 
 def find(config: PretrainConfig, folders: list[Path] | None = None) -> Checkpoint | None:
