@@ -51,4 +51,4 @@ class Import:
     def run(self) -> int:
         from mae_lib.commands.import_weights import run
 
-        return run(self)
+        return run(**vars(self))

@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from mae_lib.base.errors import InputError
-from mae_lib.commands.import_options import Import
 from mae_lib.training.foreign import Told, import_weights
 from mae_lib.training.foreign_files import Said
 
 
-def run(options: Import) -> int:
-    known = Said(
-        heads=options.heads,
-        decoder_heads=options.decoder_heads,
-        normalise_target=options.normalise_target,
-        ratio=options.ratio,
-        mean=options.mean or None,
-        deviation=options.deviation or None,
-    )
-    size = None if options.image_size is None else _height_and_width(options.image_size)
-    told = Told(options.pickled, size, options.patch, known, options.encoder_only)
-    stored = import_weights(options.source, options.out, told)
+def run(
+    source: Path,
+    out: Path,
+    *,
+    pickled: bool,
+    image_size: str | None,
+    patch: int | None,
+    encoder_only: bool,
+    mean: tuple[float, ...],
+    deviation: tuple[float, ...],
+    **known: object,
+) -> int:
+    """The command with its options (`mae_lib.commands.import_options.Import`)."""
+    said = Said(mean=mean or None, deviation=deviation or None, **known)
+    size = None if image_size is None else _height_and_width(image_size)
+    stored = import_weights(source, out, Told(pickled, size, patch, said, encoder_only))
     config, record = stored.config, stored.record
-    model, source = config.model, config.source
+    model, origin = config.model, config.source
     decoder = f"{model.decoder_depth} blocks of width {model.decoder_width}"
     print(
         f"{stored.path}",
-        f"  from {source['library']}: {source['file']}, sha256 {source['sha256'][:16]}…",
+        f"  from {origin['library']}: {origin['file']}, sha256 {origin['sha256'][:16]}…",
         f"  images {model.channels}×{model.image_size[0]}×{model.image_size[1]}, ViT patch"
         f" {model.patch} px; encoder {model.depth} blocks of width {model.width},"
         f" {model.heads} heads; decoder {decoder if model.has_decoder else 'none'}",
-        *(f"  {name} resampled from {a} to {b}" for name, (a, b) in source["resampled"].items()),
-        *(f"  {name}: {_WHO[who]}" for name, who in source["settled"].items()),
+        *(f"  {name} resampled from {a} to {b}" for name, (a, b) in origin["resampled"].items()),
+        *(f"  {name}: {_WHO[who]}" for name, who in origin["settled"].items()),
         f"  unknown: {', '.join(record['unknown'])}",
         sep="\n",
     )

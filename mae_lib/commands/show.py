@@ -4,6 +4,7 @@ one picture of it."""
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
@@ -11,7 +12,6 @@ from torch import Tensor
 
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import TakenName, write_atomically
-from mae_lib.commands.show_options import Show
 from mae_lib.data.image_files import decode
 from mae_lib.drawing.attention_figures import attention_rows
 from mae_lib.drawing.figures import image_rows, masked_pictures
@@ -25,54 +25,70 @@ DOTS = 200
 """Of the picture, per inch."""
 
 
-def run(options: Show) -> int:
-    if options.out.suffix.lower() != ".png":
-        raise InputError(f"--out {options.out}: give the picture a name that ends in .png")
-    out = options.out.expanduser()
+def run(
+    what: str,
+    checkpoint: Path,
+    image: tuple[Path, ...],
+    out: Path,
+    *,
+    ratio: tuple[float, ...],
+    unit: int | None,
+    layer: int,
+    seed: int,
+    device: str,
+) -> int:
+    """The command with its options (`mae_lib.commands.show_options.Show`)."""
+    if out.suffix.lower() != ".png":
+        raise InputError(f"--out {out}: give the picture a name that ends in .png")
+    out = out.expanduser()
     if out.exists():
         raise TakenName(f"{out} is there already, and is not replaced: give another name")
-    if not options.image:
+    if not image:
         raise InputError("no image was named: give --image one file or more")
-    checkpoint = checkpoint_at(options.checkpoint)
-    model = checkpoint.config.model
+    stored = checkpoint_at(checkpoint)
+    model = stored.config.model
     if model.channels not in (1, 3):
         raise InputError(
-            f"{checkpoint.path.name} takes images of {model.channels} channels, which make no"
-            " picture: show a model of 1 or 3"
+            f"{stored.path.name} takes images of {model.channels} channels, which make no picture:"
+            " show a model of 1 or 3"
         )
     # all that may be wrong is found before the weights are read
-    specs = {} if options.what == "attention" else _masks(options, checkpoint)
-    if options.what == "reconstruction":
+    specs = {} if what == "attention" else _masks(stored, ratio, unit)
+    if what == "reconstruction":
         model.require_decoder()
-    shape = (model.channels, *model.image_size)
-    images = torch.stack([torch.tensor(decode(file, shape, 1)) for file in options.image])
-    device = resolve_device(options.device)
-    if options.what == "attention":
-        figure = _attention(checkpoint.load(device), images, options.layer)
+    shape, where = (model.channels, *model.image_size), resolve_device(device)
+    images = torch.stack([torch.tensor(decode(file, shape, 1)) for file in image])
+    if what == "attention":
+        figure = _attention(stored.load(where), images, layer)
     else:
-        own = checkpoint.load(device) if options.what == "reconstruction" else None
-        figure = _masked(images, specs, own, options.seed)
+        figure = _masked(
+            images, specs, stored.load(where) if what == "reconstruction" else None, seed
+        )
     write_atomically(out, lambda file: figure.savefig(file, format="png", dpi=DOTS), replace=False)
     print(out)
-    if options.what == "reconstruction" and model.normalise_target:
+    if what == "reconstruction" and model.normalise_target:
         print(
             "this model predicts normalised patches: their true means and deviations are put back"
         )
     return 0
 
 
-def _masks(options: Show, checkpoint: Checkpoint) -> dict[str, MaskSpec]:
+def _masks(
+    checkpoint: Checkpoint, ratios: tuple[float, ...], unit: int | None
+) -> dict[str, MaskSpec]:
     """Row title → law of its masks."""
     config = checkpoint.config
-    if not options.ratio and config.ratio is None:
+    if not ratios and config.ratio is None:
         raise InputError(
             f"nobody knows at which masking ratio {config.name} was trained: give --ratio"
         )
-    patch, unit = config.model.patch, options.unit or config.unit
+    patch, unit = config.model.patch, unit or config.unit
     if unit % patch:
         raise InputError(f"--unit {unit} is not a multiple of the {patch} px ViT patch: choose one")
-    ratios = options.ratio or (config.ratio,)
-    return {f"ratio {r:g}": MaskSpec(config.model.grid, r, unit // patch) for r in ratios}
+    return {
+        f"ratio {r:g}": MaskSpec(config.model.grid, r, unit // patch)
+        for r in ratios or (config.ratio,)
+    }
 
 
 def _masked(

@@ -44,4 +44,4 @@ class Show:
     def run(self) -> int:
         from mae_lib.commands.show import run
 
-        return run(self)
+        return run(**vars(self))

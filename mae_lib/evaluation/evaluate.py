@@ -302,7 +302,7 @@ def _probed(
 ) -> tuple[Features, dict[str, tuple[Features, Tensor]]]:
     """Features that a probe is trained on, and of the sets that it is scored on."""
     model = checkpoint.config.model
-    sources = _probe_sources(options, model.image_size, model.channels)
+    sources = probe_sources(options, model.image_size, model.channels)
     train = _features(checkpoint, options, "train", options.train_images)
     return train, {
         name: (features(checkpoint, source, device=options.device), accepts)
@@ -310,7 +310,7 @@ def _probed(
     }
 
 
-def _probe_sources(
+def probe_sources(
     options: Options, size: tuple[int, int], channels: int
 ) -> dict[str, tuple[ImageSource, Tensor]]:
     """name → (images, which classes count as right for each label), of every set that a probe is
@@ -332,7 +332,7 @@ _pixels_seen: dict[str, Measures] = {}
 def _pixels(options: Options, size: tuple[int, int], channels: int) -> Measures:
     """The control on raw pixels: no encoder is in it, so it is measured once in a process for the
     same images."""
-    sets = _probe_sources(options, size, channels)
+    sets = probe_sources(options, size, channels)
     train = _opened(options.data, "train", size, channels, options.train_images)
     key = _digest(
         [

@@ -371,9 +371,15 @@ def hits(probe: Probe, features: Tensor, labels: Tensor, accepts: Tensor) -> Ten
     """bool [M]: whether each image of which some class is right got a right one; of a set as
     :func:`evaluate_probe` takes it, by its rule."""
     scored = accepts[labels].any(1)
+    return right(probe.probabilities(features[scored]), labels[scored], accepts)
+
+
+def right(probabilities: Tensor, labels: Tensor, accepts: Tensor) -> Tensor:
+    """bool [M]: whether the most probable of the classes that are right for some label of a set is
+    right for the image's own; probabilities [M, C], labels int64 [M], accepts bool [K, C]."""
     answers = accepts.any(0).nonzero().flatten()
-    best = answers[probe.probabilities(features[scored])[:, answers].argmax(1)]
-    return accepts[labels[scored], best]
+    best = answers[probabilities[:, answers].argmax(1)]
+    return accepts[labels, best]
 
 
 def _accuracy(

@@ -29,7 +29,7 @@ from mae_lib.base.errors import InputError
 from mae_lib.base.files import DamagedFile, read_safetensors, write_safetensors
 from mae_lib.base.image_source import ImageSource
 from mae_lib.data.datasets import Resident, nbytes
-from mae_lib.masks.designs import margin_maps, sample_design
+from mae_lib.masks.designs import drawn_ratio, margin_maps, sample_design
 from mae_lib.masks.masking import MaskSpec
 from mae_lib.model.autoencoder import (
     MaskedAutoencoder,
@@ -239,8 +239,10 @@ class Run:
         self.config, self.device, self.model, self.optimiser = config, device, model, optimiser
         self.rank, self.world = distributed.rank(), distributed.world()
         # A mask always hides the same number of patches, so that every shape of a training is
-        # fixed.
-        self.shared = torch.compile(model, dynamic=False, fullgraph=True) if compiled else model
+        # fixed, but where each step draws its ratio.
+        self.shared = (
+            torch.compile(model, dynamic=config.spread > 0, fullgraph=True) if compiled else model
+        )
         if self.world > 1:
             self.shared = DistributedDataParallel(
                 self.shared, [device] if device.type == "cuda" else None
@@ -264,11 +266,12 @@ class Run:
         x = augment(
             normalise_pixels(images), crop, config.flip, augmentation, self.rank, self.world
         )
+        spec = drawn_ratio(config.mask, config.spread, step_generator(config.seed, "ratio", step))
         generator = step_generator(config.seed, "mask", step, self.device)
         visible, hidden = (
             index[mine]
             for index in sample_design(
-                config.design, config.mask, len(x) * self.world, generator, config.groups, parts
+                config.design, spec, len(x) * self.world, generator, config.groups, parts
             )
         )
         counted = shown = None
@@ -552,7 +555,7 @@ def pretrain(
     )
     drive(
         run,
-        _shares(run, source, parts, accumulate),
+        shares(run, source, parts, accumulate),
         state=state,
         save_every=save_every,
         progress=progress,
@@ -561,7 +564,7 @@ def pretrain(
     return Trained(run.model.eval(), run.losses.cpu(), run.seconds)
 
 
-def _shares(
+def shares(
     run: Run, source: ImageSource, parts: Tensor | None, accumulate: int
 ) -> Iterator[tuple[Tensor, Tensor | None, int]]:
     """What each step that is left sees: this process's share of the images, and the whole batch's

@@ -576,6 +576,7 @@ OTHER = {
     "precision": "bfloat16",
     "margin": 2,
     "crop_from": "file",
+    "spread": 0.25,
     "start": "0" * 64,
 }
 
