@@ -4,14 +4,18 @@ records them."""
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
-
-import torch
 
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import cache_directory
 from mae_lib.base.intervals import Interval
 from mae_lib.base.records import own_record, write_result
+from mae_lib.commands.common import (
+    name_and_folder,
+    named_checkpoints,
+    require_places,
+    use_threads,
+)
+from mae_lib.commands.model_options import Classify
 from mae_lib.evaluation.classification import (
     classify_config,
     identity,
@@ -23,52 +27,55 @@ from mae_lib.evaluation.evaluate import Options
 from mae_lib.training import distributed
 from mae_lib.training.classifier import StoredClassifier
 from mae_lib.training.pretrain import check_share, resolve_device
-from mae_lib.training.store import checkpoint_at, require_free
+from mae_lib.training.store import require_free
 
 SCORING = timedelta(hours=6)
 """How long the other processes wait, while the first one scores, before they take it for hung."""
 
 
-def run(
-    checkpoint: tuple[Path, ...],
-    scratch: tuple[int, ...],
-    *,
-    data: Path | None,
-    shifted: tuple[str, ...],
-    tier: str,
-    out: Path | None,
-    results: Path | None,
-    device: str,
-    threads: int,
-    save_every: float,
-    **changes: object,
-) -> int:
-    """The command with its options (`mae_lib.commands.classify_options.Classify`)."""
-    if threads < 1:
-        raise InputError(f"--threads {threads} must be at least 1")
-    if not checkpoint and not scratch:
+CHANGES = (
+    "seed",
+    "steps",
+    "batch",
+    "base_lr",
+    "layer_decay",
+    "mixup",
+    "cutmix",
+    "label_smoothing",
+)
+"""Options that are fields of a `ClassifyConfig`."""
+
+
+def run(options: Classify) -> int:
+    """``mae finetune --task classify``: the exit status."""
+    use_threads(options.threads)
+    if not options.checkpoint and not options.scratch:
         raise InputError(
-            "nothing to fine-tune: give --checkpoint a .safetensors, or --scratch a ViT patch in"
-            " pixels"
+            "nothing to fine-tune: give --checkpoint a .safetensors or a folder of them, or"
+            " --scratch a ViT patch in pixels"
         )
-    torch.set_num_threads(threads)
-    models = out or cache_directory() / "classifiers"
-    if results is not None and results.resolve() == models.resolve():
-        raise InputError(f"models and results cannot both go to {results}: give a folder each")
-    with distributed.joined(resolve_device(device), SCORING) as own:
-        where, first = str(own), distributed.rank() == 0
-        options = Options(data, dict(map(_name_and_folder, shifted)), device=where)
-        starts = [(checkpoint_at(path), None) for path in checkpoint]
-        starts += [(None, patch) for patch in scratch]
+    models, results, tier = (
+        options.out or cache_directory() / "classifiers",
+        options.results,
+        options.tier,
+    )
+    require_places(models, results)
+    changes = {name: getattr(options, name) for name in CHANGES}
+    with distributed.joined(resolve_device(options.device), SCORING) as device:
+        where, first = str(device), distributed.rank() == 0
+        shifted = dict(map(name_and_folder, options.shifted))
+        settings = Options(options.data, shifted, device=where)
+        found = named_checkpoints(options.checkpoint) if options.checkpoint else []
+        starts = [(each, None) for each in found] + [(None, patch) for patch in options.scratch]
         tasks = []
         for start, patch in starts:
-            images = training_images(options, start, tier)
+            images = training_images(settings, start, tier)
             config = classify_config(images, start, tier, patch, **changes)
             check_share(config.batch, distributed.world())
             tasks.append((config, start, images))
 
         def known(config) -> dict | None:
-            wanted = identity(config, tier, options)
+            wanted = identity(config, tier, settings)
             record = None if results is None else own_record(results, wanted)
             if record is None:
                 require_free(StoredClassifier, config, models)
@@ -84,12 +91,12 @@ def run(
                     images,
                     tier_name=tier,
                     device=where,
-                    out=out,
-                    save_every=save_every,
+                    out=options.out,
+                    save_every=options.save_every,
                 )
                 if not first:
                     continue
-                record = record_of(stored, options)
+                record = record_of(stored, settings)
                 if results is not None:
                     write_result(results, record)
             if first:
@@ -103,10 +110,3 @@ def run(
                     flush=True,
                 )
     return 0
-
-
-def _name_and_folder(text: str) -> tuple[str, Path]:
-    name, equals, folder = text.partition("=")
-    if not (name and equals and folder):
-        raise InputError(f"--shifted {text!r} must be NAME=DIR, for instance imagenet-r=DIR")
-    return name, Path(folder)

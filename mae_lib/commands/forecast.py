@@ -26,7 +26,7 @@ from mae_lib.training.tiers import PretrainConfig
 
 if TYPE_CHECKING:
     from mae_lib.data.coco import CocoFolder
-    from mae_lib.detection.finetune import FinetuneConfig
+    from mae_lib.detection.config import FinetuneConfig
 
 _STEPS = 3  # that are timed, after one that is not
 _FEW = 4  # images of the first trial, which decides how many the timed steps may have
@@ -166,7 +166,8 @@ def finetuning_seconds(
 ) -> float:
     """About how long this fine-tuning of a detector takes on this machine, from where its saved
     state stands. ``folder``: its images."""
-    from mae_lib.detection.finetune import Examples, FinetuneRun
+    from mae_lib.detection.examples import Examples
+    from mae_lib.detection.finetune import FinetuneRun
 
     def trial(images: int) -> Callable[[], None]:
         own = replace(config, batch=images, steps=_STEPS + 1)

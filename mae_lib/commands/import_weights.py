@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from mae_lib.base.errors import InputError
+from mae_lib.commands.model_options import Import
 from mae_lib.training.foreign import Told, import_weights
 from mae_lib.training.foreign_files import Said
 
 
-def run(
-    source: Path,
-    out: Path,
-    *,
-    pickled: bool,
-    image_size: str | None,
-    patch: int | None,
-    encoder_only: bool,
-    mean: tuple[float, ...],
-    deviation: tuple[float, ...],
-    **known: object,
-) -> int:
-    """The command with its options (`mae_lib.commands.import_options.Import`)."""
-    said = Said(mean=mean or None, deviation=deviation or None, **known)
-    size = None if image_size is None else _height_and_width(image_size)
-    stored = import_weights(source, out, Told(pickled, size, patch, said, encoder_only))
+def run(options: Import) -> int:
+    """``mae import``: the exit status."""
+    known = Said(
+        heads=options.heads,
+        decoder_heads=options.decoder_heads,
+        normalise_target=options.normalise_target,
+        ratio=options.ratio,
+        mean=options.mean or None,
+        deviation=options.deviation or None,
+    )
+    size = None if options.image_size is None else _height_and_width(options.image_size)
+    told = Told(options.pickled, size, options.patch, known, options.encoder_only)
+    stored = import_weights(options.source, options.out, told)
     config, record = stored.config, stored.record
     model, origin = config.model, config.source
     decoder = f"{model.decoder_depth} blocks of width {model.decoder_width}"

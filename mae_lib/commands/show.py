@@ -4,7 +4,6 @@ one picture of it."""
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import TakenName, write_atomically
+from mae_lib.commands.model_options import Show
 from mae_lib.data.image_files import decode
 from mae_lib.drawing.attention_figures import attention_rows
 from mae_lib.drawing.figures import image_rows, masked_pictures
@@ -25,27 +25,16 @@ DOTS = 200
 """Of the picture, per inch."""
 
 
-def run(
-    what: str,
-    checkpoint: Path,
-    image: tuple[Path, ...],
-    out: Path,
-    *,
-    ratio: tuple[float, ...],
-    unit: int | None,
-    layer: int,
-    seed: int,
-    device: str,
-) -> int:
-    """The command with its options (`mae_lib.commands.show_options.Show`)."""
+def run(options: Show) -> int:
+    """``mae show``: the exit status."""
+    what, out = options.what, options.out.expanduser()
     if out.suffix.lower() != ".png":
         raise InputError(f"--out {out}: give the picture a name that ends in .png")
-    out = out.expanduser()
     if out.exists():
         raise TakenName(f"{out} is there already, and is not replaced: give another name")
-    if not image:
+    if not options.image:
         raise InputError("no image was named: give --image one file or more")
-    stored = checkpoint_at(checkpoint)
+    stored = checkpoint_at(options.checkpoint)
     model = stored.config.model
     if model.channels not in (1, 3):
         raise InputError(
@@ -53,16 +42,16 @@ def run(
             " show a model of 1 or 3"
         )
     # all that may be wrong is found before the weights are read
-    specs = {} if what == "attention" else _masks(stored, ratio, unit)
+    specs = {} if what == "attention" else _masks(stored, options.ratio, options.unit)
     if what == "reconstruction":
         model.require_decoder()
-    shape, where = (model.channels, *model.image_size), resolve_device(device)
-    images = torch.stack([torch.tensor(decode(file, shape, 1)) for file in image])
+    shape, where = (model.channels, *model.image_size), resolve_device(options.device)
+    images = torch.stack([torch.tensor(decode(file, shape, 1)) for file in options.image])
     if what == "attention":
-        figure = _attention(stored.load(where), images, layer)
+        figure = _attention(stored.load(where), images, options.layer)
     else:
         figure = _masked(
-            images, specs, stored.load(where) if what == "reconstruction" else None, seed
+            images, specs, stored.load(where) if what == "reconstruction" else None, options.seed
         )
     write_atomically(out, lambda file: figure.savefig(file, format="png", dpi=DOTS), replace=False)
     print(out)

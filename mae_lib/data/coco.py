@@ -47,7 +47,8 @@ from mae_lib.data.annotations import (
 )
 from mae_lib.data.contents import file_digests, fingerprint
 from mae_lib.data.image_files import eight_bit, existing_folder, opened, shown
-from mae_lib.worlds.world import WORLD_VERSION, Scenes
+from mae_lib.worlds.law import WORLD_VERSION
+from mae_lib.worlds.world import Scenes
 
 __all__ = [
     "Instances",

@@ -1,4 +1,4 @@
-"""`image_source`: the images that a user asked for, of class folders, shards or the embedded world."""
+"""`image_source`: the images a user asked for, of class folders, shards or the embedded world."""
 
 from __future__ import annotations
 

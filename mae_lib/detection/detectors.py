@@ -22,8 +22,9 @@ from mae_lib.base.intervals import Interval
 from mae_lib.base.provenance import provenance
 from mae_lib.data.coco import CocoFolder
 from mae_lib.detection.average_precision import Detections, average_precision
-from mae_lib.detection.finetune import FinetuneConfig, finetune
-from mae_lib.detection.mask_rcnn import DetectorConfig, detect, detector
+from mae_lib.detection.config import DetectorConfig, FinetuneConfig
+from mae_lib.detection.finetune import finetune
+from mae_lib.detection.mask_rcnn import detect, detector
 from mae_lib.model.autoencoder import MaskedAutoencoder
 from mae_lib.training.once import obtain_once
 from mae_lib.training.pretrain import resolve_device

@@ -32,13 +32,11 @@ from mae_lib.evaluation.reconstruction import evaluate_reconstruction
 from mae_lib.evaluation.separability import check_enough as check_enough_to_separate
 from mae_lib.evaluation.separability import evaluate_separability, ten_classes
 from mae_lib.evaluation.shape_bias import (
-    Stimuli,
     category_groups,
     category_probabilities,
     evaluate_shape_bias,
-    read_stimuli,
-    world_stimuli,
 )
+from mae_lib.evaluation.stimuli import Stimuli, read_stimuli, world_stimuli
 from mae_lib.training.pretrain import resolve_device
 from mae_lib.training.store import Checkpoint
 from mae_lib.training.tiers import run_name

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from mae_lib.base.errors import InputError
-from mae_lib.base.files import DamagedFile, read_safetensors, set_aside, write_safetensors
+from mae_lib.base.files import DamagedFile, set_aside
 from mae_lib.base.image_source import ImageSource
+from mae_lib.base.tensors import read_safetensors, write_safetensors
 from mae_lib.data.datasets import Subset
 from mae_lib.model import autoencoder as model_module
 from mae_lib.model.autoencoder import MaskedAutoencoder, normalise_pixels

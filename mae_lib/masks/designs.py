@@ -9,19 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from mae_lib.base.errors import InputError
+from mae_lib.base.names import Design
 from mae_lib.masks.masking import MaskSpec, hidden_map
-
-Design = Literal["random", "groups", "parts", "object"]
-"""Which patches are hidden together: random mask units; whole groups of a fixed partition of the
-grid; whole parts of the object, while others stay visible; or the whole object. The last two need
-each image's true parts, which only the embedded world can tell."""
 
 TRIALS = 256
 """Masks drawn to see whether a margin leaves anything at all."""

@@ -229,7 +229,7 @@ class Classifier(nn.Module):
     def group_matcher(self, coarse: bool = False) -> dict:
         """Which parameters are of which layer, as timm's layer-wise decay asks for it."""
         return {
-            "stem": r"^encoder\.(cls_token|embed)",
+            "stem": r"^encoder\.(?:cls_token|embed)",
             "blocks": [(r"^encoder\.encoder\.(\d+)", None), (r"^encoder\.encoder_norm", (99999,))],
         }
 

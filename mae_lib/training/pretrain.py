@@ -25,9 +25,10 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from mae_lib.base.errors import InputError
-from mae_lib.base.files import DamagedFile, read_safetensors, write_safetensors
+from mae_lib.base.errors import InputError, TrainingDiverged
+from mae_lib.base.files import DamagedFile
 from mae_lib.base.image_source import ImageSource
+from mae_lib.base.tensors import read_safetensors, write_safetensors
 from mae_lib.data.datasets import Resident, nbytes
 from mae_lib.masks.designs import drawn_ratio, margin_maps, sample_design
 from mae_lib.masks.masking import MaskSpec
@@ -46,11 +47,6 @@ from mae_lib.worlds.world import World
 RESIDENT_LIMIT = 4 * 2**30
 # On a GPU, looking at the loss waits for the device; every so many steps is often enough.
 GPU_CHECK_EVERY = 50
-
-
-class TrainingDiverged(RuntimeError):
-    """The loss became NaN or infinite. The message names the step, the state that was kept and the
-    remedy."""
 
 
 @dataclass(frozen=True)
@@ -635,8 +631,8 @@ def held_out_error(
 
     Returns:
         ``loss``: mean squared error on hidden patches, in the units of the training loss.
-            ``baseline``: that of predicting, for every hidden
-        patch, the mean colour of the image's visible patches. ``explained``: 1 − loss / baseline.
+        ``baseline``: that of predicting, for every hidden patch, the mean colour of the image's
+        visible patches. ``explained``: 1 − loss / baseline.
         With a normalised target the baseline is a flat patch, whose error is the target's variance.
     """
     device = next(model.parameters()).device

@@ -23,18 +23,11 @@ import torch
 from torch import Tensor
 
 from mae_lib.base.errors import InputError
-from mae_lib.base.files import (
-    DamagedFile,
-    cache_directory,
-    read_safetensors,
-    remove_parts,
-    set_aside,
-    write_json,
-    write_safetensors,
-)
+from mae_lib.base.files import DamagedFile, cache_directory, remove_parts, set_aside, write_json
 from mae_lib.base.image_source import ImageSource
 from mae_lib.base.provenance import provenance
 from mae_lib.base.records import refusal
+from mae_lib.base.tensors import read_safetensors, write_safetensors
 from mae_lib.model.autoencoder import MaskedAutoencoder
 from mae_lib.training import distributed
 from mae_lib.training.imported import ImportedConfig

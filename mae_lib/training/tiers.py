@@ -2,11 +2,10 @@
 §3 at each.
 
 A :class:`PretrainConfig` says all that decides a model's weights and nothing else; its hash names
-the checkpoint. The sweep is the
-paper's: five masking ratios with the mask unit equal to the ViT patch, and three mask units at
-    ratio 0.75 with the smallest ViT patch.
-Data, steps, decoder and learning rate are equal for all eight: only the mask (and, between the two
-halves, the ViT patch) differs.
+the checkpoint. The sweep is the paper's: five masking ratios with the mask unit equal to the ViT
+patch, and three mask units at ratio 0.75 with the smallest ViT patch. Data, steps, decoder and
+learning rate are equal for all eight: only the mask (and, between the two halves, the ViT patch)
+differs.
 """
 
 from __future__ import annotations
@@ -19,8 +18,9 @@ from functools import cached_property
 from typing import Literal, get_args
 
 from mae_lib.base.errors import InputError
+from mae_lib.base.names import Design
 from mae_lib.base.runs import RATIO_RUNS, SIZE_RUNS
-from mae_lib.masks.designs import Design, check_groups, check_margin, check_spread
+from mae_lib.masks.designs import check_groups, check_margin, check_spread
 from mae_lib.masks.masking import MaskSpec
 from mae_lib.model.autoencoder import ModelConfig
 

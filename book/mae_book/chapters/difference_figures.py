@@ -15,7 +15,8 @@ from mae_book.chapters.evaluation_figures import LABELS, TICKS
 from mae_book.verdicts.ledger import Entry
 from mae_lib.base.errors import InputError
 from mae_lib.base.intervals import Interval, over_seeds
-from mae_lib.drawing.figures import MARKERS, PALETTE, Table
+from mae_lib.base.tables import Table
+from mae_lib.drawing.figures import MARKERS, PALETTE
 
 TITLES = {
     "mean/validation": "probe accuracy",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from looking import drawn  # noqa: F401 (renders and closes every figure)
-from mae_book.chapters.evaluation_figures import embeddings
+from mae_book.chapters.embeddings import embeddings
 from mae_lib.base.errors import InputError
 from mae_lib.evaluation import separability
 from mae_lib.evaluation.features import Features

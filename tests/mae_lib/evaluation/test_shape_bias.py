@@ -19,18 +19,17 @@ from mae_book.chapters.evaluation_figures import category_dots
 from mae_lib.base.errors import InputError
 from mae_lib.evaluation.features import POOLS, Features
 from mae_lib.evaluation.shape_bias import (
-    Stimuli,
     category_groups,
     category_probabilities,
     cue_named,
     evaluate_shape_bias,
     pull,
-    read_stimuli,
     references,
     shape_bias,
-    world_stimuli,
 )
-from mae_lib.worlds.world import CLASSES, World
+from mae_lib.evaluation.stimuli import Stimuli, read_stimuli, world_stimuli
+from mae_lib.worlds.law import CLASSES
+from mae_lib.worlds.world import World
 
 
 def answers(labels, categories: int, sure: float = 0.6) -> torch.Tensor:

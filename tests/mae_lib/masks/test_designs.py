@@ -23,7 +23,8 @@ from mae_lib.masks.masking import MaskSpec, hidden_map
 from mae_lib.model.autoencoder import MaskedAutoencoder, gather, patchify
 from mae_lib.training.pretrain import Run, pretrain
 from mae_lib.training.tiers import PretrainConfig, tier
-from mae_lib.worlds.world import CLASSES, World
+from mae_lib.worlds.law import CLASSES
+from mae_lib.worlds.world import World
 
 WORLD = World("train", 32, length=40)
 BLOCKS = tuple(2 * (k // 8) + (k % 4) // 2 for k in range(16))  # the 4×4 grid in its four quadrants

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 import tiny
 from mae_lib.base import files
 from mae_lib.base.errors import InputError
-from mae_lib.base.files import DamagedFile, read_safetensors, write_safetensors
+from mae_lib.base.files import DamagedFile
+from mae_lib.base.tensors import read_safetensors, write_safetensors
 from mae_lib.masks.masking import MaskSpec
 from mae_lib.model.autoencoder import ModelConfig, normalise_pixels
 from mae_lib.training import store
