@@ -182,7 +182,7 @@ def test_folders_and_devices_that_are_not_there_are_named_before_anything_runs(
         "mae_lib.commands.sweep.subprocess.run", lambda *_, **__: pytest.fail("a run was started")
     )
     source = (
-        "from mae_book.chapters.pages import check_parameters\ncheck_parameters(globals(),"
+        "from mae_lib.base.parameters import check_parameters\ncheck_parameters(globals(),"
         " data_root=str, device=str)"
     )
     nbformat.write(

@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mae_book.sweep.theorems import identify
 from mae_lib.base.errors import InputError
+from mae_lib.theory import identify
 from mae_lib.theory.graph import LatentGraph
 from mae_lib.theory.identify import (
     FIGURES,

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from mae_book.sweep.theorems import shared
 from mae_lib.base.errors import InputError
 from mae_lib.masks.masking import MaskSpec, mask_batches
+from mae_lib.theory import shared
 from mae_lib.theory.conditions import linear_model, minimal_sets, valid_sets
 from mae_lib.theory.graph import LatentGraph, figure_4, quad_tree, random_dag, tree
 from mae_lib.theory.shared import (

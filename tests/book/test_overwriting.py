@@ -117,7 +117,7 @@ def place(tmp_path_factory) -> Path:
         cells = [nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["parameters"]})]
         cells.append(
             nbformat.v4.new_code_cell(
-                "from mae_book.chapters.pages import check_parameters\ncheck_parameters(globals(),"
+                "from mae_lib.base.parameters import check_parameters\ncheck_parameters(globals(),"
                 " seed=int)"
             )
         )
