@@ -15,7 +15,7 @@ from mae_lib.commands.common import (
     require_places,
     use_threads,
 )
-from mae_lib.commands.model_options import Classify
+from mae_lib.commands.options import Classify
 from mae_lib.evaluation.classification import (
     classify_config,
     identity,
@@ -75,7 +75,7 @@ def run(options: Classify) -> int:
             tasks.append((config, start, images))
 
         def known(config) -> dict | None:
-            wanted = identity(config, tier, settings)
+            wanted = identity(config, tier, settings, options.images)
             record = None if results is None else own_record(results, wanted)
             if record is None:
                 require_free(StoredClassifier, config, models)
@@ -96,7 +96,7 @@ def run(options: Classify) -> int:
                 )
                 if not first:
                     continue
-                record = record_of(stored, settings)
+                record = record_of(stored, settings, options.images)
                 if results is not None:
                     write_result(results, record)
             if first:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from mae_lib.base.errors import InputError
-from mae_lib.commands.model_options import Import
+from mae_lib.commands.options import Import
 from mae_lib.training.foreign import Told, import_weights
 from mae_lib.training.foreign_files import Said
 

@@ -17,20 +17,15 @@ from mae_lib.base.files import cache_directory
 from mae_lib.base.image_source import ImageSource
 from mae_lib.base.intervals import Interval, bootstrap
 from mae_lib.base.provenance import provenance
+from mae_lib.data.datasets import Subset
 from mae_lib.data.sources import image_source
 from mae_lib.evaluation.evaluate import Options, probe_sources
 from mae_lib.evaluation.probe import right
 from mae_lib.model.autoencoder import normalise_pixels
-from mae_lib.training.classifier import (
-    RECIPES,
-    Classifier,
-    ClassifyConfig,
-    StoredClassifier,
-    classify,
-    encoder_alone,
-)
+from mae_lib.training.classifier import Classifier, StoredClassifier, classify
 from mae_lib.training.once import obtain_once
 from mae_lib.training.pretrain import resolve_device
+from mae_lib.training.recipes import RECIPES, ClassifyConfig, encoder_alone
 from mae_lib.training.store import Checkpoint, find_stored, search_path
 from mae_lib.training.tiers import tier
 
@@ -145,11 +140,28 @@ def evaluate_classifier(
     return found
 
 
-def identity(config: ClassifyConfig, tier_name: str, options: Options) -> dict:
-    """The part of a record that is known before anything is trained; InputError for sets that the
-    classifier cannot be scored on."""
+def _sets(
+    config: ClassifyConfig, options: Options, images: int | None
+) -> dict[str, tuple[ImageSource, Tensor]]:
+    """What `evaluate_classifier` takes, at most ``images`` of each set."""
     model = config.model
-    sets = probe_sources(options, model.image_size, model.channels)
+    return {
+        name: (
+            source if images is None or images >= len(source) else Subset(source, images),
+            accepts,
+        )
+        for name, (source, accepts) in probe_sources(
+            options, model.image_size, model.channels
+        ).items()
+    }
+
+
+def identity(
+    config: ClassifyConfig, tier_name: str, options: Options, images: int | None = None
+) -> dict:
+    """The part of a record that is known before anything is trained. ``images``: of each set, at
+    most. InputError for sets that the classifier cannot be scored on."""
+    sets = _sets(config, options, images)
     classes = tuple(sets["validation"][0].classes)
     if classes != config.classes:
         raise InputError(
@@ -164,24 +176,22 @@ def identity(config: ClassifyConfig, tier_name: str, options: Options) -> dict:
         "kind": "classification",
         "name": config.name,
         "hash": config.hash,
-        "run": config.origin or f"scratch-p{model.patch}",
+        "run": config.origin or f"scratch-p{config.model.patch}",
         "seed": config.seed,
         "tier": tier_name,
         "config": config.to_dict(),
-        "settings": {},
+        "settings": {"images": images},
         "data": data,
         "key": _digest(["classification", config.hash, data]),
     }
 
 
-def record_of(stored: StoredClassifier, options: Options) -> dict:
+def record_of(stored: StoredClassifier, options: Options, images: int | None = None) -> dict:
     """The record of a stored classifier: who it is, its measures ``top1/SET``, the seconds they
     took, the minutes of its training, and provenance."""
-    model, began = stored.config.model, time.perf_counter()
-    sets = probe_sources(options, model.image_size, model.channels)
-    device = resolve_device(options.device)
-    measures = evaluate_classifier(stored.load(device), sets)
-    return identity(stored.config, stored.record["tier"], options) | {
+    device, began = resolve_device(options.device), time.perf_counter()
+    measures = evaluate_classifier(stored.load(device), _sets(stored.config, options, images))
+    return identity(stored.config, stored.record["tier"], options, images) | {
         "weights": stored.record["digest"],
         "measures": {name: interval.to_dict() for name, interval in measures.items()},
         "seconds": round(time.perf_counter() - began, 1),

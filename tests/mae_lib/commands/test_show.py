@@ -15,7 +15,7 @@ from PIL import Image
 import tiny
 from image_folders import picture, save
 from mae_lib.base.errors import InputError
-from mae_lib.commands.model_options import Import, Show
+from mae_lib.commands.options import Import, Show
 from mae_lib.data.image_files import decode
 from mae_lib.evaluation.attention import attention_maps
 from mae_lib.model.autoencoder import normalise_pixels, to_unit_range
