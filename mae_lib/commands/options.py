@@ -91,16 +91,18 @@ class Pretrain(Command):
 @dataclass(frozen=True)
 class Evaluate(Command):
     """Measure what pretrained encoders have learned: reconstruction (§3.1), attention (§3.2),
-    separability, probe and few_labels (§3.3), shape_bias (§3.4), latents (§3.6). What is already
-    recorded in --results for these weights, data and settings is not measured again.
+    separability, probe, few_labels and knn (§3.3), shape_bias (§3.4), latents (§3.6). What is
+    already recorded in --results for these weights, data and settings is not measured again.
     """
 
     what: Annotated[Evaluation, tyro.conf.Positional, tyro.conf.arg(metavar="WHAT")]
-    """reconstruction, attention, separability, probe, few_labels (20 a class), shape_bias or
+    """reconstruction, attention, separability, probe, few_labels (20 a class), knn, shape_bias or
     latents (of the embedded world)"""
-    checkpoint: tuple[Path, ...]
+    checkpoint: tuple[Path, ...] = ()
     """checkpoints (their .safetensors or .json), folders of them, or bare names (NAME-HASH) of what
     is in checkpoints/ or in the cache"""
+    features: Path | None = None
+    """a file of `mae features`, in place of checkpoint and images"""
     data: Path | None = None
     """folder of images with train/ and val/; default: the embedded world"""
     shifted: tuple[str, ...] = ()
@@ -113,7 +115,9 @@ class Evaluate(Command):
     images: int = 1000
     """validation images of reconstruction and attention, at most"""
     train_images: int = 8192
-    """training images of a probe, at most"""
+    """training images of a probe or of knn, at most"""
+    neighbours: int = 20
+    """training images that vote in knn"""
     seed: int = 0
     """of masks, probes and the draw of ten classes"""
     device: str = "auto"
@@ -127,6 +131,31 @@ class Evaluate(Command):
     """print the records as JSON"""
 
     work: ClassVar[str] = "mae_lib.commands.evaluate:run"
+
+
+@dataclass(frozen=True)
+class Features(Command):
+    """Write what an encoder makes of images into one file, with a record of what it is of; `mae
+    evaluate WHAT --features F` reads it back, without the images and the weights."""
+
+    checkpoint: Path
+    """a checkpoint (its .safetensors or .json), or a bare name"""
+    out: Path
+    """the file, a .safetensors that is not there yet"""
+    data: Path | None = None
+    """folder of images with train/ and val/; default: the embedded world"""
+    shifted: tuple[str, ...] = ()
+    """shifted sets: NAME=DIR, as `mae evaluate probe` takes them"""
+    stimuli: Path | None = None
+    """folder of cue-conflict stimuli, with --data"""
+    train_images: int = 8192
+    """training images, at most"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    threads: int = 1
+    """CPU threads"""
+
+    work: ClassVar[str] = "mae_lib.commands.evaluate:export"
 
 
 @dataclass(frozen=True)
