@@ -295,8 +295,11 @@ class Classify(Command):
     --results, or stored, is not trained again; what was stopped goes on.
     """
 
+    task: Literal["classify"] = "classify"
+    """what is trained"""
     checkpoint: tuple[Path, ...] = ()
-    """pretrained encoders (their .safetensors or .json, or bare names)"""
+    """pretrained encoders (their .safetensors or .json), folders of them, or bare names (NAME-HASH)
+    of what is in checkpoints/ or in the cache"""
     scratch: tuple[int, ...] = ()
     """ViT patches, in pixels, of encoders that are trained from scratch at the tier's sizes"""
     data: Path | None = None
