@@ -17,6 +17,7 @@ Evaluation = Literal[
     "separability",
     "probe",
     "few_labels",
+    "knn",
     "shape_bias",
     "latents",
 ]

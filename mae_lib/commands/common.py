@@ -67,3 +67,11 @@ def named_checkpoints(paths: tuple[Path, ...]) -> list[Checkpoint]:
             )
         found |= {checkpoint.record["digest"]: checkpoint for checkpoint in here}
     return list(found.values())
+
+
+def name_and_folder(text: str) -> tuple[str, Path]:
+    """The two halves of NAME=DIR; InputError where it is none."""
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise InputError(f"--shifted {text!r} must be NAME=DIR, for instance imagenet-r=DIR")
+    return name, Path(folder)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from pathlib import Path
 
 from mae_lib.base.errors import InputError
 from mae_lib.base.intervals import Interval
 from mae_lib.base.records import own_record, write_result
-from mae_lib.commands.common import named_checkpoints, require_writable, use_threads
+from mae_lib.commands.common import (
+    name_and_folder,
+    named_checkpoints,
+    require_writable,
+    use_threads,
+)
 from mae_lib.commands.forecast import spoken
-from mae_lib.commands.options import Evaluate
+from mae_lib.commands.options import Evaluate, Features
 from mae_lib.evaluation.evaluate import Options, evaluate, identity
+from mae_lib.evaluation.exported import evaluate_exported, export_features, read_exported
 from mae_lib.training.pretrain import resolve_device
+from mae_lib.training.store import checkpoint_at
 
 
 def run(options: Evaluate) -> int:
@@ -22,7 +28,7 @@ def run(options: Evaluate) -> int:
     resolve_device(options.device)
     if options.results is not None:
         require_writable(options.results)
-    pairs = [_name_and_folder(text) for text in options.shifted]
+    pairs = [name_and_folder(text) for text in options.shifted]
     settings = Options(
         options.data,
         dict(pairs),
@@ -31,7 +37,10 @@ def run(options: Evaluate) -> int:
         options.train_images,
         options.device,
         options.seed,
+        options.neighbours,
     )
+    if options.features is not None:
+        return _of_features(options, settings)
     found = named_checkpoints(options.checkpoint)
     # all is checked before anything is measured
     wanted = [identity(options.what, checkpoint, settings) for checkpoint in found]
@@ -69,22 +78,55 @@ def run(options: Evaluate) -> int:
                 write_result(options.results, record)
         records.append(record)
         if not options.as_json:
-            print(
-                f"{record['name']}-{record['hash']}",
-                *(
-                    f"  {name:<24} {Interval.from_dict(v):.4f}"
-                    for name, v in record["measures"].items()
-                ),
-                sep="\n",
-                flush=True,
-            )
+            _say(record)
     if options.as_json:
         print(json.dumps(records, indent=1))
     return 0
 
 
-def _name_and_folder(text: str) -> tuple[str, Path]:
-    name, equals, folder = text.partition("=")
-    if not (name and equals and folder):
-        raise InputError(f"--shifted {text!r} must be NAME=DIR, for instance imagenet-r=DIR")
-    return name, Path(folder)
+def _say(record: dict) -> None:
+    print(
+        f"{record['name']}-{record['hash']}",
+        *(
+            f"  {name:<24} {Interval.from_dict(value):.4f}"
+            for name, value in record["measures"].items()
+        ),
+        sep="\n",
+        flush=True,
+    )
+
+
+def _of_features(options: Evaluate, settings: Options) -> int:
+    """The evaluation of a file of features."""
+    given = (options.checkpoint, options.data, options.shifted, options.stimuli)
+    if any(given):
+        raise InputError(
+            "--features is in place of --checkpoint, --data, --shifted and --stimuli: its record"
+            " says what it is of"
+        )
+    record = evaluate_exported(options.what, read_exported(options.features), settings)
+    if options.results is not None and own_record(options.results, record) is None:
+        write_result(options.results, record)
+    if options.as_json:
+        print(json.dumps([record], indent=1))
+    else:
+        _say(record)
+    return 0
+
+
+def export(options: Features) -> int:
+    """``mae features``: the exit status."""
+    use_threads(options.threads)
+    resolve_device(options.device)
+    require_writable(options.out.expanduser().parent)
+    settings = Options(
+        options.data,
+        dict(map(name_and_folder, options.shifted)),
+        options.stimuli,
+        train_images=options.train_images,
+        device=options.device,
+    )
+    out = export_features(checkpoint_at(options.checkpoint), settings, options.out)
+    print(out)
+    print(f"read it back: mae evaluate probe --features {out}")
+    return 0

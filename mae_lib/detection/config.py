@@ -165,7 +165,7 @@ class FinetuneConfig:
     @cached_property
     def hash(self) -> str:
         """16 hex digits of SHA-256 over every field: equal configs, equal names."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def name(self) -> str:
@@ -178,23 +178,21 @@ class FinetuneConfig:
 
     def to_dict(self) -> dict:
         """As plain JSON values; :meth:`from_dict` undoes it."""
-        return json.loads(json.dumps(asdict(self)))
+        return json.loads(json.dumps(asdict(self))) | {"model": self.model.to_dict()}
 
     @classmethod
     def from_dict(cls, values: dict) -> FinetuneConfig:
         """The config whose :meth:`to_dict` is ``values``; InputError for unknown or missing
         fields."""
         try:
-            model = dict(values["model"], image_size=tuple(values["model"]["image_size"]))
             sizes, own = dict(values["detector"]), dict(values)
-            config = cls(
-                **(own | {"model": ModelConfig(**model), "detector": DetectorConfig(**sizes)})
-            )
+            model = ModelConfig.from_dict(values["model"])
+            config = cls(**(own | {"model": model, "detector": DetectorConfig(**sizes)}))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"not a fine-tuning config of this version of mae_lib: {error}"
             ) from error
-        known = ((cls, own), (ModelConfig, model), (DetectorConfig, sizes))
+        known = ((cls, own), (DetectorConfig, sizes))
         # a default in its place would be a guess
         if missing := {
             f.name for kind, given in known for f in fields(kind) if f.name not in given

@@ -62,8 +62,8 @@ class PyramidBackbone(nn.Module):
     """A masked autoencoder's encoder and ViTDet's simple feature pyramid on its last tokens.
 
     As in ViTDet the [CLS] token is left out; other than there, the encoder's final norm is kept,
-    since the pretraining's decoder read the tokens behind it. Positions are the pretraining's fixed
-    sines and cosines, resampled to the new grid by bicubic interpolation as in ViTDet, and trained
+    since the pretraining's decoder read the tokens behind it. Positions are the pretraining's,
+    resampled to the new grid by bicubic interpolation as in ViTDet, and trained
     from there. The levels' strides do not depend on the ViT patch: what a patch of 16 px reaches by
     transposed convolutions a patch of 4 px reaches by none, and its levels of larger strides by
     max-pooling.
@@ -236,8 +236,8 @@ def detector(config: DetectorConfig, encoder: MaskedAutoencoder, classes: int) -
         max_size=config.image_size,
         size_divisible=config.image_size,
         _skip_resize=True,
-        image_mean=[0.5] * 3,
-        image_std=[0.25] * 3,
+        image_mean=list(encoder.config.pixel_mean or (0.5,) * 3),
+        image_std=list(encoder.config.pixel_deviation or (0.25,) * 3),
         rpn_anchor_generator=AnchorGenerator(
             tuple((side,) for side in config.anchors), ((0.5, 1.0, 2.0),) * len(names)
         ),

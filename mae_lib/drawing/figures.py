@@ -59,8 +59,8 @@ def image_rows(
     """Rows of pictures with the row's name at the left.
 
     Args:
-        rows: name → uint8 or float-in-[0, 1] images [N, C, H, W], the same N in each row. columns:
-            titles above. size: inches a picture.
+        rows: name → uint8 or float-in-[0, 1] images [N, C, H, W], the same N, H and W in each row.
+            columns: titles above. size: width of a picture, inches.
     """
     counts = {len(images) for images in rows.values()}
     if len(counts) != 1 or not (count := counts.pop()) or (columns and len(columns) != count):
@@ -68,10 +68,12 @@ def image_rows(
             "rows of pictures need at least one row, the same number (at least one) of pictures in"
             " each, and a title for each column or none"
         )
+    first = next(iter(rows.values()))
+    high = size * first.shape[-2] / first.shape[-1]
     figure, axes = plt.subplots(
         len(rows),
         count,
-        figsize=(size * count + 1.25, size * len(rows) + 0.3 * bool(columns)),
+        figsize=(size * count + 1.25, high * len(rows) + 0.3 * bool(columns)),
         squeeze=False,
     )
     for row, (name, images) in zip(axes, rows.items()):

@@ -25,7 +25,12 @@ from mae_lib.data.shifted import ShiftedSet, open_shifted
 from mae_lib.data.sources import image_source
 from mae_lib.evaluation.attention import evaluate_attention, untrained
 from mae_lib.evaluation.features import Features, encode, features, pixel_features
-from mae_lib.evaluation.few_labels import check_enough, evaluate_few_labels
+from mae_lib.evaluation.few_labels import (
+    check_enough,
+    check_neighbours,
+    evaluate_few_labels,
+    evaluate_knn,
+)
 from mae_lib.evaluation.latents import evaluate_latents, readout, world_latents
 from mae_lib.evaluation.probe import check_labels, evaluate_pixels, evaluate_probe
 from mae_lib.evaluation.reconstruction import evaluate_reconstruction
@@ -50,13 +55,14 @@ SETTINGS = {
     "separability": ("seed",),
     "probe": ("train_images", "seed"),
     "few_labels": ("train_images", "seed"),
+    "knn": ("train_images", "neighbours", "seed"),
     "shape_bias": ("train_images", "seed"),
     "latents": ("train_images", "seed"),
 }
 """Which options each evaluation depends on, beside its data."""
 
-PROBES = ("probe", "few_labels")
-"""Evaluations that score a linear probe on shifted sets too."""
+PROBES = ("probe", "few_labels", "knn")
+"""Evaluations that score a classifier on shifted sets too."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,7 @@ class Options:
             brings its own.
         images: validation images of the reconstruction and the attention. train_images: images that
             a probe is trained on; both at most.
+        neighbours: how many training images vote in knn.
         device: auto, cpu, cuda or cuda:N. seed: of masks, probes and the draw of ten classes.
     """
 
@@ -81,6 +88,7 @@ class Options:
     train_images: int = 8192
     device: str = "auto"
     seed: int = 0
+    neighbours: int = 20
 
     def __post_init__(self) -> None:
         for name in ("images", "train_images"):
@@ -144,6 +152,9 @@ def identity(kind: str, checkpoint: Checkpoint, options: Options) -> dict:
         run = run_name(config, tier_name)
     except InputError:
         run = config.family
+    if kind == "reconstruction":
+        _ = config.mask  # refuses an unknown ratio
+        config.model.require_decoder()
     settings = {name: getattr(options, name) for name in SETTINGS[kind]}
     model, data = config.model, {}
     for split in (
@@ -160,7 +171,7 @@ def identity(kind: str, checkpoint: Checkpoint, options: Options) -> dict:
         }
         # What counts as right is not the images' but, for ObjectNet, a file's beside them.
         data["shifted"] = {
-            name: each.source.identity | {"accepts": _digest(each.accepts.int().tolist())}
+            name: each.source.identity | {"accepts": digest(each.accepts.int().tolist())}
             for name, each in opened.items()
         }
     if kind == "shape_bias" and options.stimuli is not None:
@@ -176,7 +187,7 @@ def identity(kind: str, checkpoint: Checkpoint, options: Options) -> dict:
         "config": config.to_dict(),
         "settings": settings,
         "data": data,
-        "key": _digest(named),
+        "key": digest(named),
     }
 
 
@@ -186,6 +197,9 @@ def _check_labels(kind: str, split: str, source: ImageSource, options: Options) 
         check_enough_to_separate(source.labels[ten_classes(source.labels, seed=options.seed)])
     elif split == "train" and kind != "latents":
         labels, classes = _thinned(source, options.train_images).labels, tuple(source.classes)
+        if kind == "knn":
+            check_neighbours(options.neighbours, len(labels))
+            return
         check_labels(labels, len(labels), len(classes))
         if kind == "few_labels":
             check_enough(labels, classes)
@@ -194,7 +208,7 @@ def _check_labels(kind: str, split: str, source: ImageSource, options: Options) 
             category_probabilities(torch.zeros(1, len(classes)), classes, category_groups())
 
 
-def _digest(value: object) -> str:
+def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -214,7 +228,7 @@ def _held(named: _Named) -> ImageSource:
 def _resident(source: ImageSource) -> ImageSource:
     """The images of a source, decoded or drawn once in a process, however many models look at them,
     and anew where they have changed."""
-    return _held(_Named(_digest(source.identity), source))
+    return _held(_Named(digest(source.identity), source))
 
 
 def _opened(
@@ -268,8 +282,8 @@ def _reconstruction(checkpoint: Checkpoint, options: Options) -> Measures:
 
 
 def _attention(checkpoint: Checkpoint, options: Options) -> Measures:
-    # of the untrained control: this run's own first weights
-    model, seed = checkpoint.load(resolve_device(options.device)), checkpoint.config.seed
+    # of the untrained control: this run's own first weights, which of an import nobody knows
+    model, seed = checkpoint.load(resolve_device(options.device)), checkpoint.config.seed or 0
     if options.data is None:  # drawn anew for each model: the object masks come with the images
         world = World("validation", checkpoint.config.model.image_size[0])
         return evaluate_attention(model, world, min(options.images, len(world)), seed=seed)
@@ -283,21 +297,25 @@ def _separability(checkpoint: Checkpoint, options: Options) -> Measures:
 
 def _probe(checkpoint: Checkpoint, options: Options) -> Measures:
     model = checkpoint.config.model
-    return evaluate_probe(*_probed(checkpoint, options), options.seed, options.device) | _pixels(
+    return evaluate_probe(*probed(checkpoint, options), options.seed, options.device) | _pixels(
         options, model.image_size, model.channels
     )
 
 
 def _few_labels(checkpoint: Checkpoint, options: Options) -> Measures:
-    return evaluate_few_labels(*_probed(checkpoint, options), options.seed, options.device)
+    return evaluate_few_labels(*probed(checkpoint, options), options.seed, options.device)
 
 
-def _probed(
+def _knn(checkpoint: Checkpoint, options: Options) -> Measures:
+    return evaluate_knn(*probed(checkpoint, options), options.neighbours, options.seed)
+
+
+def probed(
     checkpoint: Checkpoint, options: Options
 ) -> tuple[Features, dict[str, tuple[Features, Tensor]]]:
     """Features that a probe is trained on, and of the sets that it is scored on."""
     model = checkpoint.config.model
-    sources = _probe_sources(options, model.image_size, model.channels)
+    sources = probe_sources(options, model.image_size, model.channels)
     train = _features(checkpoint, options, "train", options.train_images)
     return train, {
         name: (features(checkpoint, source, device=options.device), accepts)
@@ -305,7 +323,7 @@ def _probed(
     }
 
 
-def _probe_sources(
+def probe_sources(
     options: Options, size: tuple[int, int], channels: int
 ) -> dict[str, tuple[ImageSource, Tensor]]:
     """name → (images, which classes count as right for each label), of every set that a probe is
@@ -327,9 +345,9 @@ _pixels_seen: dict[str, Measures] = {}
 def _pixels(options: Options, size: tuple[int, int], channels: int) -> Measures:
     """The control on raw pixels: no encoder is in it, so it is measured once in a process for the
     same images."""
-    sets = _probe_sources(options, size, channels)
+    sets = probe_sources(options, size, channels)
     train = _opened(options.data, "train", size, channels, options.train_images)
-    key = _digest(
+    key = digest(
         [
             train.identity,
             {name: source.identity for name, (source, _) in sets.items()},
@@ -345,13 +363,16 @@ def _pixels(options: Options, size: tuple[int, int], channels: int) -> Measures:
 
 
 def _shape_bias(checkpoint: Checkpoint, options: Options) -> Measures:
-    train = _features(checkpoint, options, "train", options.train_images)
-    stimuli = _stimuli(options.stimuli, checkpoint.config.model.image_size)
     groups = None if options.stimuli is None else category_groups()
+    return evaluate_shape_bias(*cued(checkpoint, options), groups, options.seed, options.device)
+
+
+def cued(checkpoint: Checkpoint, options: Options) -> tuple[Features, Features, Tensor, Tensor]:
+    """Features that a probe is trained on, those of the cue-conflict stimuli, and their cues."""
+    stimuli = _stimuli(options.stimuli, checkpoint.config.model.image_size)
+    train = _features(checkpoint, options, "train", options.train_images)
     seen = features(checkpoint, stimuli.source, device=options.device)
-    return evaluate_shape_bias(
-        train, seen, stimuli.shape, stimuli.texture, groups, options.seed, options.device
-    )
+    return train, seen, stimuli.shape, stimuli.texture
 
 
 _controls_seen: dict[str, Measures] = {}
@@ -362,7 +383,7 @@ def _latents(checkpoint: Checkpoint, options: Options) -> Measures:
     pixels themselves, and the mean over patch tokens of the run's own first weights. A control is
     measured once in a process for the same images and weights.
     """
-    model, seed = checkpoint.config.model, checkpoint.config.seed
+    model, seed = checkpoint.config.model, checkpoint.config.seed or 0
     sources = {
         split: _images(checkpoint, options, split, count)
         for split, count in (("train", options.train_images), ("validation", None))
@@ -374,8 +395,8 @@ def _latents(checkpoint: Checkpoint, options: Options) -> Measures:
 
     def control(name: str, key: list, vectors: Callable[[ImageSource], Tensor]) -> Measures:
         identities = [source.identity for source in sources.values()]
-        digest = _digest([name, key, identities, options.seed])
-        if digest not in _controls_seen:
+        kept = digest([name, key, identities, options.seed])
+        if kept not in _controls_seen:
             seen = {split: vectors(source) for split, source in sources.items()}
             found = readout(
                 seen["train"],
@@ -385,10 +406,10 @@ def _latents(checkpoint: Checkpoint, options: Options) -> Measures:
                 options.seed,
                 options.device,
             )
-            _controls_seen[digest] = {
+            _controls_seen[kept] = {
                 f"{name}/{latent}": interval for latent, interval in found.items()
             }
-        return _controls_seen[digest]
+        return _controls_seen[kept]
 
     def first_weights(source: ImageSource) -> Tensor:
         return encode(untrained(checkpoint.load(resolve_device(options.device)), seed), source).mean
@@ -423,6 +444,7 @@ EVALUATIONS: dict[str, Callable[[Checkpoint, Options], Measures]] = {
     "separability": _separability,
     "probe": _probe,
     "few_labels": _few_labels,
+    "knn": _knn,
     "shape_bias": _shape_bias,
     "latents": _latents,
 }

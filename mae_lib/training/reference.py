@@ -52,7 +52,7 @@ class ReferenceClassifier(nn.Module):
 def load_reference() -> ReferenceClassifier:
     """The shipped classifier, in eval mode."""
     with resources.as_file(
-        resources.files("mae_lib.worlds.world").joinpath("assets/reference.safetensors")
+        resources.files("mae_lib.worlds").joinpath("assets/reference.safetensors")
     ) as path:
         tensors, _ = read_safetensors(path)
     model = ReferenceClassifier()

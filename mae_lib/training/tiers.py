@@ -20,7 +20,7 @@ from typing import Literal, get_args
 from mae_lib.base.errors import InputError
 from mae_lib.base.names import Design
 from mae_lib.base.runs import RATIO_RUNS, SIZE_RUNS
-from mae_lib.masks.designs import check_groups, check_margin
+from mae_lib.masks.designs import check_groups, check_margin, check_spread
 from mae_lib.masks.masking import MaskSpec
 from mae_lib.model.autoencoder import ModelConfig
 
@@ -50,6 +50,11 @@ class PretrainConfig:
             the grid; how many *pixels* next to the mask's boundary the loss leaves out, and whether
             the encoder's side of the boundary is left out too. At their defaults, the paper's
             masks, they enter neither the hash nor the name.
+        spread: each step draws its own ratio, uniform in ``ratio`` ± ``spread``
+            (:func:`mae_lib.masks.designs.drawn_ratio`); at 0 it enters neither.
+        start: digest of the checkpoint whose weights are the first ones
+            (:func:`mae_lib.training.store.continued`); None, fresh weights of the seed, enters
+            neither.
     """
 
     model: ModelConfig
@@ -71,9 +76,13 @@ class PretrainConfig:
     groups: tuple[int, ...] = ()
     margin: int = 0
     strict: bool = False
+    spread: float = 0.0
+    start: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("ratio", "base_lr", "warmup", "weight_decay", "crop"):
+        if not self.model.has_decoder:
+            raise InputError("a pretraining needs a decoder: give the model one of depth 1 or more")
+        for name in ("ratio", "base_lr", "warmup", "weight_decay", "crop", "spread"):
             if isinstance(value := getattr(self, name), numbers.Real):
                 # 1 and 1.0 are equal, so their hashes have to be
                 object.__setattr__(self, name, float(value))
@@ -129,6 +138,7 @@ class PretrainConfig:
                 f"mask design {self.design!r} needs every pixel's part: train on the embedded"
                 " world, without crops and flips"
             )
+        check_spread(mask, self.spread)
         check_margin(mask, self.design, self.groups, self.model.patch, self.margin, self.strict)
 
     @property
@@ -156,6 +166,10 @@ class PretrainConfig:
             name += f"-{self.design}{len(set(self.groups)) or ''}"
         if self.margin:
             name += f"-{'strict' if self.strict else 'margin'}{self.margin}"
+        if self.spread:
+            name += f"-spread{round(self.spread * 100)}"
+        if self.start is not None:
+            name += f"-from{self.start[:8]}"
         return name
 
     @property
@@ -166,11 +180,14 @@ class PretrainConfig:
     def to_dict(self) -> dict:
         """As plain JSON values, without the mask's design where it is the paper's;
         :meth:`from_dict` undoes it."""
-        values = json.loads(json.dumps(asdict(self)))
+        values = json.loads(json.dumps(asdict(self))) | {"model": self.model.to_dict()}
         for name in _DESIGN if self.design == "random" and not self.margin else ():
             del values[name]
         if self.crop_from == "image":
             del values["crop_from"]
+        for name, default in (("start", None), ("spread", 0)):
+            if values[name] == default:
+                del values[name]
         return values
 
     @classmethod
@@ -178,11 +195,10 @@ class PretrainConfig:
         """The config whose :meth:`to_dict` is ``values``; InputError for unknown or missing
         fields."""
         try:
-            model = dict(values["model"], image_size=tuple(values["model"]["image_size"]))
             config = cls(
                 **dict(
                     values,
-                    model=ModelConfig(**model),
+                    model=ModelConfig.from_dict(values["model"]),
                     betas=tuple(values["betas"]),
                     groups=tuple(values.get("groups", ())),
                 )
@@ -191,9 +207,9 @@ class PretrainConfig:
             raise InputError(
                 f"not a pretraining config of this version of mae_lib: {error}"
             ) from error
-        missing = {f.name for f in fields(cls)} - set(values) - {"crop_from", *_DESIGN} | {
-            f.name for f in fields(ModelConfig)
-        } - set(model)
+        missing = (
+            {f.name for f in fields(cls)} - set(values) - {"crop_from", "spread", "start", *_DESIGN}
+        )
         if missing:  # a default in its place would be a guess
             raise InputError(
                 "not a pretraining config of this version of mae_lib: it lacks"
@@ -514,9 +530,11 @@ def run_name(config: PretrainConfig, tier_name: str) -> str:
     """A pretraining's place in the sweep of its tier, one of `RUNS`. InputError if it is none of
     the eight."""
     sizes = tier(tier_name).at(config.model.image_size[0])
-    if config.design != "random" or config.margin:
+    own = config.design == "random" and not config.margin and not config.spread
+    if not own or config.start is not None:
         raise InputError(
-            f"{config.name} is none of the eight pretrainings: its masks are of another design"
+            f"{config.name} is none of the eight pretrainings: its masks are of another design, or"
+            " its first weights another run's"
         )
     if (
         config.model.patch == sizes.small_patch

@@ -113,9 +113,7 @@ def _chunk(device: torch.device) -> int:
 def hard_indices() -> Tensor:
     """int64 [N]: which images of the candidate stream make up *hard*, those that the fixed
     reference classifier gets wrong."""
-    record = json.loads(
-        resources.files("mae_lib.worlds.world").joinpath("assets/hard.json").read_text()
-    )
+    record = json.loads(resources.files("mae_lib.worlds").joinpath("assets/hard.json").read_text())
     if record["world_version"] != WORLD_VERSION:
         raise InputError(
             "the hard set was chosen for another version of the embedded world: run `python -m"

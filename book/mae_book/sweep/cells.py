@@ -20,12 +20,12 @@ from types import SimpleNamespace
 from mae_book.sweep import moments, ratio_prediction, tree_world
 from mae_book.sweep import theorems as theory
 from mae_book.sweep.experiments import EXPERIMENTS, Experiment
-from mae_book.verdicts.ladder import RUNGS, Rung
+from mae_book.verdicts.ladder import MEASURED, RUNGS, Rung
 from mae_lib.base.errors import InputError
 from mae_lib.data.coco import _scenes_identity, open_coco
 from mae_lib.data.sources import image_source
 from mae_lib.detection.detectors import finetune_config
-from mae_lib.evaluation.evaluate import EVALUATIONS, SETTINGS
+from mae_lib.evaluation.evaluate import SETTINGS
 from mae_lib.theory.structure import estimate_groups
 from mae_lib.training import tiers
 from mae_lib.training.store import Checkpoint, named
@@ -109,7 +109,7 @@ def world_cells(tier: str = "laptop", seeds: Sequence[int] = SEEDS) -> dict[str,
         trained = [_Pretraining("world", tier, config) for config in sweep[seed].values()]
         arms = [_Pretraining("designs", tier, config) for config in _designs(sizes, world, seed)]
         cells += [each.cell() for each in (*trained, *arms)]
-        kinds = [kind for kind in EVALUATIONS if kind != "few_labels"]  # of the second sweep alone
+        kinds = [kind for kind in MEASURED if kind != "few_labels"]  # of the second sweep alone
         cells += [
             _evaluation(kind, "world", each, FEWER.get(tier)) for kind in kinds for each in trained
         ]
@@ -516,7 +516,7 @@ def _rung(rung: Rung, tier_name: str, world: dict) -> list[Cell]:
             else []
         )
         cells += [each.cell() for each in (*trained, *arms)]
-        cells += [_evaluation(kind, rung.data, each) for kind in EVALUATIONS for each in trained]
+        cells += [_evaluation(kind, rung.data, each) for kind in MEASURED for each in trained]
         cells += [_evaluation("latents", rung.data, each) for each in arms]
         cells += [_detector(rung.data, scenes, tier_name, each) for each in trained]
         if seed in rung.arms:

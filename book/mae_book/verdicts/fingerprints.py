@@ -19,6 +19,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "separability": ("mae_lib.evaluation.separability", "mae_lib.evaluation.features", *_ENCODER),
     "probe": ("mae_lib.evaluation.probe", "mae_lib.data.shifted", *_ENCODER),
     "few_labels": ("mae_lib.evaluation.few_labels", "mae_lib.data.shifted", *_ENCODER),
+    "knn": ("mae_lib.evaluation.few_labels", "mae_lib.data.shifted", *_ENCODER),
     "shape_bias": ("mae_lib.evaluation.stimuli", "mae_lib.evaluation.features", *_ENCODER),
     "latents": ("mae_lib.evaluation.latents", *_ENCODER),
     "detection": ("mae_lib.detection.detectors", *_ENCODER),
@@ -30,7 +31,16 @@ SOURCES: dict[str, tuple[str, ...]] = {
 """kind of result → the modules that its numbers come from, beside all that these import."""
 
 GLUE = dict.fromkeys(
-    ("reconstruction", "attention", "separability", "probe", "few_labels", "shape_bias", "latents"),
+    (
+        "reconstruction",
+        "attention",
+        "separability",
+        "probe",
+        "few_labels",
+        "knn",
+        "shape_bias",
+        "latents",
+    ),
     "mae_lib.evaluation.evaluate",
 )
 """kind → a module that opens the images and hands them on; itself without what it imports, since it

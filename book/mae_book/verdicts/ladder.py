@@ -118,7 +118,9 @@ RUNGS: dict[int, Rung] = {
     for rung in (Rung(9_600), Rung(28_800, arms=(3, 4, 5)), Rung(86_400, RATIO_RUNS, (3, 4, 5)))
 }
 DECIDING = RUNGS[28_800]
-KINDS = ("pretraining", *get_args(Evaluation), "detection")
+MEASURED = tuple(kind for kind in get_args(Evaluation) if kind != "knn")
+"""The evaluations of both sweeps; knn came after them."""
+KINDS = ("pretraining", *MEASURED, "detection")
 """What is recorded of every run."""
 
 
