@@ -46,7 +46,8 @@ from mae_lib.data.annotations import (
     size_of,
 )
 from mae_lib.data.contents import file_digests, fingerprint
-from mae_lib.data.image_files import eight_bit, existing_folder, opened, shown
+from mae_lib.data.decoding import eight_bit, opened
+from mae_lib.data.image_files import existing_folder, shown
 from mae_lib.worlds.world import WORLD_VERSION, Scenes
 
 __all__ = [

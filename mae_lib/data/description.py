@@ -24,6 +24,9 @@ __all__ = [
 ]
 
 
+_SHOWN = 100
+
+
 @dataclass(frozen=True)
 class FolderDescription(ABC):
     """What descriptions of every layout share. `print` gives a text for the terminal.
@@ -34,8 +37,8 @@ class FolderDescription(ABC):
         classes: class names, in label order.
         files: image files found; checked: how many of them were opened and decoded.
         smallest, largest: `(width, height)` in pixels, by area; shortest_side: in pixels.
-        problems: the first ten things that are wrong, one line each with the remedy; problem_count:
-            of how many.
+        problems: all that is wrong, one line each with the remedy; problem_count: how many. The
+            text has the first hundred.
         warnings: what will be done with unusual files, and what may surprise.
         usable: whether the folder can be loaded, and everything checked is sound.
         reason: if not usable, why, and the remedy.
@@ -78,11 +81,10 @@ class FolderDescription(ABC):
         )
         rows.append(("checked", f"{checked} of {count_text(self.files)} files"))
         rows += [("note", text) for text in self.warnings]
-        rows += [("problem", text) for text in self.problems]
-        if self.problem_count > len(self.problems):
-            rows.append(
-                ("problem", f"… and {count_text(self.problem_count - len(self.problems))} more")
-            )
+        rows += [("problem", text) for text in self.problems[:_SHOWN]]
+        if self.problem_count > _SHOWN:
+            more = count_text(self.problem_count - _SHOWN)
+            rows.append(("problem", f"… and {more} more, which --as-json lists"))
         rows.append(("usable", f"yes: {self.command}" if self.usable else f"no: {self.reason}"))
         wide = max(len(name) for name, _ in rows)
         return "\n".join([self.directory, *(f"  {name:<{wide}}  {text}" for name, text in rows)])
@@ -100,7 +102,7 @@ def of_problems(problems: Sequence[str], reason: str, command: str) -> dict[str,
     """The attributes that follow from all that is wrong, from why the folder cannot be used ('' if
     it can), and from what to run if it can."""
     return {
-        "problems": tuple(problems[:10]),
+        "problems": tuple(problems),
         "problem_count": len(problems),
         "usable": not reason,
         "reason": reason,

@@ -22,7 +22,7 @@ from torch import Tensor
 from mae_lib.base.errors import InputError
 from mae_lib.base.image_source import ImageSource
 from mae_lib.base.intervals import Interval, bootstrap
-from mae_lib.data.datasets import FolderImages
+from mae_lib.data.encoded import FolderImages
 from mae_lib.data.image_files import shown
 from mae_lib.evaluation import probe
 from mae_lib.evaluation.features import POOLS, Features

@@ -12,7 +12,8 @@ from PIL import Image
 from image_folders import fill, picture, save
 from mae_lib.base.errors import InputError
 from mae_lib.base.image_source import ImageSource
-from mae_lib.data.datasets import FolderImages, Resident, Subset, nbytes
+from mae_lib.data.datasets import Resident, Subset, nbytes
+from mae_lib.data.encoded import FolderImages
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from image_folders import (
     too_deep,
 )
 from mae_lib.base.errors import InputError
-from mae_lib.data.datasets import FolderImages
+from mae_lib.data.encoded import FolderImages
 from mae_lib.data.describe import Description, describe
 from mae_lib.data.description import looked_at, of_sizes
 

@@ -27,9 +27,9 @@ from image_folders import (
     too_deep,
 )
 from mae_lib.base.errors import InputError
-from mae_lib.data.datasets import FolderImages
+from mae_lib.data.encoded import FolderImages
 from mae_lib.data.describe import describe
-from mae_lib.data.image_files import Member, crop_box, decode
+from mae_lib.data.decoding import Member, crop_box, decode
 
 
 @pytest.fixture

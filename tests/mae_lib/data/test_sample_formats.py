@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mae_lib.base.errors import InputError
-from mae_lib.data.datasets import FolderImages
+from mae_lib.data.encoded import FolderImages
 from mae_lib.data.describe import describe
 
 SIDE = 8
