@@ -29,6 +29,7 @@ __all__ = [
     "decode",
     "crop_box",
     "orientation",
+    "means_nothing",
     "upright",
     "eight_bit",
 ]
@@ -90,16 +91,18 @@ def opened(file: Path | Member) -> Iterator[Image.Image]:
 
 
 def _picture_in(stream: BinaryIO, formats: Sequence[str]) -> Image.Image:
-    magic = stream.read(6)
+    head = stream.read(18)
     stream.seek(0)
-    if magic.startswith(b"\x93NUMPY"):
+    if head.startswith(b"\x93NUMPY"):
         return _named(bands.picture(stream, Image.MAX_IMAGE_PIXELS), "NPY")
     try:
         image = Image.open(stream, formats=formats)
     except Image.UnidentifiedImageError:
-        if not magic.startswith(_TIFF):
+        if not head.startswith(_TIFF):
             raise
     else:
+        if image.format == "TGA" and not head[17] & 15:  # so many bits of alpha
+            image.info["reserved"] = True
         if image.format != "TIFF" or bands.read_by_pillow(image.tag_v2):
             return image
     stream.seek(0)
@@ -345,12 +348,22 @@ def eight_bit(image: Image.Image, mode: str, file: Path | Member) -> Image.Image
         image.info["transparency"] = clear % 2 ** int(raw[-1]) * (85 if raw == "L;2" else 17)
     elif clear is not None and raw == "RGB;16B":
         image = _laid_on_white(image, clear, file)
-    if image.has_transparency_data:
+    if means_nothing(image):
+        image = image.convert("RGB")
+    elif image.has_transparency_data:
         ground = Image.new("RGBA", image.size, "white")
         if image.mode == "La":  # Pillow would drop its alpha
             image = image.convert("LA")
         image = Image.alpha_composite(ground, image.convert("RGBA"))
     return image if image.mode == mode else image.convert(mode)
+
+
+def means_nothing(image: Image.Image) -> bool:
+    """Whether an opened picture has an alpha that is none: in BMP and TGA, 0 everywhere, or bytes
+    that the header calls no alpha. Loads such a picture."""
+    if image.format not in ("BMP", "TGA") or image.mode != "RGBA":
+        return False
+    return image.info.get("reserved", False) or image.getchannel("A").getextrema()[1] == 0
 
 
 def _laid_on_white(

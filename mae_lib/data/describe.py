@@ -6,19 +6,16 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from mae_lib.base.errors import InputError
-from mae_lib.data.coco import nested, splits_of
 from mae_lib.data.coco_description import describe_coco
-from mae_lib.data.decoding import Member, check_sides, opened, orientation, stacked, upright
+from mae_lib.data.coco_layouts import inner_folder, splits_of
 from mae_lib.data.description import (
     FolderDescription,
     classes_text,
@@ -38,6 +35,7 @@ from mae_lib.data.image_files import (
     subfolders,
     walk,
 )
+from mae_lib.data.looking import Ask, Look, census, look, look_inside
 from mae_lib.data.shard_files import holds_shards
 from mae_lib.data.shards import ShardImages
 
@@ -80,36 +78,6 @@ class Description(FolderDescription):
         return rows
 
 
-@dataclass(frozen=True)
-class _Ask:
-    """What is asked of files: the least side in pixels, and the channels they are read with."""
-
-    min_side: int
-    channels: int
-
-
-@dataclass
-class _Census:
-    """What was met while opening files."""
-
-    formats: Counter[str] = field(default_factory=Counter)
-    modes: Counter[str] = field(default_factory=Counter)
-    oddities: Counter[str] = field(default_factory=Counter)
-    sizes: set[tuple[int, int]] = field(default_factory=set)
-    problems: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What one file turned out to be."""
-
-    format: str = ""
-    mode: str = ""
-    size: tuple[int, int] = (0, 0)
-    oddities: tuple[str, ...] = ()
-    problem: str = ""
-
-
 def describe(
     data: str | os.PathLike[str],
     limit: int = 20_000,
@@ -141,7 +109,7 @@ def describe(
         InputError: there is no such folder, or it is a file that is no list.
     """
     root = existing(data)
-    ask = _Ask(min_side, channels)
+    ask = Ask(min_side, channels)
     if not root.is_dir():
         return _describe_list(data, root, ask, limit, threads, progress)
     if splits_of(root):
@@ -154,12 +122,12 @@ def describe(
         lambda name: FolderImages(root, name, channels=channels),
     )
     warnings += _alike(root)
-    looks = looked_at(lambda name: _look(root / name, ask), files, limit, threads, progress, "file")
+    looks = looked_at(lambda name: look(root / name, ask), files, limit, threads, progress, "file")
     if strays:
         warnings.append(f"{count_text(strays)} file(s) with other extensions are passed over")
     if blocked and not reason:
         reason = blocked[0]
-    if inner := nested(root):
+    if inner := inner_folder(root):
         reason = (
             f"{shown(root)} holds a data set in COCO's layout one folder further down: point at"
             f" {shown(inner)}"
@@ -180,7 +148,7 @@ def describe(
 def _describe_list(
     data: str | os.PathLike[str],
     root: Path,
-    ask: _Ask,
+    ask: Ask,
     limit: int,
     threads: int | None,
     progress: bool | None,
@@ -189,7 +157,7 @@ def _describe_list(
         lambda: ["train", "val"], lambda name: FolderImages(root, name, channels=ask.channels)
     )
     files = [source.path(i) for source in sources.values() for i in range(len(source))]
-    looks = looked_at(lambda path: _look(path, ask), files, limit, threads, progress, "file")
+    looks = looked_at(lambda path: look(path, ask), files, limit, threads, progress, "file")
     layout = "a list of images; a tenth of them is held out as val"
     return _description(data, layout, ask, sources, len(files), looks, warnings, reason, [])
 
@@ -197,7 +165,7 @@ def _describe_list(
 def _describe_shards(
     directory: str | os.PathLike[str],
     root: Path,
-    ask: _Ask,
+    ask: Ask,
     limit: int,
     threads: int | None,
     progress: bool | None,
@@ -209,7 +177,7 @@ def _describe_shards(
     )
     images = [(source, index) for source in sources.values() for index in range(len(source))]
     looks = looked_at(
-        lambda image: _look_inside(*image, ask), images, limit, threads, progress, "image"
+        lambda image: look_inside(*image, ask), images, limit, threads, progress, "image"
     )
     counts = {name: len(source.shards) for name, source in sources.items()}
     layout = "tar shards" + (
@@ -223,17 +191,17 @@ def _describe_shards(
 def _description(
     directory: str | os.PathLike[str],
     layout: str,
-    ask: _Ask,
+    ask: Ask,
     sources: dict[str, EncodedImages],
     files: int,
-    looks: Sequence[_Look],
+    looks: Sequence[Look],
     warnings: list[str],
     reason: str,
     blocked: list[str],
 ) -> Description:
     """All of it, from the splits that load, what was looked at, why the folder cannot be used (''
     if it can), and what kept us from listing all."""
-    census = _census(looks)
+    found = census(looks)
     command = f"mae pretrain --data {shlex.quote(shown(directory))}"
     if ask.channels != 3:
         command += f" --channels {ask.channels}"
@@ -241,8 +209,8 @@ def _description(
     for name, source in sources.items():
         splits[name], lopsided = _summarise(source)
         warnings += [f"{name}: {text}" for text in lopsided]
-    warnings += [f"{count_text(count)} {text}" for text, count in sorted(census.oddities.items())]
-    problems = blocked + census.problems
+    warnings += [f"{count_text(count)} {text}" for text, count in sorted(found.oddities.items())]
+    problems = blocked + found.problems
     if problems and not reason:
         reason = (
             f"{count_text(len(problems))} of {count_text(len(looks))} files cannot be used: delete"
@@ -255,10 +223,10 @@ def _description(
         classes=tuple(map(shown, next(iter(sources.values())).classes)) if sources else (),
         files=files,
         checked=len(looks),
-        formats=dict(census.formats.most_common()),
-        modes=dict(census.modes.most_common()),
+        formats=dict(found.formats.most_common()),
+        modes=dict(found.modes.most_common()),
         warnings=tuple(warnings),
-        **of_sizes(census.sizes),
+        **of_sizes(found.sizes),
         **of_problems(problems, reason, command),
     )
 
@@ -289,15 +257,17 @@ def _loadable(
     except InputError as error:
         return {}, str(error), notes
     sources = {next((name for name in names if split_of(name) == "train"), "train"): train}
-    if train.unlabelled:
-        notes.append(
-            f"there are no labels, which probes need and pretraining does not: {train.unlabelled}"
-        )
     for name in sorted(set(names) - set(sources)):
         try:
             sources[name] = source(name)
         except InputError as error:
             notes.append(f"the split '{shown(name)}' cannot be used: {error}")
+    reasons = {source.unlabelled: name for name, source in reversed(sources.items())}
+    notes += [
+        f"{shown(name)} has no labels, which probes need and pretraining does not: {reason}"
+        for reason, name in reasons.items()
+        if reason
+    ]
     if "val" not in map(split_of, names):
         notes.append(
             "there is no validation split: pretraining runs, what scores on held-out images"
@@ -346,77 +316,16 @@ def _summarise(source: EncodedImages) -> tuple[SplitSummary, list[str]]:
     return summary, notes
 
 
-def _census(looks: Iterable[_Look]) -> _Census:
-    census = _Census()
-    for look in looks:
-        if look.problem:
-            census.problems.append(look.problem)
-            continue
-        census.formats[look.format] += 1
-        census.modes[look.mode] += 1
-        census.oddities.update(look.oddities)
-        census.sizes.add(look.size)
-    return census
-
-
-def _look_inside(source: EncodedImages, index: int, ask: _Ask) -> _Look:
-    """`_look` at one image of a source."""
-    try:
-        return _look(source.encoded(index), ask)
-    except InputError as error:
-        return _Look(problem=str(error))
-
-
-def _look(file: Path | Member, ask: _Ask) -> _Look:
-    """Open one file and decode it as `EncodedImages` would, but in full."""
-    try:
-        if ask.channels not in (1, 3):
-            height, width, count = stacked(file, ask.channels).shape
-            check_sides(file, (width, height), ask.min_side)
-            return _Look(_ending(file), f"{count} bands", (width, height))
-        with opened(file) as image:
-            oddities = list(_oddities(image))
-            mode = image.mode
-            # which Pillow turns, and forgets, while it loads
-            turned = image.format == "TIFF" and orientation(image) != 1
-            picture = upright(image, "RGB", file)
-            check_sides(file, picture.size, ask.min_side)
-            if turned or orientation(image) != 1:
-                oddities.append("file(s) with an EXIF orientation are turned upright")
-            return _Look(image.format or "", mode, picture.size, tuple(oddities))
-    except InputError as error:
-        return _Look(problem=str(error))
-
-
-def _ending(file: Path | Member) -> str:
-    return Path(file.name).suffix.removeprefix(".").upper()
-
-
-def _oddities(image: Image.Image) -> Iterator[str]:
-    """What an opened, not yet loaded image has that is unusual, and what will be done with it."""
-    # a BMP's 16 bits are those of a whole pixel
-    if (image.format != "BMP" and ";16" in str(image.tile)) or image.mode.startswith("I"):
-        yield "16-bit file(s) are scaled to 8 bits"
-    if image.mode == "F":
-        yield "float file(s) are scaled from [0, 1] to 8 bits"
-    if image.mode[0] in "1LIF":
-        yield "greyscale file(s) are repeated over three channels"
-    if image.mode == "CMYK":
-        yield "CMYK file(s) are converted to RGB without their colour profile"
-    if image.has_transparency_data:
-        yield "file(s) with transparency are laid on white"
-    if getattr(image, "n_frames", 1) > 1:
-        yield "animated or many-paged file(s) give their first frame"
-
-
 def _layout_text(root: Path, sources: dict[str, EncodedImages]) -> str:
     try:
         splits, folders = split_folders(root), subfolders(root)
     except InputError:
         return "cannot be listed"
-    bare = any(source.unlabelled for source in sources.values())
+    bare = bool(sources) and all(source.unlabelled for source in sources.values())
     if splits:
         inside = "images without classes" if bare else "class folders in each"
+        if not bare and any(source.unlabelled for source in sources.values()):
+            inside = "class folders in some"
         return ", ".join(f"{shown(name)}/" for name in splits) + f", {inside}"
     if bare:
         return "images without classes; a tenth of them is held out as val"

@@ -28,11 +28,10 @@ from mae_lib.data.encoded import EncodedImages
 from mae_lib.data.image_files import (
     existing,
     existing_folder,
-    file_sizes,
-    select,
     shown,
     split_folders,
 )
+from mae_lib.data.selection import file_sizes, select
 from mae_lib.data.shard_files import (
     BLOCK,
     FETCH,

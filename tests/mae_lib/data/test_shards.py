@@ -25,8 +25,8 @@ from mae_lib.base.image_source import ImageSource
 from mae_lib.commands import cli
 from mae_lib.data import shard_files, shards
 from mae_lib.data.datasets import Subset
-from mae_lib.data.encoded import FolderImages
 from mae_lib.data.describe import describe
+from mae_lib.data.encoded import FolderImages
 from mae_lib.data.image_files import EXTENSIONS
 from mae_lib.data.shard_files import holds_shards
 from mae_lib.data.shards import ShardImages, pack
@@ -318,8 +318,10 @@ def test_a_damaged_header_and_a_tail_of_zeros_are_named(tmp_path):
 @pytest.mark.parametrize(
     "members, words",
     [
-        ({"a.png": png(0)}, ("!a has no label",)),
-        ({"a.png": png(0), "a.cls": b"0", "b.jpg": png(0), "b.json": b"{}"}, ("!b has no label",)),
+        (
+            {"a.png": png(0), "a.cls": b"0", "b.jpg": png(0), "b.json": b"{}"},
+            ("!b.jpg has no label",),
+        ),
         ({"a.cls": b"0"}, ("!a has no image (cls)",)),
         ({"a.png": png(0), "a.jpg": png(0), "a.cls": b"0"}, ("!a has 2 images (png, jpg, cls)",)),
         ({"a.png": png(0), "a.cls": b"0", "a.CLS": b"1"}, ("!a has 2 labels",)),
@@ -346,6 +348,9 @@ def test_what_lies_beside_the_samples_does_not_matter(tmp_path):
         "./d/a.json": b"{}",
         "./d/._a.png": b"litter",
         "README": b"words",
+        "README.md": b"words",
+        "__meta__.json": b"{}",
+        "d/a.npy": b"what a model made of it",
     }
     source = ShardImages(hand_made(tmp_path, members, count=1))
     assert (
@@ -374,7 +379,6 @@ def test_what_lies_beside_the_samples_does_not_matter(tmp_path):
             lambda root: (root / "train" / "x-000002.tar.gz").write_bytes(b""),
             ("x-000002.tar.gz is compressed",),
         ),
-        (lambda root: (root / "classes.txt").unlink(), ("no class names", "classes.txt")),
         (lambda root: (root / "classes.txt").write_text("ant\n"), ("at least two class names",)),
         (
             lambda root: (root / "classes.txt").write_text("ant\nant\n"),
