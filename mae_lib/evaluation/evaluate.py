@@ -166,7 +166,8 @@ def identity(kind: str, checkpoint: Checkpoint, options: Options) -> dict:
             for name, each in opened.items()
         }
     if kind == "shape_bias" and options.stimuli is not None:
-        data["stimuli"] = read_stimuli(options.stimuli, model.image_size).source.identity
+        stimuli = read_stimuli(options.stimuli, model.image_size, model.channels)
+        data["stimuli"] = stimuli.source.identity
     named = [kind, checkpoint.record["digest"], settings, data]
     return {
         "kind": kind,
@@ -186,6 +187,8 @@ def _check_labels(kind: str, split: str, source: ImageSource, options: Options) 
     """What an evaluation asks of the labels, before any image is encoded."""
     if kind == "separability":
         check_enough_to_separate(source.labels[ten_classes(source.labels, seed=options.seed)])
+    elif split != "train" and kind in PROBES:
+        len(source.labels)  # InputError where there are none
     elif split == "train" and kind != "latents":
         labels, classes = _thinned(source, options.train_images).labels, tuple(source.classes)
         check_labels(labels, len(labels), len(classes))
@@ -250,8 +253,11 @@ def _shifted(
     return replace(opened, source=_resident(opened.source))
 
 
-def _stimuli(directory: Path | None, size: tuple[int, int]) -> Stimuli:
-    opened = _world_stimuli(size[0]) if directory is None else read_stimuli(directory, size)
+def _stimuli(directory: Path | None, size: tuple[int, int], channels: int) -> Stimuli:
+    if directory is None:
+        opened = _world_stimuli(size[0])
+    else:
+        opened = read_stimuli(directory, size, channels)
     return replace(opened, source=_resident(opened.source))
 
 
@@ -348,7 +354,8 @@ def _pixels(options: Options, size: tuple[int, int], channels: int) -> Measures:
 
 def _shape_bias(checkpoint: Checkpoint, options: Options) -> Measures:
     train = _features(checkpoint, options, "train", options.train_images)
-    stimuli = _stimuli(options.stimuli, checkpoint.config.model.image_size)
+    model = checkpoint.config.model
+    stimuli = _stimuli(options.stimuli, model.image_size, model.channels)
     groups = None if options.stimuli is None else category_groups()
     seen = features(checkpoint, stimuli.source, device=options.device)
     return evaluate_shape_bias(

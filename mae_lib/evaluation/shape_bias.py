@@ -316,19 +316,22 @@ class Stimuli:
         return len(self.source)
 
 
-def read_stimuli(directory: str | Path, image_size: int | tuple[int, int] = (64, 64)) -> Stimuli:
+def read_stimuli(
+    directory: str | Path, image_size: int | tuple[int, int] = (64, 64), channels: int = 3
+) -> Stimuli:
     """Geirhos et al.'s cue-conflict stimuli, ``DIR/<shape category>/<shape><n>-<texture><n>.png``,
     as in their repository's folder ``stimuli/style-transfer-preprocessed-512``: 1 280 files, 1 200
     of them with shape ≠ texture.
 
     Categories are numbered as in :func:`category_groups`, whichever of their folders are there.
-    ``image_size``: (H, W) in pixels, or one number.
+    ``image_size``: (H, W) in pixels, or one number. ``channels``: 3 (RGB) or 1 (grey).
 
     Raises:
         InputError: a file's name is not of that form, names a category that is none of the 16, or
             another shape than its folder; and all that `FolderImages` refuses.
     """
-    source, categories = FolderImages(directory, None, image_size), tuple(category_groups())
+    source = FolderImages(directory, None, image_size, channels)
+    categories = tuple(category_groups())
     cues = []
     for path in map(source.path, range(len(source))):
         found = _NAME.fullmatch(path.stem)

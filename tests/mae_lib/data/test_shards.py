@@ -346,11 +346,11 @@ def test_what_lies_beside_the_samples_does_not_matter(tmp_path):
         "./d/a.PNG": png(0),
         "./d/a.cls": b"1",
         "./d/a.json": b"{}",
+        "./d/a.npy": b"what a model made of it",
         "./d/._a.png": b"litter",
         "README": b"words",
         "README.md": b"words",
         "__meta__.json": b"{}",
-        "d/a.npy": b"what a model made of it",
     }
     source = ShardImages(hand_made(tmp_path, members, count=1))
     assert (
