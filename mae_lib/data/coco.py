@@ -39,10 +39,16 @@ from mae_lib.data.annotations import (
     read,
     size_of,
 )
-from mae_lib.data.coco_layouts import annotations_of, image_folders, nested, place_of, splits_of
-from mae_lib.data.coco_scenes import own_identity, require_same, write
 from mae_lib.data.contents import file_digests, fingerprint
-from mae_lib.data.decoding import eight_bit, opened
+from mae_lib.data.formats.coco_layouts import (
+    annotations_of,
+    image_folders,
+    nested,
+    place_of,
+    splits_of,
+)
+from mae_lib.data.formats.coco_scenes import own_identity, require_same, write
+from mae_lib.data.formats.decoding import eight_bit, opened
 from mae_lib.data.image_files import existing_folder, shown
 from mae_lib.worlds.world import Scenes
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from mae_lib.base.errors import InputError
 from mae_lib.data.coco import CocoFolder, open_coco
-from mae_lib.data.coco_layouts import splits_of
 from mae_lib.data.description import (
     FolderDescription,
     classes_text,
@@ -23,6 +22,7 @@ from mae_lib.data.description import (
     of_problems,
     of_sizes,
 )
+from mae_lib.data.formats.coco_layouts import splits_of
 from mae_lib.data.image_files import shown
 
 __all__ = ["CocoSplitSummary", "CocoDescription", "describe_coco"]

@@ -15,16 +15,22 @@ import torch
 
 from mae_lib.base.errors import InputError
 from mae_lib.data.coco_description import describe_coco
-from mae_lib.data.coco_layouts import inner_folder, splits_of
 from mae_lib.data.description import (
+    Ask,
     FolderDescription,
+    Look,
+    census,
     classes_text,
     count_text,
+    look,
+    look_inside,
     looked_at,
     of_problems,
     of_sizes,
 )
 from mae_lib.data.encoded import EncodedImages, FolderImages
+from mae_lib.data.formats.coco_layouts import inner_folder, splits_of
+from mae_lib.data.formats.tars import holds_shards
 from mae_lib.data.image_files import (
     ARRAYS,
     existing,
@@ -35,8 +41,6 @@ from mae_lib.data.image_files import (
     subfolders,
     walk,
 )
-from mae_lib.data.looking import Ask, Look, census, look, look_inside
-from mae_lib.data.shard_files import holds_shards
 from mae_lib.data.shards import ShardImages
 
 __all__ = ["SplitSummary", "Description", "describe"]

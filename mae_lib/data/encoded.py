@@ -21,9 +21,9 @@ from torch import Tensor
 from mae_lib.base.errors import InputError
 from mae_lib.data.contents import file_digests, fingerprint
 from mae_lib.data.datasets import checked
-from mae_lib.data.decoding import Member, crop_box, decode
+from mae_lib.data.formats.decoding import Member, crop_box, decode
+from mae_lib.data.formats.selection import select
 from mae_lib.data.image_files import cores, existing
-from mae_lib.data.selection import select
 
 __all__ = ["EncodedImages", "FolderImages"]
 

@@ -23,16 +23,10 @@ from tqdm import tqdm
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import write_atomically, write_json
 from mae_lib.data.contents import fingerprint, piece_digests
-from mae_lib.data.decoding import Member
 from mae_lib.data.encoded import EncodedImages
-from mae_lib.data.image_files import (
-    existing,
-    existing_folder,
-    shown,
-    split_folders,
-)
-from mae_lib.data.selection import file_sizes, select
-from mae_lib.data.shard_files import (
+from mae_lib.data.formats.decoding import Member
+from mae_lib.data.formats.selection import file_sizes, select
+from mae_lib.data.formats.tars import (
     BLOCK,
     FETCH,
     INDEX,
@@ -45,6 +39,12 @@ from mae_lib.data.shard_files import (
     shard_folder,
     shards_of,
     unpacked,
+)
+from mae_lib.data.image_files import (
+    existing,
+    existing_folder,
+    shown,
+    split_folders,
 )
 
 __all__ = ["ShardImages", "Packed", "pack"]
@@ -61,7 +61,7 @@ class ShardImages(EncodedImages):
     those of a folder without class folders. What is made of each file: `EncodedImages`.
 
     Args:
-        directory: the folder; `mae_lib.data.shard_files` says how it is laid out. Shards in
+        directory: the folder; `mae_lib.data.formats.tars` says how it is laid out. Shards in
             `directory` itself are its split `train`.
         split: `'train'`, `'val'`, the name of another subfolder, or None for shards in `directory`
             itself.

@@ -7,8 +7,8 @@ import os
 from mae_lib.base.errors import InputError
 from mae_lib.base.image_source import ImageSource
 from mae_lib.data.encoded import FolderImages
+from mae_lib.data.formats.tars import holds_shards
 from mae_lib.data.image_files import existing
-from mae_lib.data.shard_files import holds_shards
 from mae_lib.data.shards import ShardImages
 from mae_lib.worlds.world import World
 

@@ -23,7 +23,7 @@ from mae_book.sweep.experiments import EXPERIMENTS, Experiment
 from mae_book.verdicts.ladder import RUNGS, Rung
 from mae_lib.base.errors import InputError
 from mae_lib.data.coco import open_coco
-from mae_lib.data.coco_scenes import scenes_identity
+from mae_lib.data.formats.coco_scenes import scenes_identity
 from mae_lib.data.sources import image_source
 from mae_lib.detection.detectors import finetune_config
 from mae_lib.evaluation.evaluate import EVALUATIONS, SETTINGS

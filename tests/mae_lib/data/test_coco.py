@@ -31,9 +31,9 @@ from mae_book.verdicts.results import results_directory
 from mae_lib.base.errors import InputError
 from mae_lib.base.provenance import provenance
 from mae_lib.base.records import write_result
-from mae_lib.data import coco_scenes
 from mae_lib.data.coco import CocoFolder, open_coco, write_scenes
-from mae_lib.data.coco_layouts import splits_of
+from mae_lib.data.formats import coco_scenes
+from mae_lib.data.formats.coco_layouts import splits_of
 from mae_lib.detection.average_precision import Detections, average_precision
 from mae_lib.worlds.world import Scenes
 

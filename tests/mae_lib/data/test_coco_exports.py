@@ -13,8 +13,8 @@ from pycocotools.coco import COCO
 from coco_folders import random_content, save_coco
 from mae_lib.base.errors import InputError
 from mae_lib.data.coco import open_coco
-from mae_lib.data.coco_layouts import splits_of
 from mae_lib.data.describe import describe
+from mae_lib.data.formats.coco_layouts import splits_of
 
 
 def exported(root: Path, annotations: str, images: str, what: dict) -> Path:

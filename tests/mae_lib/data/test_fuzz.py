@@ -27,7 +27,7 @@ from image_folders import picture
 from mae_lib.base.errors import InputError
 from mae_lib.data.coco import open_coco
 from mae_lib.data.coco_description import faults_of
-from mae_lib.data.decoding import Member, decode, opened, upright
+from mae_lib.data.formats.decoding import Member, decode, opened, upright
 from mae_lib.data.shards import ShardImages
 
 COUNT = int(os.environ.get("MAE_FUZZ", 400))

@@ -28,9 +28,9 @@ from image_folders import (
     too_deep,
 )
 from mae_lib.base.errors import InputError
-from mae_lib.data.decoding import Member, crop_box, decode
 from mae_lib.data.describe import describe
 from mae_lib.data.encoded import FolderImages
+from mae_lib.data.formats.decoding import Member, crop_box, decode
 
 
 @pytest.fixture

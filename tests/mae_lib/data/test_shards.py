@@ -23,12 +23,13 @@ from image_folders import fill, picture, save
 from mae_lib.base.errors import InputError
 from mae_lib.base.image_source import ImageSource
 from mae_lib.commands import cli
-from mae_lib.data import shard_files, shards
+from mae_lib.data import shards
 from mae_lib.data.datasets import Subset
 from mae_lib.data.describe import describe
 from mae_lib.data.encoded import FolderImages
+from mae_lib.data.formats import tars as tar_files
+from mae_lib.data.formats.tars import holds_shards
 from mae_lib.data.image_files import EXTENSIONS
-from mae_lib.data.shard_files import holds_shards
 from mae_lib.data.shards import ShardImages, pack
 from mae_lib.data.sources import image_source
 
@@ -166,7 +167,7 @@ def test_the_source_is_picked_by_what_the_folder_holds(folder, packed, tmp_path)
 
 
 def test_many_threads_may_read_at_once_with_few_files_open(packed, monkeypatch):
-    monkeypatch.setattr(shard_files, "_OPEN", 1)
+    monkeypatch.setattr(tar_files, "_OPEN", 1)
     source = ShardImages(packed, "train", 16, workers=2)
     whole = source.images(range(len(source)))
     orders = [
@@ -180,7 +181,7 @@ def test_many_threads_may_read_at_once_with_few_files_open(packed, monkeypatch):
 
 
 def test_files_that_are_no_longer_used_are_closed(packed, monkeypatch):
-    monkeypatch.setattr(shard_files, "_OPEN", 1)
+    monkeypatch.setattr(tar_files, "_OPEN", 1)
     source = ShardImages(packed, "train", 16, workers=1)
     before = len(os.listdir("/proc/self/fd"))
     source.images(range(len(source)))
@@ -441,12 +442,12 @@ def test_shards_end_at_the_first_sample_that_reaches_the_size(sizes, limit):
     st.sampled_from(["png", "JPEG"]),
 )
 def test_names_go_through_a_shard_unchanged(stem, ending):
-    member = shard_files.packed(f"ant.x/{stem}.{ending}")
-    key, found = shard_files._MEMBER.fullmatch(member).groups()
+    member = tar_files.packed(f"ant.x/{stem}.{ending}")
+    key, found = tar_files._MEMBER.fullmatch(member).groups()
     assert found == ending and key.startswith("ant.x/")
     assert (
-        shard_files.unpacked(member, "ant.x")
-        == shard_files.unpacked(f"./{member}", "ant.x")
+        tar_files.unpacked(member, "ant.x")
+        == tar_files.unpacked(f"./{member}", "ant.x")
         == f"ant.x/{stem}.{ending}"
     )
 

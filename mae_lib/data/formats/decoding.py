@@ -18,7 +18,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from mae_lib.base.errors import InputError
-from mae_lib.data import bands
+from mae_lib.data.formats import bands
 from mae_lib.data.image_files import shown
 
 __all__ = [
