@@ -34,8 +34,8 @@ __all__ = [
 # {"size": [H, W], "counts": bytes}: runs of pixels outside and inside in turn, column by column
 RLE = dict[str, Any]
 OUTSIDE, FLAT, SHAPELESS = "box outside the image", "box without area", "no polygon of three points"
-# image sides that a polygon may lie outside the image: an edge is walked pixel by pixel, and 1e9
-# would take all memory
+# image sides that a polygon may lie outside the image (an edge is walked pixel by pixel, and 1e9
+# would take all memory), and images that an area may have
 _FARTHEST = 10
 
 
@@ -143,7 +143,9 @@ def annotation_of(
             f"{name} has the bbox {raw.get('bbox')!r}: write four finite numbers, x, y, width and"
             " height"
         )
-    if raw.get("area") is not None and (not _numbers([raw["area"]], 1) or raw["area"] < 0):
+    if raw.get("area") is not None and not (
+        _numbers([raw["area"]], 1) and 0 <= raw["area"] <= _FARTHEST * size[0] * size[1]
+    ):
         raise InputError(
             f"{name} has the area {raw['area']!r}: write the number of its pixels, by which"
             " COCO sorts small from large, or leave it out"

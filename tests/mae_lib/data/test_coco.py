@@ -306,6 +306,7 @@ WRONG = {
     "three numbers": (content(bbox=[1, 2, 3]), "annotation 1 .*four finite numbers"),
     "no box": (content(bbox=None), "annotation 1 .*bbox None"),
     "area below 0": (content(area=-1), "annotation 1 .*area -1"),
+    "area beyond float32": (content(area=1e300), "annotation 1 .*area 1e\\+300"),
     "area of words": (content(area="large"), "annotation 1 .*area 'large'"),
     "negative area": (content(area=-3), "annotation 1 .*area -3"),
     "half a crowd": (content(iscrowd=0.5), "annotation 1 .*iscrowd 0.5"),
