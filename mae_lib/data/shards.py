@@ -128,13 +128,14 @@ class ShardImages(EncodedImages):
                 f"{shown(folder)}: its {there}; write {shown(folder / 'classes.txt')}, one name a"
                 " line, and of each image KEY.cls, the number of its class"
             )
-        files = {
-            one: unpacked(one.member, "" if one.label is None else classes[one.label])
+        named = (
+            (one.label or 0, unpacked(one.member, "" if reason else classes[one.label]), one)
             for one in samples
-        }
-        samples.sort(key=lambda one: (one.label or 0, files[one], one.shard, one.offset))
+        )
+        ordered = sorted(named, key=lambda each: (*each[:2], each[2].shard, each[2].offset))
+        self._files = [file for _, file, _ in ordered]
+        samples = [one for _, _, one in ordered]
         self._members = [one.member for one in samples]
-        self._files = [files[one] for one in samples]
         self._places = np.array(
             [(one.shard, one.offset, one.size) for one in samples], dtype=np.int64
         )

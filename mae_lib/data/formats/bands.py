@@ -9,11 +9,14 @@ import contextlib
 import io
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    import tifffile
 
 __all__ = ["Unreadable", "eight_bits", "stack", "picture", "read_by_pillow"]
 
@@ -96,8 +99,8 @@ def stack(stream: BinaryIO, wanted: tuple[int, ...], limit: int | None) -> np.nd
     stream.seek(0)
     if magic == b"\x93NUMPY":
         return eight_bits(_array(stream, wanted, limit))
-    with _page(stream, limit) as (page, values):
-        _check_bands(page.samplesperpixel, wanted)
+    check = lambda page: _check_bands(page.samplesperpixel, wanted)
+    with _page(stream, limit, check) as (page, values):
         pixels = eight_bits(values)
         return 255 - pixels if int(page.photometric) == _WHITE_IS_ZERO else pixels
 
@@ -113,18 +116,9 @@ def picture(stream: BinaryIO, limit: int | None) -> Image.Image:
     stream.seek(0)
     if magic == b"\x93NUMPY":
         return _drawn(stack(stream, (1, 3), limit))
-    with _page(stream, limit) as (page, values):
-        kind, extra = int(page.photometric), tuple(map(int, page.extrasamples))
-        colours = _COLOURS.get(kind, 0)
-        if kind == 1 and values.shape[2] == 3 and not any(extra):
-            colours = 3  # three bands that nobody called colours
+    with _page(stream, limit, _colours) as (page, values):
+        kind, extra, colours = int(page.photometric), page.extrasamples, _colours(page)
         spare = values.shape[2] - colours
-        if kind not in (0, 1, 2, _INKS) or spare not in (0, 1):
-            count = values.shape[2]
-            raise Unreadable(
-                f"has {count} bands ({page.photometric.name}), and no picture of grey or colours",
-                f"open it with {count} channels, or save it as RGB",
-            )
         pixels = eight_bits(values)
         alpha = pixels[..., colours:] if spare and extra[-1:] in ((1,), (2,)) else None
         pixels = pixels[..., :colours]
@@ -139,6 +133,21 @@ def picture(stream: BinaryIO, limit: int | None) -> Image.Image:
             whole = np.rint(pixels * (255.0 / np.maximum(alpha, 1)))
             pixels = whole.clip(0, 255).astype(np.uint8)
         return _drawn(np.concatenate([pixels, alpha], 2))
+
+
+def _colours(page: tifffile.TiffPage) -> int:
+    """How many bands of a page are grey or colours; there may be one more. Unreadable for pages
+    that are no pictures."""
+    kind, count = int(page.photometric), page.samplesperpixel
+    colours = _COLOURS.get(kind, 0)
+    if kind == 1 and count == 3 and not any(page.extrasamples):
+        colours = 3  # three bands that nobody called colours
+    if kind not in (0, 1, 2, _INKS) or count - colours not in (0, 1):
+        raise Unreadable(
+            f"has {count} bands ({page.photometric.name}), and no picture of grey or colours",
+            f"open it with {count} channels, or save it as RGB",
+        )
+    return colours
 
 
 def _drawn(pixels: np.ndarray) -> Image.Image:
@@ -189,8 +198,10 @@ def _check_size(sides: Sequence[int], limit: int | None) -> None:
 
 
 @contextlib.contextmanager
-def _page(stream: BinaryIO, limit: int | None) -> Iterator[tuple]:
-    """A TIFF's first page, and its samples `[H, W, C]`, upright."""
+def _page(
+    stream: BinaryIO, limit: int | None, check: Callable[[tifffile.TiffPage], object]
+) -> Iterator[tuple[tifffile.TiffPage, np.ndarray]]:
+    """A TIFF's first page, checked before it is read, and its samples `[H, W, C]`, upright."""
     try:
         import tifffile
     except ImportError as error:
@@ -199,8 +210,9 @@ def _page(stream: BinaryIO, limit: int | None) -> Iterator[tuple]:
     content = stream.read()
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         page = file.pages[0]
-        if page.imagedepth != 1 or page.samplesperpixel > 512:
+        if page.imagedepth != 1:
             raise Unreadable("is no picture in a plane", "save each plane as a file")
+        check(page)
         _check_size((page.imagelength, page.imagewidth), limit)
         ends = map(sum, zip(page.dataoffsets, page.databytecounts))
         if not all(page.databytecounts) or max(ends) > len(content):  # it would be filled with 0
