@@ -22,7 +22,8 @@ from mae_book.sweep import theorems as theory
 from mae_book.sweep.experiments import EXPERIMENTS, Experiment
 from mae_book.verdicts.ladder import MEASURED, RUNGS, Rung
 from mae_lib.base.errors import InputError
-from mae_lib.data.coco import _scenes_identity, open_coco
+from mae_lib.data.coco import open_coco
+from mae_lib.data.formats.coco_scenes import scenes_identity
 from mae_lib.data.sources import image_source
 from mae_lib.detection.detectors import finetune_config
 from mae_lib.evaluation.evaluate import SETTINGS
@@ -345,7 +346,7 @@ def _scenes(tier_name: str) -> SimpleNamespace:
     """What names the training scenes of a tier, without drawing them."""
     sizes = tiers.tier(tier_name).detection["scenes"]
     scenes = Scenes("train", sizes["size"], length=sizes["train"])
-    return SimpleNamespace(classes=scenes.classes, identity=_scenes_identity(scenes))
+    return SimpleNamespace(classes=scenes.classes, identity=scenes_identity(scenes))
 
 
 def _detector(
