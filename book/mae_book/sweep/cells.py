@@ -27,7 +27,7 @@ from mae_lib.data.formats.coco_scenes import scenes_identity
 from mae_lib.data.sources import image_source
 from mae_lib.detection.detectors import finetune_config
 from mae_lib.evaluation.evaluate import SETTINGS
-from mae_lib.theory.structure import estimate_groups
+from mae_lib.identification.structure import estimate_groups
 from mae_lib.training import tiers
 from mae_lib.training.store import Checkpoint, named
 from mae_lib.training.tiers import PretrainConfig, Tier, run_name

@@ -26,7 +26,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "tree_world": ("mae_book.sweep.tree_world",),
     "moments": ("mae_book.sweep.moments", "mae_lib.worlds.world"),
     "theory": ("mae_book.sweep.theorems",),
-    "identify": ("mae_lib.theory.identify",),
+    "identify": ("mae_lib.identification.identify",),
 }
 """kind of result → the modules that its numbers come from, beside all that these import."""
 
