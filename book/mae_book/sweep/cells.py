@@ -17,7 +17,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 
-from mae_book.sweep import moments, ratio_prediction, tree_world
+from mae_book.sweep import ratio_prediction, second_moments, tree_world
 from mae_book.sweep import theorems as theory
 from mae_book.sweep.experiments import EXPERIMENTS, Experiment
 from mae_book.verdicts.ladder import MEASURED, RUNGS, Rung
@@ -128,7 +128,11 @@ def world_cells(tier: str = "laptop", seeds: Sequence[int] = SEEDS) -> dict[str,
             for seed in tree_world.SEEDS
             for ratio in ratio_prediction.RATIOS
         ]
-        cells += [_moments("world", image_source(None, "train", (moments.SIDE, moments.SIDE)))]
+        cells += [
+            _moments(
+                "world", image_source(None, "train", (second_moments.SIDE, second_moments.SIDE))
+            )
+        ]
         cells += _theory()
         for experiment in EXPERIMENTS.values():
             cells += _experiment(experiment, tier, world, seeds)
@@ -411,8 +415,8 @@ def _stored(stem: str) -> Checkpoint | None:
 
 
 def _moments(data: str, source, folder: str | None = None) -> Cell:
-    named = moments.identity(data, source)
-    last = ("python", "-m", "mae_book.sweep.moments")
+    named = second_moments.identity(data, source)
+    last = ("python", "-m", "mae_book.sweep.second_moments")
     last += ("--data", folder, "--name", data) if folder else ()
     return Cell("moments", data, named["name"], named["hash"], (), (), last, "--out")
 

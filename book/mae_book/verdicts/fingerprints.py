@@ -24,7 +24,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "latents": ("mae_lib.evaluation.latents", *_ENCODER),
     "detection": ("mae_lib.detection.detectors", *_ENCODER),
     "tree_world": ("mae_book.sweep.tree_world",),
-    "moments": ("mae_book.sweep.moments", "mae_lib.worlds.world"),
+    "moments": ("mae_book.sweep.second_moments", "mae_lib.worlds.world"),
     "theory": ("mae_book.sweep.theorems",),
     "identify": ("mae_lib.identification.identify",),
 }

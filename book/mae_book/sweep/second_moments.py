@@ -86,10 +86,10 @@ def _single(value: float) -> Interval:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """``python -m mae_book.sweep.moments``: the embedded world's second moments, or a folder's,
+    """``python -m mae_book.sweep.second_moments``: those of the embedded world, or of a folder,
     into results/moments/NAME. What is recorded is not computed again."""
     parser = argparse.ArgumentParser(
-        prog="python -m mae_book.sweep.moments", description=main.__doc__
+        prog="python -m mae_book.sweep.second_moments", description=main.__doc__
     )
     parser.add_argument("--data", help="folder of images with train/; the embedded world's if none")
     parser.add_argument("--name", default="world", help="of the folder under results/moments")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mae_book.sweep import moments
-from mae_book.sweep.moments import DISTANCES, colours, correlations, main, measure
+from mae_book.sweep import second_moments as moments
+from mae_book.sweep.second_moments import DISTANCES, colours, correlations, main, measure
 from mae_lib.base.intervals import Interval
 from mae_lib.base.runs import RATIO_RUNS
 from mae_lib.identification.moments import patch_covariance
