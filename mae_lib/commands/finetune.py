@@ -173,7 +173,8 @@ def _data(options: Finetune) -> tuple[CocoFolder, CocoFolder]:
         return train, open_coco(options.data, options.validation, train.classes)
     sizes = tier(options.tier).detection["scenes"]
     folder = cache_directory() / "scenes" / f"{options.tier}-{sizes['size']}px"
-    return tuple(
+    train, validation = (
         write_scenes(Scenes(split, sizes["size"], length=sizes[split]), folder, split)
         for split in ("train", "validation")
     )
+    return train, validation

@@ -153,11 +153,9 @@ def pretraining_seconds(
             and left * config.batch >= len(source)
             and nbytes(source) <= RESIDENT_LIMIT
         )
-        waiting = 0.0 if resident or kept else read * config.batch / distributed.world()
-        found.append(
-            left * max(timed[kind], waiting)
-            + (len(source) * read if kept and not resident else 0.0)
-        )
+        reading = 0.0 if resident or read is None else read
+        waiting = 0.0 if kept else reading * config.batch / distributed.world()
+        found.append(left * max(timed[kind], waiting) + (len(source) * reading if kept else 0.0))
     return found
 
 

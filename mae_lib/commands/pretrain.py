@@ -22,8 +22,8 @@ from mae_lib.commands.forecast import forecast
 from mae_lib.commands.options import Pretrain
 from mae_lib.data.datasets import Resident, nbytes
 from mae_lib.data.sources import image_source
+from mae_lib.identification.structure import estimate_groups
 from mae_lib.model.autoencoder import training_flops
-from mae_lib.theory.structure import estimate_groups
 from mae_lib.training import distributed
 from mae_lib.training.pretrain import RESIDENT_LIMIT, check_share, held_out_error, resolve_device
 from mae_lib.training.store import Checkpoint, find, obtain, require_free
@@ -144,7 +144,11 @@ def _configs(options: Pretrain) -> list[PretrainConfig]:
             )
         configs = [c for half in sizes.sweep(data, options.seed).values() for c in half]
     else:
-        design = {"design": options.design, "margin": options.margin, "strict": options.strict}
+        design: dict = {
+            "design": options.design,
+            "margin": options.margin,
+            "strict": options.strict,
+        }
         if options.design == "groups":
             source = image_source(
                 options.data, "train", sizes.model.image_size, sizes.model.channels, min_side=unit

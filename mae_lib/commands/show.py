@@ -12,7 +12,7 @@ from torch import Tensor
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import TakenName, write_atomically
 from mae_lib.commands.options import Show
-from mae_lib.data.image_files import decode
+from mae_lib.data.formats.decoding import decode
 from mae_lib.drawing.attention_figures import attention_rows
 from mae_lib.drawing.figures import image_rows, masked_pictures
 from mae_lib.evaluation.attention import attention_maps

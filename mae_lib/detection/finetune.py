@@ -69,7 +69,7 @@ class FinetuneRun(Run):
         self, config: FinetuneConfig, checkpoint: Checkpoint | None, device: torch.device
     ) -> None:
         model = build(config, checkpoint).to(device).train()
-        model.backbone.bfloat16 = config.precision == "bfloat16" and device.type == "cuda"
+        model.backbone.in_bfloat16 = config.precision == "bfloat16" and device.type == "cuda"
         groups = parameter_groups(
             model, config.learning_rate, config.weight_decay, config.layer_decay
         )

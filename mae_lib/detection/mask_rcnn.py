@@ -93,7 +93,7 @@ class PyramidBackbone(nn.Module):
         self.patch, self.window = model.patch, config.window
         self.grid = (config.image_size // model.patch,) * 2
         self.out_channels = config.width
-        self.bfloat16 = False  # autocast of the backbone alone: boxes and losses stay in float32
+        self.in_bfloat16 = False  # autocast of the backbone alone: boxes and losses stay in float32
         self.embed, self.blocks, self.norm = (
             deepcopy(encoder.embed),
             deepcopy(encoder.encoder),
@@ -140,7 +140,7 @@ class PyramidBackbone(nn.Module):
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
         """Stride (as text) → float32 [B, width, H/stride, W/stride], for images [B, 3, H, W] whose
         sides the largest stride divides."""
-        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.in_bfloat16):
             x = self.tokens(images).permute(0, 3, 1, 2)
             return OrderedDict((name, level(x).float()) for name, level in self.levels.items())
 

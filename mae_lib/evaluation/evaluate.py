@@ -175,7 +175,8 @@ def identity(kind: str, checkpoint: Checkpoint, options: Options) -> dict:
             for name, each in opened.items()
         }
     if kind == "shape_bias" and options.stimuli is not None:
-        data["stimuli"] = read_stimuli(options.stimuli, model.image_size).source.identity
+        stimuli = read_stimuli(options.stimuli, model.image_size, model.channels)
+        data["stimuli"] = stimuli.source.identity
     named = [kind, checkpoint.record["digest"], settings, data]
     return {
         "kind": kind,
@@ -195,6 +196,8 @@ def _check_labels(kind: str, split: str, source: ImageSource, options: Options) 
     """What an evaluation asks of the labels, before any image is encoded."""
     if kind == "separability":
         check_enough_to_separate(source.labels[ten_classes(source.labels, seed=options.seed)])
+    elif split != "train" and kind in PROBES:
+        len(source.labels)  # InputError where there are none
     elif split == "train" and kind != "latents":
         labels, classes = _thinned(source, options.train_images).labels, tuple(source.classes)
         if kind == "knn":
@@ -262,8 +265,11 @@ def _shifted(
     return replace(opened, source=_resident(opened.source))
 
 
-def _stimuli(directory: Path | None, size: tuple[int, int]) -> Stimuli:
-    opened = _world_stimuli(size[0]) if directory is None else read_stimuli(directory, size)
+def _stimuli(directory: Path | None, size: tuple[int, int], channels: int) -> Stimuli:
+    if directory is None:
+        opened = _world_stimuli(size[0])
+    else:
+        opened = read_stimuli(directory, size, channels)
     return replace(opened, source=_resident(opened.source))
 
 
@@ -369,7 +375,8 @@ def _shape_bias(checkpoint: Checkpoint, options: Options) -> Measures:
 
 def cued(checkpoint: Checkpoint, options: Options) -> tuple[Features, Features, Tensor, Tensor]:
     """Features that a probe is trained on, those of the cue-conflict stimuli, and their cues."""
-    stimuli = _stimuli(options.stimuli, checkpoint.config.model.image_size)
+    model = checkpoint.config.model
+    stimuli = _stimuli(options.stimuli, model.image_size, model.channels)
     train = _features(checkpoint, options, "train", options.train_images)
     seen = features(checkpoint, stimuli.source, device=options.device)
     return train, seen, stimuli.shape, stimuli.texture
@@ -394,8 +401,9 @@ def _latents(checkpoint: Checkpoint, options: Options) -> Measures:
     }
 
     def control(name: str, key: list, vectors: Callable[[ImageSource], Tensor]) -> Measures:
-        key = digest([name, key, [source.identity for source in sources.values()], options.seed])
-        if key not in _controls_seen:
+        identities = [source.identity for source in sources.values()]
+        kept = digest([name, key, identities, options.seed])
+        if kept not in _controls_seen:
             seen = {split: vectors(source) for split, source in sources.items()}
             found = readout(
                 seen["train"],
@@ -405,10 +413,10 @@ def _latents(checkpoint: Checkpoint, options: Options) -> Measures:
                 options.seed,
                 options.device,
             )
-            _controls_seen[key] = {
+            _controls_seen[kept] = {
                 f"{name}/{latent}": interval for latent, interval in found.items()
             }
-        return _controls_seen[key]
+        return _controls_seen[kept]
 
     def first_weights(source: ImageSource) -> Tensor:
         return encode(untrained(checkpoint.load(resolve_device(options.device)), seed), source).mean

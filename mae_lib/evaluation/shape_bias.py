@@ -335,7 +335,8 @@ def evaluate_shape_bias(
         )
         if groups is not None:
             probabilities, names = category_probabilities(probabilities, train.classes, groups)
-            cues = tuple(_renumbered(cue, tuple(groups), names) for cue in cues)
+            shape, texture = (_renumbered(cue, tuple(groups), names) for cue in cues)
+            cues = shape, texture
         found = shape_bias(probabilities, *cues)
         measures[f"{pool}/bias"], measures[f"{pool}/accuracy"] = (
             found.bias_interval(seed),

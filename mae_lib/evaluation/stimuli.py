@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mae_lib.base.errors import InputError
 from mae_lib.base.image_source import ImageSource
-from mae_lib.data.datasets import FolderImages
+from mae_lib.data.encoded import FolderImages
 from mae_lib.data.image_files import shown
 from mae_lib.evaluation.shape_bias import category_groups
 from mae_lib.worlds.world import World
@@ -38,19 +38,24 @@ class Stimuli:
         return len(self.source)
 
 
-def read_stimuli(directory: str | Path, image_size: int | tuple[int, int] = (64, 64)) -> Stimuli:
+def read_stimuli(
+    directory: str | Path, image_size: int | tuple[int, int] = (64, 64), channels: int = 3
+) -> Stimuli:
     """Geirhos et al.'s cue-conflict stimuli, ``DIR/<shape category>/<shape><n>-<texture><n>.png``,
     as in their repository's folder ``stimuli/style-transfer-preprocessed-512``: 1 280 files, 1 200
     of them with shape ≠ texture.
 
     Categories are numbered as in :func:`category_groups`, whichever of their folders are there.
-    ``image_size``: (H, W) in pixels, or one number.
+    ``image_size``: (H, W) in pixels, or one number. ``channels``: 3 (RGB) or 1 (grey).
 
     Raises:
         InputError: a file's name is not of that form, names a category that is none of the 16, or
             another shape than its folder; and all that `FolderImages` refuses.
     """
-    source, categories = FolderImages(directory, None, image_size), tuple(category_groups())
+    source, categories = (
+        FolderImages(directory, None, image_size, channels),
+        tuple(category_groups()),
+    )
     cues = []
     for path in map(source.path, range(len(source))):
         found = _NAME.fullmatch(path.stem)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import numbers
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Literal, get_args
@@ -247,24 +248,27 @@ class Tier:
     # §3.5: fields of DetectorConfig and FinetuneConfig, what changes from scratch, and the scenes
     detection: dict = field(default_factory=dict)
 
-    def at(self, size: int) -> Tier:
-        """The same tier for images of ``size`` × ``size`` pixels: patches and mask units scale with
-        the image, so that tokens, masks in patches and all other sizes stay. InputError where a
-        patch or a unit would not be a whole number of pixels.
+    def at(self, size: int | tuple[int, int], channels: int = 3) -> Tier:
+        """The same tier for images of ``size`` pixels, one number or (height, width), and so many
+        ``channels``: patches and mask units scale with the longer side, so that tokens, masks in
+        patches and all other sizes stay, or, where that divides not both sides, with the shorter.
+        InputError where a patch or a unit would not be a whole number of pixels.
         """
         own = self.model.image_size[0]
+        height, width = (size, size) if isinstance(size, int) else size
         lengths = (self.model.patch, self.small_patch, *self.units)
-        if size < 1 or any(length * size % own for length in lengths):
-            raise InputError(
-                f"tier {self.name} has no patches of whole pixels at {size} px: its images are"
-                f" {own} px, its patches and units {sorted(set(lengths))} px"
-            )
-        patch, small_patch, *units = (length * size // own for length in lengths)
-        return replace(
-            self,
-            model=replace(self.model, image_size=(size, size), patch=patch),
-            small_patch=small_patch,
-            units=tuple(units),
+        for side in (max(height, width), min(height, width)):
+            if side < 1 or any(length * side % own for length in lengths):
+                continue
+            patch, small_patch, *units = (length * side // own for length in lengths)
+            if any(each % length for each in (height, width) for length in (patch, small_patch)):
+                continue
+            sizes = {"image_size": (height, width), "patch": patch, "channels": channels}
+            model = replace(self.model, **sizes)
+            return replace(self, model=model, small_patch=small_patch, units=tuple(units))
+        raise InputError(
+            f"tier {self.name} has no patches of whole pixels at {height}×{width} px: its images"
+            f" are {own}×{own} px, its patches and units {sorted(set(lengths))} px"
         )
 
     def config(
@@ -526,10 +530,20 @@ def tier(name: str) -> Tier:
     return TIERS[name]
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) in pixels of ``64`` or ``48x64``; InputError for anything else."""
+    found = re.fullmatch(r"\s*(\d{1,5})\s*(?:[xX×]\s*(\d{1,5})\s*)?", text)
+    if not found:
+        raise InputError(
+            f"image size {text!r}: give a side in pixels, as 64, or height and width, as 48x64"
+        )
+    return int(found[1]), int(found[2] or found[1])
+
+
 def run_name(config: PretrainConfig, tier_name: str) -> str:
     """A pretraining's place in the sweep of its tier, one of `RUNS`. InputError if it is none of
     the eight."""
-    sizes = tier(tier_name).at(config.model.image_size[0])
+    sizes = tier(tier_name).at(config.model.image_size)
     own = config.design == "random" and not config.margin and not config.spread
     if not own or config.start is not None:
         raise InputError(

@@ -1,4 +1,4 @@
-"""The whole project in ruff's format and without a fault that ruff finds; chapters' code at 80
+"""The whole project in ruff's format, without a fault that ruff or mypy finds; chapters' code at 80
 columns, files at 400 lines."""
 
 from __future__ import annotations
@@ -19,6 +19,12 @@ LONG = 400
 @pytest.mark.parametrize("words", [("check",), ("format", "--check")], ids=" ".join)
 def test_ruff_finds_nothing(words):
     command = [sys.executable, "-m", "ruff", *words, "--no-cache", *CODE]
+    done = subprocess.run(command, cwd=repository(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_types_agree():
+    command = [sys.executable, "-m", "mypy"]
     done = subprocess.run(command, cwd=repository(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 

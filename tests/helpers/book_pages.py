@@ -356,7 +356,7 @@ def skeleton(page: Page, claims: tuple[str, ...]) -> list[str]:
     """
     found = []
     title = page.article.find("h1")
-    if not title or not re.match(r"\d+ \S", title.get_text()):
+    if not title or not re.match(r"\d+[a-z]? \S", title.get_text()):
         found.append("no title with a number")
     opening = [
         tag for tag in (title.find_next_siblings() if title else ()) if tag.name != "section"

@@ -95,10 +95,8 @@ def _draw(
             f" {list(image.shape[1:])}: give those of this image"
         )
     picture = np.atleast_3d(_as_picture(image)).copy()
-    order, texts = (
-        range(0 if found is None else len(found.labels)),
-        [""] * (0 if found is None else len(found.labels)),
-    )
+    count = 0 if found is None else len(found.labels)
+    order, texts = list(range(count)), [""] * count
     if isinstance(found, Detections):
         order = [
             k for k in found.scores.argsort(stable=True).tolist() if found.scores[k] >= least_score

@@ -59,7 +59,7 @@ def run(options: Ledger) -> int:
 
 
 def _print(options: Ledger, rows: list) -> None:
-    def shown(decision: object) -> str:
+    def shown(decision: ledger.Decision | None) -> str:
         return "–" if decision is None else decision.verdict
 
     print(

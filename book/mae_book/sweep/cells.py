@@ -17,17 +17,17 @@ from functools import cache, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 
+from mae_book.sweep import moments, ratio_prediction, tree_world
 from mae_book.sweep import theorems as theory
-from mae_book.sweep import tree_world
 from mae_book.sweep.experiments import EXPERIMENTS, Experiment
 from mae_book.verdicts.ladder import MEASURED, RUNGS, Rung
 from mae_lib.base.errors import InputError
-from mae_lib.data.coco import _scenes_identity, open_coco
+from mae_lib.data.coco import open_coco
+from mae_lib.data.formats.coco_scenes import scenes_identity
 from mae_lib.data.sources import image_source
 from mae_lib.detection.detectors import finetune_config
 from mae_lib.evaluation.evaluate import SETTINGS
-from mae_lib.theory.identify import every_mask_case, table_cases
-from mae_lib.theory.structure import estimate_groups
+from mae_lib.identification.structure import estimate_groups
 from mae_lib.training import tiers
 from mae_lib.training.store import Checkpoint, named
 from mae_lib.training.tiers import PretrainConfig, Tier, run_name
@@ -123,6 +123,12 @@ def world_cells(tier: str = "laptop", seeds: Sequence[int] = SEEDS) -> dict[str,
         ]
     if tier == "laptop":
         cells += [_tree_world(design, seed) for seed in seeds for design in tree_world.DESIGNS]
+        cells += [
+            _tree_world("random", seed, ratio)
+            for seed in tree_world.SEEDS
+            for ratio in ratio_prediction.RATIOS
+        ]
+        cells += [_moments("world", image_source(None, "train", (moments.SIDE, moments.SIDE)))]
         cells += _theory()
         for experiment in EXPERIMENTS.values():
             cells += _experiment(experiment, tier, world, seeds)
@@ -166,7 +172,9 @@ def real_cells(
     twenty: dict[tuple[str, int], _Pretraining] = {}
     if in20 is not None:
         sizes = tiers.tier("laptop")
-        data = image_source(in20, "train", sizes.model.image_size).identity
+        source = image_source(in20, "train", sizes.model.image_size)
+        data = source.identity
+        cells.append(_moments("in20", source, str(in20)))
         twenty = {
             (run, seed): _Pretraining("in20", "laptop", c, str(in20))
             for seed in seeds
@@ -338,7 +346,7 @@ def _scenes(tier_name: str) -> SimpleNamespace:
     """What names the training scenes of a tier, without drawing them."""
     sizes = tiers.tier(tier_name).detection["scenes"]
     scenes = Scenes("train", sizes["size"], length=sizes["train"])
-    return SimpleNamespace(classes=scenes.classes, identity=_scenes_identity(scenes))
+    return SimpleNamespace(classes=scenes.classes, identity=scenes_identity(scenes))
 
 
 def _detector(
@@ -402,9 +410,18 @@ def _stored(stem: str) -> Checkpoint | None:
         return None
 
 
-def _tree_world(design: str, seed: int) -> Cell:
-    identity = tree_world.identity(design, seed, _tree_groups(design, seed))
+def _moments(data: str, source, folder: str | None = None) -> Cell:
+    named = moments.identity(data, source)
+    last = ("python", "-m", "mae_book.sweep.moments")
+    last += ("--data", folder, "--name", data) if folder else ()
+    return Cell("moments", data, named["name"], named["hash"], (), (), last, "--out")
+
+
+def _tree_world(design: str, seed: int, ratio: float = tree_world.Settings.ratio) -> Cell:
+    settings = tree_world.Settings(ratio)
+    identity = tree_world.identity(design, seed, _tree_groups(design, seed), settings)
     last = ("python", "-m", "mae_book.sweep.tree_world", "--designs", design, "--seeds", str(seed))
+    last += ("--ratios", str(ratio)) if ratio != tree_world.Settings.ratio else ()
     return Cell("tree_world", "", identity["name"], identity["hash"], (), (), last, "--out")
 
 
@@ -421,23 +438,19 @@ def _reference(seed: int):
 
 def _theory() -> list[Cell]:
     """The claims of §2: one command a kind and seed makes all its files."""
-    named = {kind: [] for kind in theory.SEEDS}
+    named: dict[str, list[tuple[str, dict]]] = {kind: [] for kind in theory.SEEDS}
     for seed in theory.SEEDS["theory"]:
-        runs = {"random graphs": theory.random_graphs(seed)[0]}
+        graphs = {"random graphs": theory.random_graphs(seed)[0]}
         for several in (False, True):
-            runs |= {
+            graphs |= {
                 f"{run}, several parents" if several else run: theory.figure_4_run(
                     run, seed, several
                 )[0]
                 for run in theory.FIGURE_4
             }
-        named["theory"] += runs.items()
-    for case in (*table_cases(), every_mask_case()):
-        for seed in theory.SEEDS["identify"]:
-            for mask in case.measured or case.masks:
-                named["identify"] += theory._identify_runs(
-                    case, mask, seed, theory.STEPS, theory.BATCH
-                )
+        named["theory"] += graphs.items()
+    for seed in theory.SEEDS["identify"]:
+        named["identify"] += [theory.fold_run(seed), *theory.identify_runs(seed)]
     cells = []
     for kind, runs in named.items():
         for run, config in runs:

@@ -1,6 +1,6 @@
 """The theory's claims, measured for the ledger: Theorem 1 and Figure 4 on random hierarchies
-(``results/theory``), Theorem 2 as `mae_lib.theory.identify` tests it, on seeds that no chapter has
-shown (``results/identify``).
+(``results/theory``), Theorem 2, stated and trained, as `mae_lib.identification.identify` tests it, on seeds
+that no chapter has shown (``results/identify``).
 
 What Algorithms 1 and 2 return is judged on random linear-Gaussian models of the same graphs, which
 know no common ancestors: c by `conditions.minimal_sets`, s_m and s_mᶜ by ranks and correlations.
@@ -18,6 +18,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,22 +29,24 @@ from mae_lib.base.errors import InputError
 from mae_lib.base.intervals import over_seeds
 from mae_lib.base.provenance import provenance
 from mae_lib.base.records import own_record, write_result
-from mae_lib.theory.conditions import TOLERANCE, LinearModel, linear_model, minimal_sets
-from mae_lib.theory.graph import LatentGraph, Name, random_dag
-from mae_lib.theory.identify import (
+from mae_lib.identification.identify import (
     BATCH,
     FIGURES,
     STEPS,
     Case,
+    CaseResult,
     every_mask_case,
     run_case,
+    run_fold,
     table_cases,
 )
+from mae_lib.theory.conditions import TOLERANCE, LinearModel, linear_model, minimal_sets
+from mae_lib.theory.graph import LatentGraph, Name, random_dag
 from mae_lib.theory.shared import locate_shared
 
 SEEDS = {"theory": (0, 1, 2, 3, 4), "identify": (3, 4, 5, 6, 7)}
-"""Kind → its seeds. Chapter 4 shows seeds 0 to 2 of `identify`, and these were seen before the
-claim's thresholds were written: they do not count."""
+"""Kind → its seeds. Chapter 4 shows seeds 0 to 2 of `identify`, which do not count; seed 100 was
+the pilot of T2t."""
 
 FAMILIES = ("tree", "several parents", "two roots", "two parts")
 """Of `random_hierarchies`: the first two have one root, the third has two above the same
@@ -140,12 +143,13 @@ def check_mask(graph: LatentGraph, masked: Collection[Name], seed: int) -> dict[
     Returns:
         "one minimal set": `conditions.minimal_sets` has one member. "c located": it is the located
         c. "s_m located": (c, s_m) and x_m determine one another, and s_m is uncorrelated with c,
-        s_mᶜ and x_mᶜ. "s_mc located": (c, s_mᶜ) and x_mᶜ determine one another. "something shared":
+        s_mᶜ and x_mᶜ. "one s_m": of all sets of noises that one alone meets the conditions on s_m.
+        "s_mc located": (c, s_mᶜ) and x_mᶜ determine one another. "something shared":
         a noise is determined by both parts. "s_mc not unique": another set of noises would do for
         s_mᶜ, with this c and s_m. "2^|CA| s_mc": as many do as there are subsets of the noises that
         both parts determine.
 
-        The first four hold for every mask, c = ∅ included: it is then the one minimal set, and s_m
+        The first five hold for every mask, c = ∅ included: it is then the one minimal set, and s_m
         and s_mᶜ are all noises of their parts. "s_mc not unique" is claimed only where something is
         shared: otherwise exactly one set will do, as 2^|CA| says.
     """
@@ -177,6 +181,14 @@ def check_mask(graph: LatentGraph, masked: Collection[Name], seed: int) -> dict[
     def one_to_one(one: list, other: list) -> bool:
         return determines(one, other) and determines(other, one)
 
+    # What could belong to s_m: a noise that x_m determines and that tells nothing of c and x_mᶜ. To
+    # determine x_m is monotone in the set, so one is left if all are needed.
+    own_s_m = [
+        e for e in map(_noise, own) if determines(hidden, [e]) and independent([e], c + shown)
+    ]
+    one_s_m = determines(c + own_s_m, hidden) and not any(
+        determines(c + [other for other in own_s_m if other != e], hidden) for e in own_s_m
+    )
     common = [v for v in own if determines(hidden, [_noise(v)]) and determines(shown, [_noise(v)])]
     # What could belong to s_mᶜ: a noise that x_mᶜ determines and that is not in s_m. To determine
     # x_mᶜ is monotone in the set, so a noise whose absence cannot be made up for by all others is
@@ -197,6 +209,7 @@ def check_mask(graph: LatentGraph, masked: Collection[Name], seed: int) -> dict[
         "one minimal set": len(minimal) == 1,
         "c located": minimal == [found.c],
         "s_m located": one_to_one(c + s_m, hidden) and independent(s_m, c + s_mc + shown),
+        "one s_m": one_s_m and {e[1] for e in own_s_m} == found.s_m & set(own),
         "s_mc located": one_to_one(c + s_mc, shown),
         "something shared": bool(common),
         "s_mc not unique": any(other != located for other in valid),
@@ -345,57 +358,89 @@ def evaluate_theory(
             _write(folder, "theory", run, config, measures, time.perf_counter() - began, report)
 
 
+def trainings() -> tuple[tuple[Case, int], ...]:
+    """What is trained for T2t, each with its steps: the four cases that meet the theorem's
+    conditions and the broken ones, the one wide model, and the same for fewer and more steps,
+    narrower and wider."""
+    wide = every_mask_case()
+    named = lambda which, **change: replace(wide, name=f"one model, {which}", **change)
+    return (
+        *((case, STEPS) for case in (*table_cases(), wide)),
+        *((named(f"{steps} steps"), steps) for steps in (500, 8000)),
+        *((named(f"width {width}", width=width), STEPS) for width in (32, 256)),
+    )
+
+
+def identify_runs(
+    seed: int, of: Sequence[tuple[Case, int]] | None = None, batch: int = BATCH
+) -> list[tuple[str, dict]]:
+    """Run and config of every record of a seed that comes from a training."""
+    return [
+        named
+        for case, steps in (trainings() if of is None else of)
+        for mask in case.measured or case.masks
+        for named in _identify_runs(case, mask, seed, steps, batch)
+    ]
+
+
+def fold_run(seed: int) -> tuple[str, dict]:
+    """Run and config of the fold, which is not trained."""
+    return "fold", {"seed": seed, "case": "fold"}
+
+
 def evaluate_identify(
     folder: Path,
     seeds: Sequence[int] = SEEDS["identify"],
-    cases: Sequence[Case] | None = None,
-    steps: int = STEPS,
+    of: Sequence[tuple[Case, int]] | None = None,
     batch: int = BATCH,
     report: Report | None = None,
 ) -> None:
-    """Trains and measures every case with every seed, case by case: the four that decide T2 first,
-    the broken ones and the one wide model after.
+    """The fold, then every training with every seed, case by case: the four that meet the
+    conditions first.
 
     Writes into ``folder`` a record a run, mask and seed. Its run is the case's name, with the mask
-    where one model is measured under several; its measures are `identify.FIGURES`. Beside it, as
-    the run ``NAME, untrained``: ``code_to_c`` of the same encoder before training, at no time of
-    its own.
+    where one model is measured under several; its measures are `identify.FIGURES` and
+    ``output_less_code``, c → D(ĉ) less c → ĉ. Beside it, as the run ``NAME, untrained``:
+    ``code_to_c`` of the same encoder before training, at no time of its own. The run "fold" has
+    the figures of `identify.FoldResult`.
 
     Args:
         folder: of the records. What is there is not computed again, so that a stop loses no more
-            than one training. cases: `identify.table_cases` and `identify.every_mask_case` by
-            default. steps, batch: of each training. report: called with each new record.
+            than one training. of: cases and the steps of each; `trainings` by default. batch: of
+            each training. report: called with each new record.
     """
-    trainings = [
-        (case, seed)
-        for case in ((*table_cases(), every_mask_case()) if cases is None else cases)
+    of = trainings() if of is None else of
+    folds = {seed: _recorded(folder, "identify", *fold_run(seed)) for seed in seeds}
+    known = {
+        (case.name, seed): all(
+            _recorded(folder, "identify", run, config)
+            for run, config in identify_runs(seed, [(case, steps)], batch)
+        )
+        for case, steps in of
         for seed in seeds
-    ]
-    wanted = [
-        [_identify_runs(case, mask, seed, steps, batch) for mask in case.measured or case.masks]
-        for case, seed in trainings
-    ]
-    known = [
-        [_recorded(folder, "identify", run, config) for pair in runs for run, config in pair]
-        for runs in wanted
-    ]
-    for (case, seed), runs, there in zip(trainings, wanted, known):
-        if all(there):
-            continue
-        for result, ((run, config), (untrained, untrained_config)) in zip(
-            run_case(case, seed, steps, batch), runs
-        ):
-            figures = {name: getattr(result, name) for name in FIGURES}
-            _write(folder, "identify", run, config, figures, result.seconds, report)
-            _write(
-                folder,
-                "identify",
-                untrained,
-                untrained_config,
-                {"code_to_c": result.untrained_to_c},
-                0.0,
-                report,
-            )
+    }
+    for seed in seeds:
+        if not folds[seed]:
+            began = time.perf_counter()
+            found = asdict(run_fold(seed))
+            took = time.perf_counter() - began
+            _write(folder, "identify", *fold_run(seed), found, took, report)
+    for case, steps in of:
+        for seed in seeds:
+            if not known[case.name, seed]:
+                for result in run_case(case, seed, steps, batch):
+                    _write_identify(folder, result, steps, batch, report)
+
+
+def _write_identify(
+    folder: Path, result: CaseResult, steps: int, batch: int, report: Report | None
+) -> None:
+    trained, untrained = _identify_runs(result.case, result.mask, result.seed, steps, batch)
+    figures = {name: getattr(result, name) for name in FIGURES}
+    figures["output_less_code"] = result.c_to_output - result.c_to_code
+    _write(folder, "identify", *trained, figures, result.seconds, report)
+    before = {"code_to_c": result.untrained_to_c}
+    _write(folder, "identify", *untrained, before, 0.0, report)
 
 
 def _identify_runs(

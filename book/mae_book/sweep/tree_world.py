@@ -8,7 +8,7 @@ mechanism, as image statistics are the same everywhere: with a mechanism of its 
 pilot of 1200 steps learned nothing (loss 0.99 of the variance). A ViT patch is one pixel.
 
 The designs (`DESIGNS`), all at ratio .5, so that the cost is equal: random patches; whole subtrees
-of level 1 (2 × 2) or 2 (4 × 4) of the true tree; 16 or 4 groups that `mae_lib.theory.structure`
+of level 1 (2 × 2) or 2 (4 × 4) of the true tree; 16 or 4 groups that `mae_lib.identification.structure`
 estimates from 4096 draws; *shifted2*, blocks of 4 × 4 moved by one pixel both ways, as large as the
 subtrees and off the tree; random patches and shifted blocks with a margin of one pixel left out of
 the loss. Theorem 1 (`mae_lib.theory.levels`) puts c at level 1 for random and shifted2, at 2 for
@@ -50,14 +50,9 @@ from mae_lib.base.intervals import over_seeds
 from mae_lib.base.provenance import provenance
 from mae_lib.base.records import own_record, write_result
 from mae_lib.evaluation.latents import ridge
-from mae_lib.masks.designs import margin_maps, sample_design
-from mae_lib.masks.masking import MaskSpec
-from mae_lib.model.autoencoder import MaskedAutoencoder, ModelConfig
-from mae_lib.theory.graph import LatentGraph, Name, quad_tree
-from mae_lib.theory.levels import shifted_groups, subtree_groups
-from mae_lib.theory.process import LeakyMap, Process, Sample
-from mae_lib.theory.scores import DRAWS, kernel_ridge_r2
-from mae_lib.theory.structure import (
+from mae_lib.identification.process import LeakyMap, Process, Sample
+from mae_lib.identification.scores import DRAWS, kernel_ridge_r2
+from mae_lib.identification.structure import (
     bipartitions,
     estimate_tree,
     information_distances,
@@ -65,6 +60,11 @@ from mae_lib.theory.structure import (
     partition,
     robinson_foulds,
 )
+from mae_lib.masks.designs import margin_maps, sample_design
+from mae_lib.masks.masking import MaskSpec
+from mae_lib.model.autoencoder import MaskedAutoencoder, ModelConfig
+from mae_lib.theory.graph import LatentGraph, Name, quad_tree
+from mae_lib.theory.levels import shifted_groups, subtree_groups
 
 GRID, LEVELS = (8, 8), 3
 FIT, TEST = 4000, 2000
@@ -146,7 +146,9 @@ class TreeWorld:
         self.graph: LatentGraph = quad_tree(GRID)
         generator = torch.Generator().manual_seed(seed)
         shared = {dim: LeakyMap(dim, generator) for dim in range(1, LEVELS + 2)}
-        self.process = Process(self.graph, seed, lambda dim, _: shared[dim])
+        # not standardised, as when the runs were registered: a node's own scale would also make
+        # the nodes of a level differ
+        self.process = Process(self.graph, seed, lambda dim, _: shared[dim], standardised=False)
         self.reference = self._observed(
             self.process.sample(ESTIMATION_DRAWS, torch.Generator().manual_seed(seed + 2**20))
         )
@@ -201,7 +203,7 @@ def recovery(
         found = []
         for seed in range(seeds):
             values = (
-                Process(graph, seed)
+                Process(graph, seed, standardised=False)
                 .sample(count, torch.Generator().manual_seed(seed + 2**20))
                 .values
             )
@@ -397,6 +399,7 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--designs", nargs="+", default=list(DESIGNS), choices=list(DESIGNS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--ratios", nargs="+", type=float, default=[Settings.ratio])
     parser.add_argument("--out", type=Path, default=results_directory() / "tree_world")
     options = parser.parse_args(words)
     torch.set_num_threads(1)  # small matrices gain nothing from more, and sums keep their order
@@ -413,27 +416,23 @@ def main(words: Sequence[str] | None = None) -> None:
         )
 
     try:
-        missing = {
-            seed: [name for name in options.designs if not _recorded(options.out, name, seed)]
-            for seed in options.seeds
-        }
-        for seed, designs in missing.items():
+        wanted = [(seed, Settings(r)) for seed in options.seeds for r in options.ratios]
+        missing = [
+            [name for name in options.designs if not _recorded(options.out, name, seed, settings)]
+            for seed, settings in wanted
+        ]
+        for (seed, settings), designs in zip(wanted, missing):
             if designs:
-                evaluate_tree_world(designs, [seed], Settings(), report)
+                evaluate_tree_world(designs, [seed], settings, report)
     except InputError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 
 
-def _recorded(folder: Path, name: str, seed: int) -> bool:
-    """Whether a run with the full settings is recorded; InputError where another file has its
-    name."""
+def _recorded(folder: Path, name: str, seed: int, settings: Settings) -> bool:
+    """Whether a run is recorded; InputError where another file has its name."""
     groups = DESIGNS[name].groups
-    return (
-        own_record(
-            folder, identity(name, seed, groups(TreeWorld(seed).reference) if groups else None)
-        )
-        is not None
-    )
+    found = groups(TreeWorld(seed).reference) if groups else None
+    return own_record(folder, identity(name, seed, found, settings)) is not None
 
 
 if __name__ == "__main__":

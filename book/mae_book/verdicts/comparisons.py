@@ -5,9 +5,12 @@ does an experiment on why we differ from the paper (`mae_book.sweep.experiments`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from scipy import stats
 
 from mae_lib.base.errors import InputError
 from mae_lib.base.intervals import Interval, over_seeds
@@ -182,3 +185,46 @@ class AtLeast:
 
     def said(self, label: Callable[[str], str] = str) -> str:
         return f"{self.measure}: {label(self.run)} at least {self.least:g}"
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """``measure`` orders the runs as a prediction does, whatever the scales: Kendall's τ between
+    the predicted values and the measured ones, seed by seed, is above ``least`` in the mean with
+    its interval; not reproduced if the whole interval is below. A monotone map changes nothing.
+
+    Attributes:
+        predicted: run → predicted value, of at least three runs.
+    """
+
+    measure: str
+    predicted: Mapping[str, float]
+    least: float = 0.0
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        return tuple(self.predicted)
+
+    def difference(self, values: Values) -> Interval:
+        """τ, in [−1, 1]; 0 where a seed gives the same number for every run."""
+        wanted = list(self.predicted.values())
+        found = [
+            stats.kendalltau(wanted, [values[run][seed] for run in self.runs]).statistic
+            for seed in _common(values, self.runs)
+        ]
+        return over_seeds([0.0 if math.isnan(one) else float(one) for one in found])
+
+    def outcome(self, found: Interval) -> Verdict:
+        if found.n < SEEDS:
+            return "undecided"
+        return (
+            "reproduced"
+            if found.low > self.least
+            else "not reproduced"
+            if found.high < self.least
+            else "undecided"
+        )
+
+    def said(self, label: Callable[[str], str] = str) -> str:
+        rising = " < ".join(label(run) for run in sorted(self.runs, key=self.predicted.__getitem__))
+        return f"{self.measure}: ordered as {rising}, τ above {self.least:g}"

@@ -24,8 +24,9 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "latents": ("mae_lib.evaluation.latents", *_ENCODER),
     "detection": ("mae_lib.detection.detectors", *_ENCODER),
     "tree_world": ("mae_book.sweep.tree_world",),
+    "moments": ("mae_book.sweep.moments", "mae_lib.worlds.world"),
     "theory": ("mae_book.sweep.theorems",),
-    "identify": ("mae_lib.theory.identify",),
+    "identify": ("mae_lib.identification.identify",),
 }
 """kind of result → the modules that its numbers come from, beside all that these import."""
 
@@ -101,8 +102,9 @@ def essence(source: str) -> str:
     """
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        if isinstance(getattr(node, "body", None), list):
-            node.body = [part for part in node.body if not _says_nothing(part)]
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            body[:] = [part for part in body if not _says_nothing(part)]
     return _spelled(tree)
 
 

@@ -29,15 +29,15 @@ from mae_book.sweep.theorems import (
 )
 from mae_book.verdicts.claims import CLAIMS, IDENTIFIED
 from mae_lib.base.errors import InputError
+from mae_lib.identification.identify import FIGURES, Case, CaseResult, table_cases
 from mae_lib.theory.conditions import linear_model
 from mae_lib.theory.graph import LatentGraph, figure_4
-from mae_lib.theory.identify import FIGURES, Case, CaseResult, table_cases
 from mae_lib.theory.shared import locate_shared
 
 PAIR = LatentGraph([("z", "x"), ("z", "y")], ["x", "y"])
 TINY = Case("tiny, one mask", PAIR, ("x.",), 1, width=4)
 BOTH = Case("tiny, both", PAIR, ("x.", ".x"), 2, width=4, measured=("x.", ".x"))
-HOLD = ("one minimal set", "c located", "s_m located", "s_mc located", "2^|CA| s_mc")
+HOLD = ("one minimal set", "c located", "s_m located", "one s_m", "s_mc located", "2^|CA| s_mc")
 THEORY_CLAIMS = [claim for claim in CLAIMS.values() if claim.kind == "theory"]
 
 
@@ -162,6 +162,7 @@ def test_on_random_graphs_every_case_comes_out() -> None:
         (lambda found: replace(found, s_m=found.s_mc, s_mc=found.s_m), "s_m located"),
         (lambda found: replace(found, s_m=frozenset(sorted(found.s_m)[1:])), "s_m located"),
         (lambda found: replace(found, s_m=found.s_m | found.s_mc), "s_m located"),
+        (lambda found: replace(found, s_m=frozenset(sorted(found.s_m)[1:])), "one s_m"),
         (lambda found: replace(found, s_mc=frozenset(sorted(found.s_mc)[1:])), "s_mc located"),
         (lambda found: replace(found, s_mc=found.s_mc | found.s_m), "s_mc located"),
     ],
@@ -306,7 +307,10 @@ def trained(case: Case, seed: int, steps: int, batch: int) -> list[CaseResult]:
 def test_identify_records(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(theory, "run_case", trained)
     made: list[dict] = []
-    evaluate_identify(tmp_path, (3,), (TINY, BOTH), steps=2, batch=8, report=made.append)
+    of = ((TINY, 2), (BOTH, 2))
+    evaluate_identify(tmp_path, (3,), of, batch=8, report=made.append)
+    fold = made.pop(0)
+    assert fold["run"] == "fold" and abs(fold["measures"]["c_to_code"]["value"]) < 0.1
     assert [r["run"] for r in made] == [
         "tiny, one mask",
         "tiny, one mask, untrained",
@@ -316,12 +320,12 @@ def test_identify_records(monkeypatch, tmp_path) -> None:
         "tiny, both, .x, untrained",
     ]
     files = sorted(tmp_path.iterdir())
-    assert len(files) == 6 and not any(set(f.name) & set(" ,=") for f in files)
+    assert len(files) == 7 and not any(set(f.name) & set(" ,=") for f in files)
     for full, bare in zip(made[::2], made[1::2]):
         assert (
             full["seconds"] == 1.5
             and bare["seconds"] == 0
-            and tuple(full["measures"]) == FIGURES
+            and tuple(full["measures"]) == (*FIGURES, "output_less_code")
             and tuple(bare["measures"]) == ("code_to_c",)
         )
         assert (
@@ -334,9 +338,9 @@ def test_identify_records(monkeypatch, tmp_path) -> None:
             and bare["config"]["steps"] == 0
             and full["hash"] != bare["hash"]
         )
-    files[0].unlink()
+    files[-1].unlink()
     again: list[dict] = []
-    evaluate_identify(tmp_path, (3,), (TINY, BOTH), steps=2, batch=8, report=again.append)
+    evaluate_identify(tmp_path, (3,), of, batch=8, report=again.append)
     assert 2 <= len(again) <= 4 and sorted(tmp_path.iterdir()) == files, (
         "the one model is trained again"
     )
@@ -344,7 +348,7 @@ def test_identify_records(monkeypatch, tmp_path) -> None:
         r["measures"] == next(m for m in made if m["hash"] == r["hash"])["measures"] for r in again
     )
     monkeypatch.setattr(theory, "run_case", lambda *_: pytest.fail("all is recorded"))
-    evaluate_identify(tmp_path, (3,), (TINY, BOTH), steps=2, batch=8)
+    evaluate_identify(tmp_path, (3,), of, batch=8)
 
 
 def test_the_seeds_that_decide_have_not_been_shown() -> None:
@@ -352,6 +356,18 @@ def test_the_seeds_that_decide_have_not_been_shown() -> None:
     assert tuple(case.name for case in table_cases()[:4]) == IDENTIFIED
     names = [theory._named(case.name, {"seed": 3})[0] for case in table_cases()]
     assert names[3] == "c-z2-z3-s3" and len(set(names)) == len(names)
+
+
+def test_what_is_trained_is_what_the_claims_ask_for() -> None:
+    asked = [claim for claim in CLAIMS.values() if claim.kind == "identify"]
+    wanted = {run for claim in asked for test in claim.tests for run in test.runs}
+    made = [run for run, _ in (theory.fold_run(3), *theory.identify_runs(3))]
+    assert wanted <= set(made) and len(set(made)) == len(made)
+    steps = {case.name: (count, case.width) for case, count in theory.trainings()}
+    assert steps["one model, 500 steps"] == (500, 128) and steps["one model, width 32"] == (
+        2000,
+        32,
+    )
 
 
 @pytest.mark.parametrize(

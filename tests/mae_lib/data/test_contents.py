@@ -21,7 +21,7 @@ from mae_lib.base.errors import InputError
 from mae_lib.data import contents
 from mae_lib.data.coco import open_coco
 from mae_lib.data.contents import file_digests, fingerprint
-from mae_lib.data.datasets import FolderImages
+from mae_lib.data.encoded import FolderImages
 from mae_lib.data.shards import ShardImages, pack
 from mae_lib.data.sources import image_source
 

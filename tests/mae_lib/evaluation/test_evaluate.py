@@ -15,7 +15,7 @@ from mae_lib.base.errors import InputError
 from mae_lib.base.intervals import Interval
 from mae_lib.base.runs import RUNS
 from mae_lib.commands.cli import main
-from mae_lib.data.datasets import FolderImages
+from mae_lib.data.encoded import FolderImages
 from mae_lib.data.shifted import ShiftedSet
 from mae_lib.data.sources import image_source
 from mae_lib.evaluation import evaluate as evaluation
