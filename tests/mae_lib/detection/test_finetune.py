@@ -25,6 +25,8 @@ from mae_lib.base.records import write_result
 from mae_lib.base.tensors import read_safetensors, write_safetensors
 from mae_lib.commands import cli
 from mae_lib.data.coco import CocoFolder, Instances, write_scenes
+from mae_lib.detection import detectors
+from mae_lib.detection import finetune as tuning
 from mae_lib.detection.config import DetectorConfig, FinetuneConfig
 from mae_lib.detection.detectors import (
     evaluate_detector,
@@ -37,8 +39,6 @@ from mae_lib.detection.detectors import (
 )
 from mae_lib.detection.examples import Examples, cropped, mirrored, scaled
 from mae_lib.detection.finetune import FinetuneRun, build, finetune
-from mae_lib.detection.mask_rcnn import detectors
-from mae_lib.detection.mask_rcnn import finetune as tuning
 from mae_lib.training.store import Checkpoint
 from mae_lib.training.tiers import TIERS, run_name
 from mae_lib.worlds.world import Scenes, boxes_of
