@@ -6,8 +6,8 @@ import re
 
 from mae_lib.base.errors import InputError
 from mae_lib.commands.options import Import
-from mae_lib.training.foreign import Told, import_weights
-from mae_lib.training.foreign_files import Said
+from mae_lib.training.foreign.files import Said
+from mae_lib.training.foreign.models import Told, import_weights
 
 
 def run(options: Import) -> int:

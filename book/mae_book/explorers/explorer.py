@@ -26,7 +26,7 @@ from torch import Tensor
 from mae_lib.base.errors import InputError
 from mae_lib.drawing import figures
 from mae_lib.model.autoencoder import MaskedAutoencoder, normalise_pixels, to_unit_range
-from mae_lib.training.pretrain import step_generator
+from mae_lib.training.feeding import step_generator
 from mae_lib.training.store import Checkpoint
 from mae_lib.training.tiers import TIERS
 

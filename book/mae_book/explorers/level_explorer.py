@@ -29,7 +29,8 @@ from mae_lib.base.intervals import DRAWS, LEVEL, Interval
 from mae_lib.drawing import graph_figures
 from mae_lib.drawing.figures import PALETTE
 from mae_lib.masks.masking import Law, mask_batches
-from mae_lib.theory.graph import LatentGraph, quad_tree
+from mae_lib.theory.graph import LatentGraph
+from mae_lib.theory.graphs import quad_tree
 from mae_lib.theory.shared import level_spectrum, locate_shared_batch
 from mae_lib.training.tiers import TIERS
 

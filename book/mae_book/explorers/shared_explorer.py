@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from mae_book.explorers.explorer import asset, fragment
 from mae_lib.base.errors import InputError
 from mae_lib.drawing import graph_figures
-from mae_lib.theory.graph import LatentGraph, Name, figure_4, quad_tree, tree
+from mae_lib.theory.graph import LatentGraph, Name
+from mae_lib.theory.graphs import figure_4, quad_tree, tree
 from mae_lib.theory.shared import (
     SharedInformation,
     common_ancestors_batch,

@@ -48,7 +48,7 @@ from mae_lib.evaluation.attention import (
     patch_coverage,
 )
 from mae_lib.model.autoencoder import MaskedAutoencoder, normalise_pixels
-from mae_lib.training.pretrain import Trained
+from mae_lib.training.loop import Trained
 from mae_lib.training.store import Checkpoint, save
 from mae_lib.training.tiers import tier
 from mae_lib.worlds.world import World

@@ -24,7 +24,8 @@ from mae_book.explorers.shared_explorer import (
     reading,
 )
 from mae_lib.drawing.graph_figures import node_kinds, outline
-from mae_lib.theory.graph import LatentGraph, random_dag
+from mae_lib.theory.graph import LatentGraph
+from mae_lib.theory.graphs import random_dag
 from mae_lib.theory.shared import locate_shared
 
 pytestmark = in_browser

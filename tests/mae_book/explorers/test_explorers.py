@@ -20,9 +20,10 @@ from mae_book.explorers.explorer import MaskingExplorer, data_url
 from mae_lib.base.errors import InputError
 from mae_lib.commands.cli import parse
 from mae_lib.model.autoencoder import MaskedAutoencoder, normalise_pixels
-from mae_lib.training.pretrain import Trained
+from mae_lib.training.config import PretrainConfig
+from mae_lib.training.loop import Trained
 from mae_lib.training.store import Checkpoint, save
-from mae_lib.training.tiers import PretrainConfig, tier
+from mae_lib.training.tiers import tier
 from mae_lib.worlds.world import World
 
 SMOKE = tier("smoke")

@@ -17,7 +17,7 @@ from browser import (
     write,
 )
 from mae_book.explorers.level_explorer import EXAMPLES, LAW_WORDS, MEASURES, LevelExplorer
-from mae_lib.theory.graph import quad_tree
+from mae_lib.theory.graphs import quad_tree
 from mae_lib.theory.shared import locate_shared
 
 pytestmark = in_browser

@@ -30,9 +30,11 @@ from mae_lib.base.errors import InputError
 from mae_lib.base.intervals import Interval, bootstrap
 from mae_lib.base.parameters import check_notebook_parameters
 from mae_lib.masks.masking import mask_batches
-from mae_lib.theory.graph import LatentGraph, quad_tree
+from mae_lib.theory.graph import LatentGraph
+from mae_lib.theory.graphs import quad_tree
 from mae_lib.theory.levels import mask_levels
-from mae_lib.theory.shared import expected_spectrum, locate_shared, tree_membership
+from mae_lib.theory.shared import locate_shared
+from mae_lib.theory.spectra import expected_spectrum, tree_membership
 
 SMALL = {"quad": (quad_tree((4, 4)), (4, 4)), "pairs": (quad_tree((4, 8), 2), (4, 8))}
 SETTINGS = [

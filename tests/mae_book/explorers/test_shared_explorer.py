@@ -28,7 +28,8 @@ from mae_book.verdicts.results import repository
 from mae_lib.base.errors import InputError
 from mae_lib.base.parameters import check_notebook_parameters
 from mae_lib.drawing.graph_figures import LOOKS, node_kinds
-from mae_lib.theory.graph import LatentGraph, figure_4, quad_tree, random_dag, tree
+from mae_lib.theory.graph import LatentGraph
+from mae_lib.theory.graphs import figure_4, quad_tree, random_dag, tree
 from mae_lib.theory.shared import locate_shared
 
 GRAPHS = explorer_graphs()

@@ -22,9 +22,10 @@ from torch import Tensor
 from mae_lib.base.errors import InputError
 from mae_lib.base.provenance import provenance
 from mae_lib.model.autoencoder import MaskedAutoencoder, ModelConfig
-from mae_lib.training.foreign_files import Said, Source, read_source
-from mae_lib.training.imported import ImportedConfig
-from mae_lib.training.store import Checkpoint, find, require_free, store_model
+from mae_lib.training.config import ImportedConfig
+from mae_lib.training.foreign.files import Said, Source, read_source
+from mae_lib.training.store import Checkpoint, find
+from mae_lib.training.stored import require_free, store_model
 
 HEADS = {(768, 12): 12, (1024, 24): 16, (1280, 32): 16, (512, 8): 16}
 """(width, depth) → attention heads of Meta's encoders (ViT-B, -L, -H) and of their decoder: tensors
@@ -58,7 +59,7 @@ def import_weights(source: str | Path, folder: str | Path, told: Told = Told()) 
 
     Args:
         source: a file of timm's or Meta's tensors, or a folder of transformers or timm, as
-            :func:`mae_lib.training.foreign_files.read_source` takes it.
+            :func:`mae_lib.training.foreign.files.read_source` takes it.
 
     Returns:
         the checkpoint. Its config is an `ImportedConfig`, its record lists what is ``unknown``.
