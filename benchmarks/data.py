@@ -41,8 +41,9 @@ from torch import Tensor
 
 from mae_lib.base.errors import InputError
 from mae_lib.base.image_source import ImageSource
-from mae_lib.data.datasets import EncodedImages, Resident, nbytes
-from mae_lib.data.image_files import Member
+from mae_lib.data.datasets import Resident, nbytes
+from mae_lib.data.encoded import EncodedImages
+from mae_lib.data.formats.decoding import Member
 from mae_lib.data.shards import ShardImages, pack
 from mae_lib.data.sources import image_source
 from mae_lib.model.autoencoder import normalise_pixels

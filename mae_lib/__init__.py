@@ -1,12 +1,11 @@
 """Masked autoencoders as hierarchical latent variable models: the library under the executable
 book.
 
-Ten wings, each a folder whose ``__init__`` says what lives there; a wing imports only from those
-before
-it: ``base``, ``masks``, ``theory`` (§2.1, §2.3), ``model`` (§2.2), ``worlds``, ``data``,
-    ``training``
-(§3), ``evaluation`` (§3.1–§3.4), ``detection`` (§3.5), ``drawing``, ``commands``. What people need
-most is importable from here, and loaded when it is first asked for.
+Twelve wings, each a folder whose ``__init__`` says what lives there; a wing imports only from those
+before it: ``base``, ``masks``, ``theory`` (§2.1), ``identification`` (§2.3), ``model`` (§2.2),
+``worlds``, ``data``, ``training`` (§3), ``evaluation`` (§3.1–§3.4), ``detection`` (§3.5),
+``drawing``, ``commands``. What people need most is importable from here, and loaded when it is
+first asked for.
 """
 
 from __future__ import annotations

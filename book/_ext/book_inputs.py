@@ -7,6 +7,9 @@ numbers come from (the library, the shipped checkpoints, the results of finished
 versions): another hash is another, empty, cache, and a changed configuration value, so that Sphinx
 reads every page again. It runs inside the build, hence `jupyter-book build .` has it too.
 
+Chapters that are not in the cache are executed side by side, one per core, before Sphinx reads the
+first page; one that fails is executed again when its page is read, which reports it.
+
 It also keeps a failure from being forgotten: Sphinx stores the pages it has read even when they
 gave warnings, and a second build, reading nothing, would succeed. After a build with warnings the
 store is dropped.
@@ -15,12 +18,16 @@ store is dropped.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import sys
 from pathlib import Path
 
+from jupyter_cache import get_cache
+from jupyter_cache.executors import load_executor
 from sphinx.application import ENV_PICKLE_FILENAME, Sphinx
 from sphinx.config import Config
+from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
@@ -82,6 +89,19 @@ def drop_old_reports(app: Sphinx) -> None:
     shutil.rmtree(Path(app.outdir) / "reports", ignore_errors=True)
 
 
+def execute_side_by_side(app: Sphinx, env: BuildEnvironment, names: list[str]) -> None:
+    """Fill the cache with the chapters among the pages that are about to be read."""
+    chapters = [path for name in names if (path := str(env.doc2path(name))).endswith(".ipynb")]
+    if app.config.nb_execution_mode != "cache" or len(chapters) < 2:
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on one core are slower than one
+    cache = get_cache(app.config.nb_execution_cache_path)
+    for path in chapters:
+        cache.add_nb_to_project(path)
+    executor = load_executor("local-parallel", cache, logger)
+    executor.run_and_cache(filter_uris=chapters, timeout=app.config.nb_execution_timeout)
+
+
 def forget_failed_reading(app: Sphinx, exception: Exception | None) -> None:
     """After warnings, make the next build read (and report) every page again; good executions stay
     cached."""
@@ -94,5 +114,6 @@ def setup(app: Sphinx) -> dict[str, bool | str]:
     app.add_config_value("book_inputs_key", "", "env", types=(str,))
     app.connect("config-inited", choose_cache)
     app.connect("builder-inited", drop_old_reports)
+    app.connect("env-before-read-docs", execute_side_by_side)
     app.connect("build-finished", forget_failed_reading)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

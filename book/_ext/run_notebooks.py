@@ -17,11 +17,13 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from mae_lib.base.provenance import provenance
+
 CELL_TIMEOUT = 1200
 """Seconds; the same as in _config.yml and for nbval."""
 
 KEPT_CELL_METADATA = {"tags", "mystnb", "editable", "slideshow"}
-KEPT_NOTEBOOK_METADATA = {"mystnb", "title", "widgets"}
+KEPT_NOTEBOOK_METADATA = {"made", "mystnb", "title", "widgets"}
 
 
 def run(path: Path) -> None:
@@ -50,6 +52,13 @@ def run(path: Path) -> None:
         "name": "python3",
     }
     notebook.metadata["language_info"] = {"name": "python"}
+    origin = provenance("cpu")
+    notebook.metadata["made"] = {
+        "commit": origin["commit"],
+        "finished": origin["finished"][:10],
+        "hardware": f"{origin['hardware']['cpu']}, {origin['hardware']['cores']} cores",
+        "torch": origin["versions"]["torch"],
+    }
     for cell in notebook.cells:
         cell.metadata = {
             key: value for key, value in cell.metadata.items() if key in KEPT_CELL_METADATA

@@ -1,6 +1,20 @@
-"""The one exception that means "the input is wrong", as against a fault of the library."""
+"""What ends a command with one line instead of a traceback, and its exit status."""
 
 
 class InputError(ValueError):
-    """Bad input from a user. The message, one line, names the thing that is wrong and the remedy;
-    the CLI prints it alone and exits 2."""
+    """Bad input from a user. The message, one line, names what is wrong and the remedy."""
+
+    status = 2
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss became NaN or infinite. The message names the step, the state that was kept and the
+    remedy."""
+
+    status = 3
+
+
+class ProcessLost(RuntimeError):
+    """Some of the processes never joined. The message names them and the remedy."""
+
+    status = 1

@@ -1,22 +1,15 @@
-"""Files that are whole or not there: atomic writes, hashes, and safetensors in and out. No pickle
-is ever read or written."""
+"""Files that are whole or not there: atomic writes, and what became of those that were not."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import glob
-import hashlib
 import json
 import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-
-import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor
 
 from mae_lib.base.errors import InputError
 
@@ -75,9 +68,8 @@ def write_atomically(path: Path, write: Callable[[Path], None], replace: bool = 
         if isinstance(error, FileExistsError):
             what = f"{path} is there already, and is not replaced"
             raise TakenName(f"{what}: choose another folder, or move it away") from error
-        # safetensors reports the system's error as text only.
-        if isinstance(error, (OSError, safetensors.SafetensorError)):
-            full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        if isinstance(error, OSError):
+            full = error.errno == errno.ENOSPC
             remedy = "the disk is full: free some space" if full else f"{error}"
             raise InputError(
                 f"cannot write {path}: {remedy}; what it held before is untouched"
@@ -109,64 +101,6 @@ def write_json(path: Path, value: object, replace: bool = True) -> None:
     """Writes JSON (indented, NaN refused), whole or not at all; ``replace`` as in
     :func:`write_atomically`."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n", replace)
-
-
-def content_digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
-    """SHA-256, in hex, of the metadata and of names, types, shapes and bytes of CPU tensors."""
-    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def write_safetensors(
-    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], replace: bool = True
-) -> str:
-    """Writes tensors (moved to the CPU) and string metadata, whole or not at all; returns their
-    :func:`content_digest`, kept inside. ``replace`` as in :func:`write_atomically`."""
-    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    digest = content_digest(on_cpu, metadata)
-    write_atomically(
-        path,
-        lambda temporary: safetensors.torch.save_file(
-            on_cpu, temporary, metadata | {"digest": digest}
-        ),
-        replace,
-    )
-    return digest
-
-
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(tensors, metadata) of a file that :func:`write_safetensors` wrote; DamagedFile if a single
-    bit has changed since."""
-    while True:
-        before = _stamp(path)
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                tensors, metadata = (
-                    {name: file.get_tensor(name) for name in file.keys()},
-                    file.metadata() or {},
-                )
-        except (safetensors.SafetensorError, OSError) as error:
-            raise DamagedFile(f"{path} is damaged or no safetensors file ({error})") from error
-        if content_digest(
-            tensors, {key: value for key, value in metadata.items() if key != "digest"}
-        ) == metadata.get("digest"):
-            return tensors, metadata
-        # safetensors opens a file twice, for its head and for its tensors: one that was replaced in
-        # between is read anew.
-        if _stamp(path) == before:
-            raise DamagedFile(f"{path} is damaged: its contents fail the hash written with them")
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """What changes when a file is replaced; None without a file."""
-    with contextlib.suppress(OSError):
-        status = path.stat()
-        return status.st_ino, status.st_mtime_ns
-    return None
 
 
 def remove_parts(path: Path) -> None:

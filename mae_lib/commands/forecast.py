@@ -26,7 +26,7 @@ from mae_lib.training.tiers import PretrainConfig
 
 if TYPE_CHECKING:
     from mae_lib.data.coco import CocoFolder
-    from mae_lib.detection.finetune import FinetuneConfig
+    from mae_lib.detection.config import FinetuneConfig
 
 _STEPS = 3  # that are timed, after one that is not
 _FEW = 4  # images of the first trial, which decides how many the timed steps may have
@@ -153,11 +153,9 @@ def pretraining_seconds(
             and left * config.batch >= len(source)
             and nbytes(source) <= RESIDENT_LIMIT
         )
-        waiting = 0.0 if resident or kept else read * config.batch / distributed.world()
-        found.append(
-            left * max(timed[kind], waiting)
-            + (len(source) * read if kept and not resident else 0.0)
-        )
+        reading = 0.0 if resident or read is None else read
+        waiting = 0.0 if kept else reading * config.batch / distributed.world()
+        found.append(left * max(timed[kind], waiting) + (len(source) * reading if kept else 0.0))
     return found
 
 
@@ -166,7 +164,8 @@ def finetuning_seconds(
 ) -> float:
     """About how long this fine-tuning of a detector takes on this machine, from where its saved
     state stands. ``folder``: its images."""
-    from mae_lib.detection.finetune import Examples, FinetuneRun
+    from mae_lib.detection.examples import Examples
+    from mae_lib.detection.finetune import FinetuneRun
 
     def trial(images: int) -> Callable[[], None]:
         own = replace(config, batch=images, steps=_STEPS + 1)

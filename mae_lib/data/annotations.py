@@ -34,16 +34,17 @@ __all__ = [
 # {"size": [H, W], "counts": bytes}: runs of pixels outside and inside in turn, column by column
 RLE = dict[str, Any]
 OUTSIDE, FLAT, SHAPELESS = "box outside the image", "box without area", "no polygon of three points"
-# image sides that a polygon may lie outside the image: an edge is walked pixel by pixel, and 1e9
-# would take all memory
+# image sides that a polygon may lie outside the image (an edge is walked pixel by pixel, and 1e9
+# would take all memory), and images that an area may have
 _FARTHEST = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
     """One annotation as the file has it: its id, its label (1 … C), its box x, y, width, height in
-    pixels, its area, and whether it is a crowd. `segmentation` is a list of polygons (x0, y0, x1,
-    y1, …) or an RLE; `dropped` says why training does not see it, else ''.
+    pixels, its area (the pixels of its mask where the file says none), and whether it is a crowd.
+    `segmentation` is a list of polygons (x0, y0, x1, y1, …) or an RLE; `dropped` says why training
+    does not see it, else ''.
     """
 
     id: int
@@ -142,10 +143,12 @@ def annotation_of(
             f"{name} has the bbox {raw.get('bbox')!r}: write four finite numbers, x, y, width and"
             " height"
         )
-    if not _numbers([raw.get("area")], 1) or raw["area"] < 0:
+    if raw.get("area") is not None and not (
+        _numbers([raw["area"]], 1) and 0 <= raw["area"] <= _FARTHEST * size[0] * size[1]
+    ):
         raise InputError(
-            f"{name} has the area {raw.get('area')!r}: write the number of its pixels, by which"
-            " COCO sorts small from large"
+            f"{name} has the area {raw['area']!r}: write the number of its pixels, by which"
+            " COCO sorts small from large, or leave it out"
         )
     if raw.get("iscrowd", 0) not in (0, 1):
         raise InputError(f"{name} has iscrowd {raw['iscrowd']!r}: write 0 or 1")
@@ -183,11 +186,18 @@ def annotation_of(
         identifier,
         label,
         (x, y, w, h),
-        raw["area"],
+        _area_of(segmentation, size, name, w * h) if raw.get("area") is None else raw["area"],
         bool(raw.get("iscrowd", 0)),
         segmentation,
         dropped,
     )
+
+
+def _area_of(
+    segmentation: list[list[float]] | RLE, size: tuple[int, int], name: str, box: float
+) -> float:
+    """The pixels of a mask, as COCO counts them; those of the box where there is no mask."""
+    return float(rle_api.area(encode(segmentation, size, name))) if segmentation else max(box, 0.0)
 
 
 def corners(

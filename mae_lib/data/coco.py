@@ -12,13 +12,9 @@ Whatever else is wrong is an `InputError` that names the image or annotation."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,11 +24,9 @@ import filelock
 import numpy as np
 import torch
 from faster_coco_eval.core import mask as rle_api
-from PIL import Image
 from torch import Tensor
 
 from mae_lib.base.errors import InputError
-from mae_lib.base.files import write_text
 from mae_lib.data.annotations import (
     RLE,
     SHAPELESS,
@@ -46,15 +40,22 @@ from mae_lib.data.annotations import (
     size_of,
 )
 from mae_lib.data.contents import file_digests, fingerprint
-from mae_lib.data.image_files import eight_bit, existing_folder, opened, shown
-from mae_lib.worlds.world import WORLD_VERSION, Scenes
+from mae_lib.data.formats.coco_layouts import (
+    annotations_of,
+    image_folders,
+    nested,
+    place_of,
+    splits_of,
+)
+from mae_lib.data.formats.coco_scenes import own_identity, require_same, write
+from mae_lib.data.formats.decoding import eight_bit, opened
+from mae_lib.data.image_files import existing_folder, shown
+from mae_lib.worlds.world import Scenes
 
 __all__ = [
     "Instances",
     "Annotation",
     "CocoFolder",
-    "splits_of",
-    "nested",
     "open_coco",
     "write_scenes",
 ]
@@ -87,7 +88,8 @@ class CocoFolder:
     """One split in COCO's layout: a folder of images, and a JSON file of their instances.
 
     Args:
-        images: the folder that the file names are relative to.
+        images: the folder that the file names are relative to, or several, of which the first is
+            taken that has the files.
         annotations: COCO's `instances_*.json`.
         classes: the names in the order of the labels, where another split has numbered them; this
             file's categories are matched to them by name, whatever their ids.
@@ -108,11 +110,11 @@ class CocoFolder:
 
     def __init__(
         self,
-        images: str | os.PathLike[str],
+        images: str | os.PathLike[str] | Sequence[Path],
         annotations: str | os.PathLike[str],
         classes: Sequence[str] | None = None,
     ) -> None:
-        self.folder, self.annotations = Path(images), Path(annotations)
+        self.annotations = Path(annotations)
         content, digest = read(self.annotations)
         where = shown(self.annotations)
         categories = by_id(content["categories"], "category", where)
@@ -162,9 +164,10 @@ class CocoFolder:
                 f"{where} holds boxes alone, no masks: Mask R-CNN needs each instance's"
                 " 'segmentation'"
             )
-        self._require_files()
+        places = [Path(images)] if isinstance(images, (str, os.PathLike)) else images
+        self.folder = place_of(self.names, places, self.annotations)
         self.info: dict = content.get("info") if isinstance(content.get("info"), dict) else {}
-        self._scenes = _identity(content, self.info)
+        self._scenes = own_identity(content, self.info)
         self._instances, self._digest = len(everything), digest
 
     def __len__(self) -> int:
@@ -276,53 +279,20 @@ class CocoFolder:
             )
         return tuple(ids[name] for name in classes)
 
-    def _require_files(self) -> None:
-        if not self.folder.is_dir():
-            raise InputError(
-                f"{shown(self.folder)}, the image folder of {self.annotations.name}, is missing:"
-                " put it there"
-            )
-        missing = [name for name in self.names if not (self.folder / name).is_file()]
-        if missing:
-            raise InputError(
-                f"{shown(self.folder)} lacks {len(missing)} of the {len(self.names)} images that"
-                f" {self.annotations.name} names, the first '{shown(missing[0])}': restore them, or"
-                " remove them from the file"
-            )
-
 
 # --------------------------------------------------------------------------------------------------
 # Finding and writing a split
 
 
-def splits_of(directory: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Names of the splits in a folder of COCO's layout, `annotations/instances_NAME.json`, sorted;
-    empty where it has no such files."""
-    return tuple(
-        sorted(
-            path.stem.removeprefix("instances_")
-            for path in Path(directory).glob("annotations/instances_*.json")
-        )
-    )
-
-
-def nested(directory: Path) -> Path | None:
-    """The first folder in COCO's layout one level below, where an archive was unpacked into a
-    folder of its own name."""
-    return next(
-        (path.parent for path in sorted(directory.glob("*/annotations")) if splits_of(path.parent)),
-        None,
-    )
-
-
 def open_coco(
     directory: str | os.PathLike[str], split: str, classes: Sequence[str] | None = None
 ) -> CocoFolder:
-    """A split of a folder in COCO's own layout: `annotations/instances_train2017.json` beside
-    `train2017/` (or `images/train2017/`).
+    """A split of a folder in COCO's own layout, `annotations/instances_train2017.json` beside
+    `train2017/`, `images/train2017/` or `images/` (CVAT's `instances_default.json`), or in
+    Roboflow's, `train/_annotations.coco.json` beside the images.
 
     Args:
-        directory: the folder that holds `annotations/`.
+        directory: the folder that holds `annotations/`, or Roboflow's folders of splits.
         split: a name in full, as `train2017`, or its beginning, as `train`, if that names one split
             only.
         classes: of the training split, for one that is scored beside it: see `CocoFolder`.
@@ -334,10 +304,7 @@ def open_coco(
     root = existing_folder(directory)
     present = splits_of(root)
     if not present:
-        raise InputError(
-            f"{shown(root)} holds no annotations/instances_*.json: point at"
-            f" {shown(nested(root) or 'the folder that holds annotations/')}"
-        )
+        raise InputError(nested(root))
     chosen = (
         [split]
         if split in present
@@ -351,12 +318,7 @@ def open_coco(
         )
         raise InputError(f"{shown(root)} {which}: choose one of {', '.join(present)}")
     name = chosen[0]
-    images = (
-        root / "images" / name
-        if not (root / name).is_dir() and (root / "images" / name).is_dir()
-        else root / name
-    )
-    return CocoFolder(images, root / "annotations" / f"instances_{name}.json", classes)
+    return CocoFolder(image_folders(root, name), annotations_of(root, name), classes)
 
 
 def write_scenes(scenes: Scenes, directory: str | os.PathLike[str], name: str) -> CocoFolder:
@@ -382,114 +344,17 @@ def write_scenes(scenes: Scenes, directory: str | os.PathLike[str], name: str) -
         (root / "annotations").mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(root / "annotations" / f".{name}.lock"):
             if annotations.exists():
-                _require_same(annotations, scenes)
+                require_same(annotations, scenes)
             elif images.exists():
                 raise InputError(
                     f"{shown(images)} holds files without annotations: delete it, or choose another"
                     " name or folder"
                 )
             if not images.exists():
-                _write(scenes, images, annotations)
+                write(scenes, images, annotations)
     except OSError as error:
         raise InputError(
             f"cannot write scenes to {shown(root)} ({error.strerror}): free some space or choose"
             " another folder"
         ) from error
     return CocoFolder(images, annotations)
-
-
-def _scenes_identity(scenes: Scenes) -> dict[str, int | str]:
-    asked = {
-        key: getattr(scenes, key)
-        for key in ("split", "size", "seed", "most", "least_pixels", "length")
-    }
-    return {"kind": "scenes", "version": WORLD_VERSION} | asked
-
-
-def _identity(content: Mapping[str, Any], info: dict) -> dict | None:
-    """The scenes' identity, if these are annotations that `write_scenes` wrote and nobody has
-    altered since."""
-    return (
-        info.get("scenes")
-        if isinstance(info.get("scenes"), dict) and info.get("sha256") == _digest(content)
-        else None
-    )
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    parts = {key: content.get(key) for key in ("images", "annotations", "categories")}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _require_same(annotations: Path, scenes: Scenes) -> None:
-    content, _ = read(annotations)
-    info = content.get("info") if isinstance(content.get("info"), dict) else {}
-    if info.get("scenes") != _scenes_identity(scenes):
-        raise InputError(
-            f"{shown(annotations)} describes other data than the scenes asked for: choose another"
-            " name or folder, or delete it"
-        )
-    if _identity(content, info) is None:
-        raise InputError(
-            f"{shown(annotations)} was altered since it was written: delete it and its images, and"
-            " write the scenes again"
-        )
-
-
-def _write(scenes: Scenes, images: Path, annotations: Path) -> None:
-    """Images into a temporary folder, then the annotations, then the folder's rename. A kill
-    between the last two leaves annotations without images, which the next call completes."""
-    temporary = Path(tempfile.mkdtemp(prefix=f".{images.name}.", suffix=".part", dir=images.parent))
-    content: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
-    content["categories"] = [{"id": k + 1, "name": label} for k, label in enumerate(scenes.classes)]
-    try:
-        for rows in torch.arange(len(scenes)).split(64):
-            batch = scenes.sample(rows)
-            for i, *scene in zip(
-                rows.tolist(),
-                batch.images.cpu(),
-                batch.labels.cpu(),
-                batch.masks.cpu(),
-                batch.boxes.cpu(),
-                strict=True,
-            ):
-                picture, labels, masks, boxes = scene
-                file = f"{i:06d}.png"
-                Image.fromarray(picture.permute(1, 2, 0).numpy()).save(temporary / file)
-                content["images"].append(
-                    {"id": i, "file_name": file, "height": scenes.size, "width": scenes.size}
-                )
-                for k in (labels >= 0).nonzero()[:, 0].tolist():
-                    entry = _scene_annotation(masks[k].numpy(), boxes[k].int().tolist())
-                    numbered = {
-                        "id": len(content["annotations"]) + 1,
-                        "image_id": i,
-                        "category_id": int(labels[k]) + 1,
-                    }
-                    content["annotations"].append(numbered | entry)
-        names = [picture["file_name"] for picture in content["images"]]
-        drawn = fingerprint(zip(names, file_digests(temporary, names)))
-        info = {
-            "description": "Scenes of the embedded world",
-            "scenes": _scenes_identity(scenes),
-            "sha256": _digest(content),
-            "contents": drawn,
-        }
-        temporary.chmod(0o755)
-        write_text(annotations, json.dumps({"info": info} | content) + "\n")
-        os.replace(temporary, images)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def _scene_annotation(mask: np.ndarray, box: list[int]) -> dict[str, Any]:
-    x0, y0, x1, y1 = box
-    rle = rle_api.encode(np.asfortranarray(mask, dtype=np.uint8))
-    segmentation = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
-    return {
-        "iscrowd": 0,
-        "bbox": [x0, y0, x1 - x0, y1 - y0],
-        "area": int(mask.sum()),
-        "segmentation": segmentation,
-    }

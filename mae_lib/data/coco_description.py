@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mae_lib.base.errors import InputError
-from mae_lib.data.coco import CocoFolder, open_coco, splits_of
+from mae_lib.data.coco import CocoFolder, open_coco
 from mae_lib.data.description import (
     FolderDescription,
     classes_text,
@@ -22,6 +22,7 @@ from mae_lib.data.description import (
     of_problems,
     of_sizes,
 )
+from mae_lib.data.formats.coco_layouts import splits_of
 from mae_lib.data.image_files import shown
 
 __all__ = ["CocoSplitSummary", "CocoDescription", "describe_coco"]
@@ -74,7 +75,7 @@ class CocoDescription(FolderDescription):
         rows = [
             (
                 "layout",
-                "COCO: annotations/instances_*.json beside a folder of images for each split",
+                "COCO: a file of annotations and a folder of images for each split",
             )
         ]
         for name, split in self.splits.items():

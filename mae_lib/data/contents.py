@@ -29,7 +29,8 @@ import torch
 from tqdm import tqdm
 
 from mae_lib.base.errors import InputError
-from mae_lib.base.files import DamagedFile, cache_directory, read_safetensors, write_safetensors
+from mae_lib.base.files import DamagedFile, cache_directory
+from mae_lib.base.tensors import read_safetensors, write_safetensors
 from mae_lib.data.image_files import cores, shown
 
 __all__ = ["file_digests", "piece_digests", "fingerprint"]

@@ -1,54 +1,54 @@
 """What an image folder holds. What lives here: `describe`, which opens and decodes every file of a
 folder and says whether the folder can be used, and `Description` and `SplitSummary`, what it says
-of class folders and of shards (of COCO's layout: `coco_description`)."""
+of folders, lists and shards (of COCO's layout: `coco_description`)."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from mae_lib.base.errors import InputError
-from mae_lib.data.coco import nested, splits_of
 from mae_lib.data.coco_description import describe_coco
-from mae_lib.data.datasets import EncodedImages, FolderImages
 from mae_lib.data.description import (
+    Ask,
     FolderDescription,
+    Look,
+    census,
     classes_text,
     count_text,
+    look,
+    look_inside,
     looked_at,
     of_problems,
     of_sizes,
 )
+from mae_lib.data.encoded import EncodedImages, FolderImages
+from mae_lib.data.formats.coco_layouts import inner_folder, splits_of
+from mae_lib.data.formats.tars import holds_shards
 from mae_lib.data.image_files import (
-    SPLITS,
-    VALIDATION,
-    Member,
-    existing_folder,
+    ARRAYS,
+    existing,
     is_image,
-    opened,
-    orientation,
     shown,
     split_folders,
+    split_of,
     subfolders,
-    upright,
     walk,
 )
-from mae_lib.data.shards import ShardImages, holds_shards
+from mae_lib.data.shards import ShardImages
 
 __all__ = ["SplitSummary", "Description", "describe"]
 
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """Images of one split, and how they spread over its classes."""
+    """Images of one split, and how they spread over its classes; 0 classes without labels."""
 
     images: int
     classes: int
@@ -59,8 +59,8 @@ class SplitSummary:
 
 @dataclass(frozen=True)
 class Description(FolderDescription):
-    """What a folder of class folders holds and whether `FolderImages(directory)` can load every
-    file checked, or `ShardImages(directory)` if it holds shards; made by `describe`.
+    """What a folder of images holds and whether `FolderImages(directory)` can load every file
+    checked, or `ShardImages(directory)` if it holds shards; made by `describe`.
 
     Attributes:
         layout: in words.
@@ -82,118 +82,139 @@ class Description(FolderDescription):
         return rows
 
 
-@dataclass
-class _Census:
-    """What was met while opening files."""
-
-    formats: Counter[str] = field(default_factory=Counter)
-    modes: Counter[str] = field(default_factory=Counter)
-    oddities: Counter[str] = field(default_factory=Counter)
-    sizes: set[tuple[int, int]] = field(default_factory=set)
-    problems: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What one file turned out to be."""
-
-    format: str = ""
-    mode: str = ""
-    size: tuple[int, int] = (0, 0)
-    oddities: tuple[str, ...] = ()
-    problem: str = ""
-
-
 def describe(
-    directory: str | os.PathLike[str],
+    data: str | os.PathLike[str],
     limit: int = 20_000,
     threads: int | None = None,
     progress: bool | None = None,
+    min_side: int = 8,
+    channels: int = 3,
 ) -> FolderDescription:
-    """Open and decode every image file under a folder and say what it holds and whether it can be
-    used.
+    """Open and decode every image file under a folder, or of a list, and say what is there and
+    whether it can be used.
 
     Bad contents are reported, never raised.
 
     Args:
-        directory: the folder.
+        data: the folder, or a text file of paths.
         limit: of more files than this, a fixed sample of this many is opened; the description says
             so.
         threads: that decode; by default one per available core.
         progress: show a progress bar; by default only where stderr is a terminal.
+        min_side: least side of an image, in pixels: the mask unit of the command that the
+            description names, or of another.
+        channels: that the files will be read with.
 
     Returns:
-        A `Description`; of a folder in COCO's layout, with `annotations/instances_*.json`, a
+        A `Description`; of a folder in COCO's layout, a
         `mae_lib.data.coco_description.CocoDescription`.
 
     Raises:
-        InputError: there is no such folder, or it is a file.
+        InputError: there is no such folder, or it is a file that is no list.
     """
-    root = existing_folder(directory)
+    root = existing(data)
+    ask = Ask(min_side, channels)
+    if not root.is_dir():
+        return _describe_list(data, root, ask, limit, threads, progress)
     if splits_of(root):
         return describe_coco(root, limit, threads, progress)
     if holds_shards(root):
-        return _describe_shards(directory, root, limit, threads, progress)
+        return _describe_shards(data, root, ask, limit, threads, progress)
     files, strays, blocked = _inventory(root)
     sources, reason, warnings = _loadable(
-        lambda: split_folders(root) or ["train", "val"], lambda name: FolderImages(root, name)
+        lambda: split_folders(root) or ["train", "val"],
+        lambda name: FolderImages(root, name, channels=channels),
     )
-    looks = looked_at(lambda name: _look(root / name), files, limit, threads, progress, "file")
+    warnings += _alike(root)
+    looks = looked_at(lambda name: look(root / name, ask), files, limit, threads, progress, "file")
     if strays:
         warnings.append(f"{count_text(strays)} file(s) with other extensions are passed over")
     if blocked and not reason:
         reason = blocked[0]
-    if inner := nested(root):
+    if inner := inner_folder(root):
         reason = (
             f"{shown(root)} holds a data set in COCO's layout one folder further down: point at"
             f" {shown(inner)}"
         )
     return _description(
-        directory, _layout_text(root), sources, len(files), looks, warnings, reason, blocked
+        data,
+        _layout_text(root, sources),
+        ask,
+        sources,
+        len(files),
+        looks,
+        warnings,
+        reason,
+        blocked,
     )
+
+
+def _describe_list(
+    data: str | os.PathLike[str],
+    root: Path,
+    ask: Ask,
+    limit: int,
+    threads: int | None,
+    progress: bool | None,
+) -> Description:
+    sources, reason, warnings = _loadable(
+        lambda: ["train", "val"], lambda name: FolderImages(root, name, channels=ask.channels)
+    )
+    files = [source.path(i) for source in sources.values() for i in range(len(source))]
+    looks = looked_at(lambda path: look(path, ask), files, limit, threads, progress, "file")
+    layout = "a list of images; a tenth of them is held out as val"
+    return _description(data, layout, ask, sources, len(files), looks, warnings, reason, [])
 
 
 def _describe_shards(
     directory: str | os.PathLike[str],
     root: Path,
+    ask: Ask,
     limit: int,
     threads: int | None,
     progress: bool | None,
 ) -> Description:
-    names = [name for name in SPLITS if (root / name).is_dir()]
+    names = [name for name in subfolders(root) if split_of(name)]
     sources, reason, warnings = _loadable(
-        lambda: names or ["train"], lambda name: ShardImages(root, name, progress=progress)
+        lambda: names or ["train"],
+        lambda name: ShardImages(root, name, channels=ask.channels, progress=progress),
     )
     images = [(source, index) for source in sources.values() for index in range(len(source))]
-    looks = looked_at(lambda image: _look_inside(*image), images, limit, threads, progress, "image")
+    looks = looked_at(
+        lambda image: look_inside(*image, ask), images, limit, threads, progress, "image"
+    )
     counts = {name: len(source.shards) for name, source in sources.items()}
     layout = "tar shards" + (
         f", {', '.join(f'{count_text(count)} of {name}' for name, count in counts.items())}"
         if counts
         else ""
     )
-    return _description(directory, layout, sources, len(images), looks, warnings, reason, [])
+    return _description(directory, layout, ask, sources, len(images), looks, warnings, reason, [])
 
 
 def _description(
     directory: str | os.PathLike[str],
     layout: str,
+    ask: Ask,
     sources: dict[str, EncodedImages],
     files: int,
-    looks: Sequence[_Look],
+    looks: Sequence[Look],
     warnings: list[str],
     reason: str,
     blocked: list[str],
 ) -> Description:
     """All of it, from the splits that load, what was looked at, why the folder cannot be used (''
     if it can), and what kept us from listing all."""
-    census = _census(looks)
+    found = census(looks)
+    command = f"mae pretrain --data {shlex.quote(shown(directory))}"
+    if ask.channels != 3:
+        command += f" --channels {ask.channels}"
     splits = {}
     for name, source in sources.items():
         splits[name], lopsided = _summarise(source)
         warnings += [f"{name}: {text}" for text in lopsided]
-    warnings += [f"{count_text(count)} {text}" for text, count in sorted(census.oddities.items())]
-    problems = blocked + census.problems
+    warnings += [f"{count_text(count)} {text}" for text, count in sorted(found.oddities.items())]
+    problems = blocked + found.problems
     if problems and not reason:
         reason = (
             f"{count_text(len(problems))} of {count_text(len(looks))} files cannot be used: delete"
@@ -203,30 +224,30 @@ def _description(
         directory=shown(directory),
         layout=layout,
         splits=splits,
-        classes=tuple(map(shown, sources["train"].classes)) if "train" in sources else (),
+        classes=tuple(map(shown, next(iter(sources.values())).classes)) if sources else (),
         files=files,
         checked=len(looks),
-        formats=dict(census.formats.most_common()),
-        modes=dict(census.modes.most_common()),
+        formats=dict(found.formats.most_common()),
+        modes=dict(found.modes.most_common()),
         warnings=tuple(warnings),
-        **of_sizes(census.sizes),
-        **of_problems(problems, reason, f"mae pretrain --data {shlex.quote(shown(directory))}"),
+        **of_sizes(found.sizes),
+        **of_problems(problems, reason, command),
     )
 
 
 def _inventory(root: Path) -> tuple[list[str], int, list[str]]:
     """All image files under a folder, the number of other files, and what kept us from listing
     all."""
-    files, strays = [], 0
+    found: list[str] = []
+    blocked = []
     try:
-        for name in walk(root):
-            if is_image(name):
-                files.append(name)
-            else:
-                strays += 1
+        found += walk(root)
     except InputError as error:
-        return sorted(files), strays, [str(error)]
-    return sorted(files), strays, []
+        blocked = [str(error)]
+    files = [name for name in found if is_image(name)] or [
+        name for name in found if name.lower().endswith(ARRAYS)
+    ]
+    return sorted(files), len(found) - len(files), blocked
 
 
 def _loadable(
@@ -235,16 +256,23 @@ def _loadable(
     """The splits that load, why `train` does not (else ''), and notes on the rest."""
     notes: list[str] = []
     try:
-        sources = {"train": source("train")}
+        train = source("train")
         names = found()
     except InputError as error:
         return {}, str(error), notes
-    for name in sorted(set(names) - {"train"}, key=SPLITS.index):
+    sources = {next((name for name in names if split_of(name) == "train"), "train"): train}
+    for name in sorted(set(names) - set(sources)):
         try:
             sources[name] = source(name)
         except InputError as error:
-            notes.append(f"the split '{name}' cannot be used: {error}")
-    if not set(VALIDATION) & set(names):
+            notes.append(f"the split '{shown(name)}' cannot be used: {error}")
+    reasons = {source.unlabelled: name for name, source in reversed(sources.items())}
+    notes += [
+        f"{shown(name)} has no labels, which probes need and pretraining does not: {reason}"
+        for reason, name in reasons.items()
+        if reason
+    ]
+    if "val" not in map(split_of, names):
         notes.append(
             "there is no validation split: pretraining runs, what scores on held-out images"
             " does not"
@@ -252,8 +280,30 @@ def _loadable(
     return sources, "", notes
 
 
+def _alike(root: Path) -> list[str]:
+    """A note where folders that were taken for classes hold the same folders: they look like splits
+    or domains of other names."""
+    try:
+        if split_folders(root):
+            return []
+        names = subfolders(root)
+        inner = [set(subfolders(root / name)) for name in names[:50]]
+    except InputError:
+        return []
+    common = set.intersection(*inner) if len(inner) > 1 else set()
+    if len(common) < 2:
+        return []
+    return [
+        f"{', '.join(map(shown, names[:3]))} are taken for classes and hold the same folders"
+        f" ({', '.join(map(shown, sorted(common)[:3]))}): if they are splits, call them train and"
+        " val; if they are sets of their own, point at one"
+    ]
+
+
 def _summarise(source: EncodedImages) -> tuple[SplitSummary, list[str]]:
     """A split's summary, and a note if its classes are of very unequal size."""
+    if source.unlabelled:
+        return SplitSummary(len(source), 0, 0, 0.0, 0), []
     counts = torch.bincount(source.labels, minlength=len(source.classes)).numpy()
     met = counts[counts > 0]
     summary = SplitSummary(
@@ -270,71 +320,25 @@ def _summarise(source: EncodedImages) -> tuple[SplitSummary, list[str]]:
     return summary, notes
 
 
-def _census(looks: Iterable[_Look]) -> _Census:
-    census = _Census()
-    for look in looks:
-        if look.problem:
-            census.problems.append(look.problem)
-            continue
-        census.formats[look.format] += 1
-        census.modes[look.mode] += 1
-        census.oddities.update(look.oddities)
-        census.sizes.add(look.size)
-    return census
-
-
-def _look_inside(source: EncodedImages, index: int) -> _Look:
-    """`_look` at one image of a source."""
-    try:
-        return _look(source.encoded(index))
-    except InputError as error:
-        return _Look(problem=str(error))
-
-
-def _look(file: Path | Member) -> _Look:
-    """Open one file and decode it as `EncodedImages` would, but in full."""
-    try:
-        with opened(file) as image:
-            oddities = list(_oddities(image))
-            mode = image.mode
-            # which Pillow turns, and forgets, while it loads
-            turned = image.format == "TIFF" and orientation(image) != 1
-            picture = upright(image, "RGB", file)
-            if turned or orientation(image) != 1:
-                oddities.append("file(s) with an EXIF orientation are turned upright")
-            return _Look(image.format or "", mode, picture.size, tuple(oddities))
-    except InputError as error:
-        return _Look(problem=str(error))
-
-
-def _oddities(image: Image.Image) -> Iterator[str]:
-    """What an opened, not yet loaded image has that is unusual, and what will be done with it."""
-    # a BMP's 16 bits are those of a whole pixel
-    if (image.format != "BMP" and ";16" in str(image.tile)) or image.mode.startswith("I"):
-        yield "16-bit file(s) are scaled to 8 bits"
-    if image.mode == "F":
-        yield "float file(s) are scaled from [0, 1] to 8 bits"
-    if image.mode[0] in "1LIF":
-        yield "greyscale file(s) are repeated over three channels"
-    if image.mode == "CMYK":
-        yield "CMYK file(s) are converted to RGB without their colour profile"
-    if image.has_transparency_data:
-        yield "file(s) with transparency are laid on white"
-    if getattr(image, "n_frames", 1) > 1:
-        yield "animated or many-paged file(s) give their first frame"
-
-
-def _layout_text(root: Path) -> str:
+def _layout_text(root: Path, sources: dict[str, EncodedImages]) -> str:
     try:
         splits, folders = split_folders(root), subfolders(root)
     except InputError:
         return "cannot be listed"
+    bare = bool(sources) and all(source.unlabelled for source in sources.values())
     if splits:
-        return ", ".join(f"{name}/" for name in splits) + ", class folders in each"
+        inside = "images without classes" if bare else "class folders in each"
+        if not bare and any(source.unlabelled for source in sources.values()):
+            inside = "class folders in some"
+        return ", ".join(f"{shown(name)}/" for name in splits) + f", {inside}"
+    if bare:
+        return "images without classes; a tenth of them is held out as val"
     return "class folders; a tenth of each class is held out as val" if folders else "no subfolders"
 
 
 def _summary_text(summary: SplitSummary) -> str:
+    if not summary.classes:
+        return f"{count_text(summary.images)} images without classes"
     text = f"{count_text(summary.images)} images in {count_text(summary.classes)} classes"
     if summary.fewest == summary.most:
         return f"{text}, {summary.most} in each"

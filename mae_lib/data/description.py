@@ -1,27 +1,50 @@
-"""What descriptions of folders of every layout share: `FolderDescription` and the parts that fill
-it."""
+"""What descriptions of folders of every layout share. What lives here: `FolderDescription` and the
+parts that fill it; and `look`, which decodes one file and says what is unusual about it."""
 
 from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from tqdm import tqdm
 
+from mae_lib.base.errors import InputError
+from mae_lib.data.encoded import EncodedImages
+from mae_lib.data.formats.decoding import (
+    Member,
+    check_sides,
+    means_nothing,
+    opened,
+    orientation,
+    stacked,
+    upright,
+)
 from mae_lib.data.image_files import cores
 
 __all__ = [
     "FolderDescription",
+    "Ask",
+    "Look",
+    "Census",
+    "look",
+    "look_inside",
+    "census",
     "classes_text",
     "count_text",
     "looked_at",
     "of_problems",
     "of_sizes",
 ]
+
+
+_SHOWN = 100
 
 
 @dataclass(frozen=True)
@@ -34,8 +57,8 @@ class FolderDescription(ABC):
         classes: class names, in label order.
         files: image files found; checked: how many of them were opened and decoded.
         smallest, largest: `(width, height)` in pixels, by area; shortest_side: in pixels.
-        problems: the first ten things that are wrong, one line each with the remedy; problem_count:
-            of how many.
+        problems: all that is wrong, one line each with the remedy; problem_count: how many. The
+            text has the first hundred.
         warnings: what will be done with unusual files, and what may surprise.
         usable: whether the folder can be loaded, and everything checked is sound.
         reason: if not usable, why, and the remedy.
@@ -78,11 +101,10 @@ class FolderDescription(ABC):
         )
         rows.append(("checked", f"{checked} of {count_text(self.files)} files"))
         rows += [("note", text) for text in self.warnings]
-        rows += [("problem", text) for text in self.problems]
-        if self.problem_count > len(self.problems):
-            rows.append(
-                ("problem", f"… and {count_text(self.problem_count - len(self.problems))} more")
-            )
+        rows += [("problem", text) for text in self.problems[:_SHOWN]]
+        if self.problem_count > _SHOWN:
+            more = count_text(self.problem_count - _SHOWN)
+            rows.append(("problem", f"… and {more} more, which --as-json lists"))
         rows.append(("usable", f"yes: {self.command}" if self.usable else f"no: {self.reason}"))
         wide = max(len(name) for name, _ in rows)
         return "\n".join([self.directory, *(f"  {name:<{wide}}  {text}" for name, text in rows)])
@@ -100,7 +122,7 @@ def of_problems(problems: Sequence[str], reason: str, command: str) -> dict[str,
     """The attributes that follow from all that is wrong, from why the folder cannot be used ('' if
     it can), and from what to run if it can."""
     return {
-        "problems": tuple(problems[:10]),
+        "problems": tuple(problems),
         "problem_count": len(problems),
         "usable": not reason,
         "reason": reason,
@@ -143,3 +165,98 @@ def classes_text(classes: Sequence[str]) -> str:
 def count_text(number: int) -> str:
     """A count with its thousands apart."""
     return f"{number:,}".replace(",", " ")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is asked of files: the least side in pixels, and the channels they are read with."""
+
+    min_side: int
+    channels: int
+
+
+@dataclass
+class Census:
+    """What was met while opening files."""
+
+    formats: Counter[str] = field(default_factory=Counter)
+    modes: Counter[str] = field(default_factory=Counter)
+    oddities: Counter[str] = field(default_factory=Counter)
+    sizes: set[tuple[int, int]] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one file turned out to be."""
+
+    format: str = ""
+    mode: str = ""
+    size: tuple[int, int] = (0, 0)
+    oddities: tuple[str, ...] = ()
+    problem: str = ""
+
+
+def census(looks: Iterable[Look]) -> Census:
+    found = Census()
+    for look in looks:
+        if look.problem:
+            found.problems.append(look.problem)
+            continue
+        found.formats[look.format] += 1
+        found.modes[look.mode] += 1
+        found.oddities.update(look.oddities)
+        found.sizes.add(look.size)
+    return found
+
+
+def look_inside(source: EncodedImages, index: int, ask: Ask) -> Look:
+    """`look` at one image of a source."""
+    try:
+        return look(source.encoded(index), ask)
+    except InputError as error:
+        return Look(problem=str(error))
+
+
+def look(file: Path | Member, ask: Ask) -> Look:
+    """Open one file and decode it as `EncodedImages` would, but in full."""
+    try:
+        if ask.channels not in (1, 3):
+            height, width, count = stacked(file, ask.channels).shape
+            check_sides(file, (width, height), ask.min_side)
+            return Look(_ending(file), f"{count} bands", (width, height))
+        with opened(file) as image:
+            oddities = list(_oddities(image))
+            mode = image.mode
+            # which Pillow turns, and forgets, while it loads
+            turned = image.format == "TIFF" and orientation(image) != 1
+            picture = upright(image, "RGB", file)
+            check_sides(file, picture.size, ask.min_side)
+            if turned or orientation(image) != 1:
+                oddities.append("file(s) with an EXIF orientation are turned upright")
+            return Look(image.format or "", mode, picture.size, tuple(oddities))
+    except InputError as error:
+        return Look(problem=str(error))
+
+
+def _ending(file: Path | Member) -> str:
+    return Path(file.name).suffix.removeprefix(".").upper()
+
+
+def _oddities(image: Image.Image) -> Iterator[str]:
+    """What an opened, not yet loaded image has that is unusual, and what will be done with it."""
+    # a BMP's 16 bits are those of a whole pixel
+    if (image.format != "BMP" and ";16" in str(image.tile)) or image.mode.startswith("I"):
+        yield "16-bit file(s) are scaled to 8 bits"
+    if image.mode == "F":
+        yield "float file(s) are scaled from [0, 1] to 8 bits"
+    if image.mode[0] in "1LIF":
+        yield "greyscale file(s) are repeated over three channels"
+    if image.mode == "CMYK":
+        yield "CMYK file(s) are converted to RGB without their colour profile"
+    if means_nothing(image):
+        yield "file(s) with an alpha that means nothing (0 everywhere) are read without it"
+    elif image.has_transparency_data:
+        yield "file(s) with transparency are laid on white"
+    if getattr(image, "n_frames", 1) > 1:
+        yield "animated or many-paged file(s) give their first frame"

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mae_lib.base.errors import InputError
 from mae_lib.base.image_source import ImageSource
-from mae_lib.data.datasets import FolderImages
+from mae_lib.data.encoded import FolderImages
 from mae_lib.data.image_files import existing_folder, shown, subfolders
 
 __all__ = ["PUBLISHED", "ShiftedSet", "open_shifted"]

@@ -1,4 +1,4 @@
-"""`image_source`: the images that a user asked for, of class folders, shards or the embedded world."""
+"""`image_source`: the images a user asked for, of a folder, shards or the embedded world."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 
 from mae_lib.base.errors import InputError
 from mae_lib.base.image_source import ImageSource
-from mae_lib.data.datasets import FolderImages
-from mae_lib.data.image_files import existing_folder
-from mae_lib.data.shards import ShardImages, holds_shards
+from mae_lib.data.encoded import FolderImages
+from mae_lib.data.formats.tars import holds_shards
+from mae_lib.data.image_files import existing
+from mae_lib.data.shards import ShardImages
 from mae_lib.worlds.world import World
 
 __all__ = ["image_source"]
@@ -21,12 +22,12 @@ def image_source(
     channels: int = 3,
     min_side: int = 1,
 ) -> ImageSource:
-    """The images a user asked for: a folder's, whether class folders or shards, or the embedded
-    world's when `data` is None or empty.
+    """The images a user asked for: a folder's, with or without class folders, a list's, those of
+    shards, or the embedded world's when `data` is None or empty.
 
     Args:
-        data: folder of images, or nothing. split: `train` or `validation` (a folder's `val`), or a
-            further set of the world.
+        data: folder of images, a text file of their paths, or nothing.
+        split: `train` or `validation` (a folder's `val`), or a further set of the world.
         image_size: `(H, W)` in pixels. min_side: least short side of a file's image, in pixels.
 
     Raises:
@@ -34,7 +35,8 @@ def image_source(
             `FolderImages`, `mae_lib.data.shards.ShardImages` and `World` refuse.
     """
     if data is not None and str(data):
-        kind = ShardImages if holds_shards(existing_folder(data)) else FolderImages
+        path = existing(data)
+        kind = ShardImages if path.is_dir() and holds_shards(path) else FolderImages
         return kind(data, "val" if split == "validation" else split, image_size, channels, min_side)
     if image_size[0] != image_size[1] or channels != 3:
         raise InputError(

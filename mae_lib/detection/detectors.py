@@ -10,34 +10,30 @@ import hashlib
 import json
 import math
 import time
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
 from torchvision.models.detection import MaskRCNN
 
 from mae_lib.base.errors import InputError
-from mae_lib.base.files import DamagedFile, cache_directory, remove_parts, set_aside
+from mae_lib.base.files import cache_directory
 from mae_lib.base.intervals import Interval
 from mae_lib.base.provenance import provenance
 from mae_lib.data.coco import CocoFolder
 from mae_lib.detection.average_precision import Detections, average_precision
-from mae_lib.detection.finetune import FinetuneConfig, Finetuned, finetune
-from mae_lib.detection.mask_rcnn import DetectorConfig, detect, detector
+from mae_lib.detection.config import DetectorConfig, FinetuneConfig
+from mae_lib.detection.finetune import finetune
+from mae_lib.detection.mask_rcnn import detect, detector
 from mae_lib.model.autoencoder import MaskedAutoencoder
-from mae_lib.training import distributed
+from mae_lib.training.once import obtain_once
 from mae_lib.training.pretrain import resolve_device
 from mae_lib.training.store import (
     Checkpoint,
     Stored,
     find_stored,
     read_stored,
-    require_free,
     search_path,
-    store_model,
     thin_curve,
 )
 from mae_lib.training.tiers import run_name, tier
@@ -95,71 +91,30 @@ def obtain_detector(
     Under `torchrun` every process calls it; the first one looks, locks and stores, and all train.
     Arguments as in :func:`mae_lib.finetune.finetune`.
     """
-    rank = distributed.rank()
     target = cache_directory() / "detectors" if out is None else Path(out)
-    require_free(StoredDetector, config, target)
-    states = cache_directory() / "states"
-    states.mkdir(parents=True, exist_ok=True)
-    state = states / f"{config.name}-{config.hash}.safetensors"
-    with filelock.FileLock(state.with_suffix(".lock")) if rank == 0 else nullcontext():
-        if not distributed.first_says(lambda: find_detector(config, out) is not None):
-            if rank == 0:
-                for file in (state, target / state.name, target / f"{state.stem}.json"):
-                    remove_parts(file)
-            trained = _train(
-                config,
-                checkpoint,
-                folder,
-                device=device,
-                state=state,
-                save_every=save_every,
-                progress=progress,
-            )
-            if rank == 0:
-                _save(trained, config, target, tier_name, run_of(config, checkpoint, tier_name))
-                state.unlink(missing_ok=True)
-        distributed.first_says(lambda: True)  # the others wait until it is stored
-    found = find_detector(config, out)
-    if found is None:
-        raise InputError(
-            f"{config.name} was stored in {target} and is not there: with many machines, $MAE_CACHE"
-            " or --out must be on a disk that all share"
+
+    def train(state: Path) -> tuple[MaskRCNN, dict]:
+        trained = finetune(
+            config,
+            checkpoint,
+            folder,
+            device=device,
+            state=state,
+            save_every=save_every,
+            progress=progress,
         )
-    return found
+        record = {
+            "tier": tier_name,
+            "run": run_of(config, checkpoint, tier_name),
+            "config": config.to_dict(),
+            "seconds": round(trained.seconds, 1),
+            "images_per_second": round(config.steps * config.batch / max(trained.seconds, 1e-9), 1),
+            "curve": thin_curve(trained.losses),
+            **provenance(next(trained.model.parameters()).device),
+        }
+        return trained.model, record
 
-
-def _train(
-    config: FinetuneConfig,
-    checkpoint: Checkpoint | None,
-    folder: CocoFolder,
-    *,
-    state: Path,
-    **arguments,
-) -> Finetuned:
-    try:
-        return finetune(config, checkpoint, folder, state=state, **arguments)
-    except DamagedFile as error:
-        if distributed.world() > 1:
-            raise  # the processes would set it aside one after another
-        warnings.warn(
-            f"{error}. Set aside as {set_aside(state).name}; training starts over.", stacklevel=3
-        )
-        return finetune(config, checkpoint, folder, state=state, **arguments)
-
-
-def _save(
-    trained: Finetuned, config: FinetuneConfig, folder: Path, tier_name: str, run: str
-) -> StoredDetector:
-    record = {
-        "tier": tier_name,
-        "run": run,
-        "config": config.to_dict(),
-        "seconds": round(trained.seconds, 1),
-        "images_per_second": round(config.steps * config.batch / max(trained.seconds, 1e-9), 1),
-        "curve": thin_curve(trained.losses),
-        **provenance(next(trained.model.parameters()).device),
-    }
-    return store_model(StoredDetector, trained.model, config, folder, record)
+    return obtain_once(StoredDetector, config, target, lambda: find_detector(config, out), train)
 
 
 def run_of(config: FinetuneConfig, checkpoint: Checkpoint | None, tier_name: str) -> str:
@@ -201,8 +156,8 @@ def finetune_config(
             image_size: of the detector, the images' longer side. anchors: one side a level of the
             pyramid, pixels; by default the tier's, scaled as the images are. proposals: an image;
             how many enter the losses grows with it.
-        seed: default: the checkpoint's own, 0 from scratch. changes: other fields of
-            :class:`FinetuneConfig`; None leaves the tier's value.
+        seed: default: the checkpoint's own, 0 from scratch and for imported weights. changes:
+            other fields of :class:`FinetuneConfig`; None leaves the tier's value.
     """
     sizes = tier(tier_name)
     own = sizes.detection
@@ -234,7 +189,8 @@ def finetune_config(
         )
     else:
         model, start = sizes.config({"kind": "world"}, unit=patch, patch=patch).model, {}
-    chosen = (0 if checkpoint is None else checkpoint.config.seed) if seed is None else seed
+    own_seed = 0 if checkpoint is None else checkpoint.config.seed
+    chosen = (own_seed or 0) if seed is None else seed  # an imported model's is unknown
     return FinetuneConfig(
         model=model,
         detector=DetectorConfig(**shape),

@@ -9,27 +9,23 @@ trains.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision.models.detection import MaskRCNN
 
 from mae_lib.base.errors import InputError
-from mae_lib.data.coco import CocoFolder, Instances
+from mae_lib.data.coco import CocoFolder
 from mae_lib.data.image_files import cores
-from mae_lib.detection.mask_rcnn import DetectorConfig, detector, parameter_groups, to_float
-from mae_lib.model.autoencoder import MaskedAutoencoder, ModelConfig
+from mae_lib.detection.config import FinetuneConfig
+from mae_lib.detection.examples import Example, Examples
+from mae_lib.detection.mask_rcnn import detector, parameter_groups
+from mae_lib.model.autoencoder import MaskedAutoencoder
 from mae_lib.training import distributed
 from mae_lib.training.pretrain import (
-    DataOrder,
     Run,
     check_share,
     drive,
@@ -38,242 +34,9 @@ from mae_lib.training.pretrain import (
     step_generator,
 )
 from mae_lib.training.store import Checkpoint
-from mae_lib.worlds.world import boxes_of
-
-# Images and masks are decoded once and kept in memory up to this size; beyond it, each is read as
-# it is needed.
-KEPT_BYTES = 2 * 2**30
-
-
-@dataclass(frozen=True)
-class FinetuneConfig:
-    """One fine-tuning, completely. Raises InputError for sizes that do not fit together.
-
-    Attributes:
-        model: sizes of the encoder. detector: sizes of the rest. classes: names, in the order of
-            the labels. data: identity of the training images.
-        pretrained: digest of the checkpoint that the encoder comes from, None: from scratch.
-            origin: that checkpoint's name.
-        seed: of fresh weights, data order, augmentation and the draw of proposals. steps, batch:
-            optimiser steps, images a step (of all processes).
-        learning_rate: peak rate of the heads. layer_decay: see
-            :func:`mae_lib.detection.mask_rcnn.parameter_groups`. warmup: share of the steps; then
-            half a cosine to zero (ViTDet's own schedule falls in steps). weight_decay, betas:
-            AdamW's. clip: largest norm of the gradient, 0: any.
-        flip: mirror half of the images. jitter: range of a random factor on the images' scale; what
-            no longer fits is cropped (ViTDet's large-scale jitter); (1, 1): none. precision:
-            float32, or bfloat16 autocast of the backbone on a GPU.
-    """
-
-    model: ModelConfig
-    detector: DetectorConfig
-    classes: tuple[str, ...]
-    data: dict
-    pretrained: str | None = None
-    origin: str | None = None
-    seed: int = 0
-    steps: int = 1000
-    batch: int = 8
-    learning_rate: float = 1e-4
-    layer_decay: float = 0.7
-    warmup: float = 0.05
-    weight_decay: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.999)
-    clip: float = 1.0
-    flip: bool = True
-    jitter: tuple[float, float] = (1.0, 1.0)
-    precision: str = "float32"
-
-    def __post_init__(self) -> None:
-        for name in ("learning_rate", "layer_decay", "warmup", "weight_decay", "clip"):
-            # 1 and 1.0 are equal, so their hashes have to be
-            object.__setattr__(self, name, float(getattr(self, name)))
-        for name in ("betas", "jitter"):
-            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
-        object.__setattr__(self, "classes", tuple(self.classes))
-        for name in ("steps", "batch"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if not self.learning_rate > 0:
-            raise InputError(f"learning rate {self.learning_rate} must be positive")
-        if not 0 < self.layer_decay <= 1:
-            raise InputError(
-                f"layer decay {self.layer_decay} must be in (0, 1]: the learning rate's factor from"
-                " one block to the one below it"
-            )
-        if not 0 < self.jitter[0] <= self.jitter[1]:
-            raise InputError(
-                f"scale jitter {list(self.jitter)} must be a range of positive factors, for"
-                " instance 0.1 and 2"
-            )
-        if not self.classes:
-            raise InputError("there is no class to detect: the annotations list no category")
-        if self.precision not in ("float32", "bfloat16"):
-            raise InputError(f"precision {self.precision!r} is unknown: choose float32 or bfloat16")
-        if (self.pretrained is None) != (self.origin is None):
-            raise InputError(
-                "a pretrained encoder has both a digest and a name, and from scratch there is"
-                " neither"
-            )
-
-    @cached_property
-    def hash(self) -> str:
-        """16 hex digits of SHA-256 over every field: equal configs, equal names."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
-
-    @property
-    def name(self) -> str:
-        """Readable name: ``r75-u8-p8-s0-detector`` of the pretraining r75-u8-p8-s0, or
-        ``scratch-p8-s0-detector``; with the seed, where it is not the pretraining's."""
-        origin = self.origin or f"scratch-p{self.model.patch}-s{self.seed}"
-        return f"{origin}-detector" + (
-            "" if origin.endswith(f"-s{self.seed}") else f"-s{self.seed}"
-        )
-
-    def to_dict(self) -> dict:
-        """As plain JSON values; :meth:`from_dict` undoes it."""
-        return json.loads(json.dumps(asdict(self)))
-
-    @classmethod
-    def from_dict(cls, values: dict) -> FinetuneConfig:
-        """The config whose :meth:`to_dict` is ``values``; InputError for unknown or missing
-        fields."""
-        try:
-            model = dict(values["model"], image_size=tuple(values["model"]["image_size"]))
-            sizes, own = dict(values["detector"]), dict(values)
-            config = cls(
-                **(own | {"model": ModelConfig(**model), "detector": DetectorConfig(**sizes)})
-            )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"not a fine-tuning config of this version of mae_lib: {error}"
-            ) from error
-        known = ((cls, own), (ModelConfig, model), (DetectorConfig, sizes))
-        # a default in its place would be a guess
-        if missing := {
-            f.name for kind, given in known for f in fields(kind) if f.name not in given
-        }:
-            raise InputError(
-                "not a fine-tuning config of this version of mae_lib: it lacks"
-                f" {', '.join(sorted(missing))}"
-            )
-        return config
-
 
 # --------------------------------------------------------------------------------------------------
 # Training images and targets
-
-
-Example = tuple[Tensor, dict[str, Tensor]]
-"""float [3, h, w] in [0, 1], no larger than the detector's images; boxes float [K, 4], labels int64
-[K] from 1, masks uint8 [K, h, w]."""
-
-
-class Examples:
-    """The training images of a config as torchvision's Mask R-CNN takes them: scaled, cropped,
-    mirrored, without crowds and boxes of no area."""
-
-    def __init__(self, config: FinetuneConfig, folder: CocoFolder) -> None:
-        self.config, self.folder = config, folder
-        self.order = DataOrder(len(folder), config.batch, config.seed)
-        self._kept: dict[int, tuple[Tensor, Instances]] = {}
-        self._bytes = 0
-
-    def __call__(self, step: int, place: int, index: int) -> Example:
-        """Image ``index`` as it appears in step ``step`` at ``place`` of the batch."""
-        config, side = self.config, self.config.detector.image_size
-        image, found = self._read(index)
-        good = ~found.crowd & (found.boxes[:, 2:] > found.boxes[:, :2]).all(1)
-        target = {
-            "boxes": found.boxes[good],
-            "labels": found.labels[good],
-            "masks": found.masks[good].to(torch.uint8),
-        }
-        mirror, factor, x, y = torch.rand(
-            4, generator=step_generator(config.seed, f"augment {place}", step)
-        ).tolist()
-        low, high = config.jitter
-        scale = side / max(image.shape[1:]) * (low + (high - low) * factor)
-        example = cropped(*scaled(to_float(image), target, scale), side, x, y)
-        return mirrored(*example) if config.flip and mirror < 0.5 else example
-
-    def _read(self, index: int) -> tuple[Tensor, Instances]:
-        if index in self._kept:
-            return self._kept[index]
-        pair = self.folder.image(index), self.folder.instances(index)
-        if self._bytes < KEPT_BYTES:
-            self._kept[index] = pair
-            self._bytes += pair[0].nbytes + pair[1].masks.nbytes
-        return pair
-
-    def batches(self, first: int, rank: int, world: int, workers: int) -> Iterator[list[Example]]:
-        """The share of process ``rank`` of every batch from step ``first`` on; with ``workers``,
-        threads make the next batch meanwhile."""
-        places = range(rank, self.config.batch, world)
-
-        def calls(step: int) -> list[tuple[int, int, int]]:
-            index = self.order.at(step).tolist()
-            return [(step, place, index[place]) for place in places]
-
-        if not workers:
-            for step in range(first, self.config.steps):
-                yield [self(*call) for call in calls(step)]
-            return
-        with ThreadPoolExecutor(workers) as pool:
-            ahead = [pool.submit(self, *call) for call in calls(first)]
-            for step in range(first, self.config.steps):
-                now, ahead = (
-                    ahead,
-                    (
-                        [pool.submit(self, *call) for call in calls(step + 1)]
-                        if step + 1 < self.config.steps
-                        else []
-                    ),
-                )
-                yield [future.result() for future in now]
-
-
-def scaled(image: Tensor, target: dict[str, Tensor], scale: float) -> Example:
-    """An example with both sides ``scale`` times as long, rounded to whole pixels, at least one."""
-    old = image.shape[1:]
-    new = tuple(max(1, round(side * scale)) for side in old)
-    if new == tuple(old):
-        return image, target
-    image = F.interpolate(image[None], new, mode="bilinear", antialias=True, align_corners=False)[
-        0
-    ].clamp(0, 1)
-    masks = (
-        F.interpolate(target["masks"][:, None], new, mode="nearest-exact")[:, 0]
-        if len(target["masks"])
-        else target["masks"].new_zeros(0, *new)
-    )
-    ratio = torch.tensor([new[1] / old[1], new[0] / old[0]] * 2)
-    return image, target | {"boxes": target["boxes"] * ratio, "masks": masks}
-
-
-def cropped(image: Tensor, target: dict[str, Tensor], side: int, x: float, y: float) -> Example:
-    """At most ``side`` × ``side`` of an example, at the shares x, y in [0, 1) of the room there is.
-    Boxes are drawn anew around what is left of the masks; objects of which nothing is left are
-    dropped."""
-    high, wide = image.shape[1:]
-    if max(high, wide) <= side:
-        return image, target
-    left, top = int(x * (max(0, wide - side) + 1)), int(y * (max(0, high - side) + 1))
-    masks = target["masks"][:, top : top + side, left : left + side]
-    seen = masks.flatten(1).any(1).bool()
-    masks = masks[seen]
-    inside = {"boxes": boxes_of(masks.bool()), "labels": target["labels"][seen], "masks": masks}
-    return image[:, top : top + side, left : left + side], inside
-
-
-def mirrored(image: Tensor, target: dict[str, Tensor]) -> Example:
-    """An example, left and right exchanged."""
-    x0, y0, x1, y1 = target["boxes"].unbind(1)
-    wide = image.shape[-1]
-    return image.flip(-1), target | {
-        "boxes": torch.stack([wide - x1, y0, wide - x0, y1], 1),
-        "masks": target["masks"].flip(-1),
-    }
 
 
 # --------------------------------------------------------------------------------------------------
@@ -306,7 +69,7 @@ class FinetuneRun(Run):
         self, config: FinetuneConfig, checkpoint: Checkpoint | None, device: torch.device
     ) -> None:
         model = build(config, checkpoint).to(device).train()
-        model.backbone.bfloat16 = config.precision == "bfloat16" and device.type == "cuda"
+        model.backbone.in_bfloat16 = config.precision == "bfloat16" and device.type == "cuda"
         groups = parameter_groups(
             model, config.learning_rate, config.weight_decay, config.layer_decay
         )

@@ -11,7 +11,6 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 
 import torch
 from timm.layers import DropPath, LayerNorm2d
@@ -26,92 +25,13 @@ from torchvision.ops.poolers import LevelMapper
 
 from mae_lib.base.errors import InputError
 from mae_lib.detection.average_precision import Detections
+from mae_lib.detection.config import DetectorConfig
 from mae_lib.model.autoencoder import MaskedAutoencoder, patchify
 
 MASK_THRESHOLD = 0.5
 MOST_DETECTIONS = 100
 """Per image, COCO's own limit."""
 _BOX_POOL, _MASK_POOL = 7, 14  # cells of RoIAlign on a side; predicted masks have twice as many
-
-
-@dataclass(frozen=True)
-class DetectorConfig:
-    """Sizes of a detector, beside those of its encoder. Raises InputError for sizes that do not fit
-    together.
-
-    Attributes:
-        image_size: side S, pixels. Images are scaled until the longer side is S and padded at the
-            right and the bottom to S × S, so that nothing found in an image depends on the others
-            of its batch.
-        strides: pixels a cell of each level of the pyramid, powers of two, alike for every ViT
-            patch. width: its channels.
-        anchors: side of the anchors of each level, pixels, each in three shapes (1:2, 1:1, 2:1).
-        canonical: side of a box, pixels, that is looked at on the level of stride 16; at half of
-            it, on that of stride 8.
-        window: side of the attention's windows, tokens (ViTDet: the pretraining grid's); None, or a
-            side no shorter than the grid's: global. The last block of each quarter of the depth is
-            always global.
-        pre_nms, post_nms: proposals kept before (a level) and after (an image) suppression.
-            rpn_samples, roi_samples: anchors and proposals that enter the losses, an image.
-            box_width: of the two hidden layers of the box head. mask_layers, mask_width: its 3×3
-            convolutions.
-        drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
-        least_score: detections below it are left out.
-    """
-
-    image_size: int = 96
-    strides: tuple[int, ...] = (4, 8, 16, 32)
-    width: int = 256
-    anchors: tuple[float, ...] = (32, 64, 128, 256)
-    canonical: float = 224.0
-    window: int | None = None
-    pre_nms: int = 1000
-    post_nms: int = 1000
-    rpn_samples: int = 256
-    roi_samples: int = 512
-    box_width: int = 1024
-    mask_layers: int = 4
-    mask_width: int = 256
-    drop_path: float = 0.0
-    least_score: float = 0.05
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strides", tuple(self.strides))
-        object.__setattr__(self, "anchors", tuple(float(side) for side in self.anchors))
-        for name in ("canonical", "drop_path", "least_score"):
-            object.__setattr__(self, name, float(getattr(self, name)))
-        if not self.strides or any(
-            s < 1 or s & (s - 1) or s != self.strides[0] << k for k, s in enumerate(self.strides)
-        ):
-            raise InputError(
-                f"pyramid strides {list(self.strides)} must be powers of two, each twice the one"
-                " before, for instance 4, 8, 16, 32"
-            )
-        if self.image_size < 1 or self.image_size % self.strides[-1]:
-            raise InputError(
-                f"images of {self.image_size} px do not divide into the pyramid's cells of"
-                f" {self.strides[-1]} px: choose a multiple of {self.strides[-1]}"
-            )
-        if len(self.anchors) != len(self.strides):
-            raise InputError(
-                f"{len(self.anchors)} anchor sizes for {len(self.strides)} levels of the pyramid:"
-                " give one a level"
-            )
-        counts = (
-            "width",
-            "pre_nms",
-            "post_nms",
-            "rpn_samples",
-            "roi_samples",
-            "box_width",
-            "mask_layers",
-            "mask_width",
-        )
-        for name in counts + (("window",) if self.window is not None else ()):
-            if getattr(self, name) < 1:
-                raise InputError(f"detector {name} is {getattr(self, name)}: it must be at least 1")
-        if not 0 <= self.drop_path < 1:
-            raise InputError(f"drop path {self.drop_path} must be in [0, 1)")
 
 
 def _level(width: int, out: int, patch: int, stride: int) -> nn.Sequential:
@@ -142,8 +62,8 @@ class PyramidBackbone(nn.Module):
     """A masked autoencoder's encoder and ViTDet's simple feature pyramid on its last tokens.
 
     As in ViTDet the [CLS] token is left out; other than there, the encoder's final norm is kept,
-    since the pretraining's decoder read the tokens behind it. Positions are the pretraining's fixed
-    sines and cosines, resampled to the new grid by bicubic interpolation as in ViTDet, and trained
+    since the pretraining's decoder read the tokens behind it. Positions are the pretraining's,
+    resampled to the new grid by bicubic interpolation as in ViTDet, and trained
     from there. The levels' strides do not depend on the ViT patch: what a patch of 16 px reaches by
     transposed convolutions a patch of 4 px reaches by none, and its levels of larger strides by
     max-pooling.
@@ -173,7 +93,7 @@ class PyramidBackbone(nn.Module):
         self.patch, self.window = model.patch, config.window
         self.grid = (config.image_size // model.patch,) * 2
         self.out_channels = config.width
-        self.bfloat16 = False  # autocast of the backbone alone: boxes and losses stay in float32
+        self.in_bfloat16 = False  # autocast of the backbone alone: boxes and losses stay in float32
         self.embed, self.blocks, self.norm = (
             deepcopy(encoder.embed),
             deepcopy(encoder.encoder),
@@ -220,7 +140,7 @@ class PyramidBackbone(nn.Module):
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
         """Stride (as text) → float32 [B, width, H/stride, W/stride], for images [B, 3, H, W] whose
         sides the largest stride divides."""
-        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.in_bfloat16):
             x = self.tokens(images).permute(0, 3, 1, 2)
             return OrderedDict((name, level(x).float()) for name, level in self.levels.items())
 
@@ -316,8 +236,8 @@ def detector(config: DetectorConfig, encoder: MaskedAutoencoder, classes: int) -
         max_size=config.image_size,
         size_divisible=config.image_size,
         _skip_resize=True,
-        image_mean=[0.5] * 3,
-        image_std=[0.25] * 3,
+        image_mean=list(encoder.config.pixel_mean or (0.5,) * 3),
+        image_std=list(encoder.config.pixel_deviation or (0.25,) * 3),
         rpn_anchor_generator=AnchorGenerator(
             tuple((side,) for side in config.anchors), ((0.5, 1.0, 2.0),) * len(names)
         ),

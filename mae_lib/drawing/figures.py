@@ -7,7 +7,6 @@ well as by colour.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -21,41 +20,6 @@ from mae_lib.base.errors import InputError
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 HIDDEN_GREY = 0.72
-
-
-class Table:
-    """A table that shows itself as HTML in a page, and as aligned text elsewhere. Cells are shown
-    as they are given."""
-
-    def __init__(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        self.header, self.rows = (
-            [str(h) for h in header],
-            [[str(cell) for cell in row] for row in rows],
-        )
-        if any(len(row) != len(self.header) for row in self.rows):
-            raise InputError(
-                f"every row of a table must have {len(self.header)} cells, as its header has"
-            )
-
-    def _repr_html_(self) -> str:
-        def line(tag: str, cells: Sequence[str]) -> str:
-            return (
-                "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-            )
-
-        body = "".join(line("td", row) for row in self.rows)
-        return (
-            "<table"
-            f' class="table"><thead>{line("th", self.header)}</thead><tbody>{body}</tbody></table>'
-        )
-
-    def __repr__(self) -> str:
-        lines = [self.header, *self.rows]
-        widths = [max(len(row[k]) for row in lines) for k in range(len(self.header))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-            for row in lines
-        )
 
 
 def _as_picture(image: Tensor) -> np.ndarray:
@@ -95,8 +59,8 @@ def image_rows(
     """Rows of pictures with the row's name at the left.
 
     Args:
-        rows: name → uint8 or float-in-[0, 1] images [N, C, H, W], the same N in each row. columns:
-            titles above. size: inches a picture.
+        rows: name → uint8 or float-in-[0, 1] images [N, C, H, W], the same N, H and W in each row.
+            columns: titles above. size: width of a picture, inches.
     """
     counts = {len(images) for images in rows.values()}
     if len(counts) != 1 or not (count := counts.pop()) or (columns and len(columns) != count):
@@ -104,10 +68,12 @@ def image_rows(
             "rows of pictures need at least one row, the same number (at least one) of pictures in"
             " each, and a title for each column or none"
         )
+    first = next(iter(rows.values()))
+    high = size * first.shape[-2] / first.shape[-1]
     figure, axes = plt.subplots(
         len(rows),
         count,
-        figsize=(size * count + 1.25, size * len(rows) + 0.3 * bool(columns)),
+        figsize=(size * count + 1.25, high * len(rows) + 0.3 * bool(columns)),
         squeeze=False,
     )
     for row, (name, images) in zip(axes, rows.items()):

@@ -103,9 +103,9 @@ def node_kinds(graph: LatentGraph, shared: SharedInformation | None = None) -> d
 
 
 def layout(graph: LatentGraph) -> Mapping[Name, tuple[float, float]]:
-    """``graph.positions``, or the same with the observables in the order in which a walk down the
-    graph meets them, whichever has the shorter
-    edges: the blocks of a quad-tree then stand side by side."""
+    """``graph.positions``, or the same with the observables in the order in which a walk down
+    the graph meets them, whichever has the shorter edges: the blocks of a quad-tree then stand
+    side by side."""
     met: dict[Name, None] = {}
     stack = [v for v in reversed(graph.nodes) if not graph.parents[v]]
     while stack:

@@ -266,10 +266,10 @@ def evaluate_attention(
         - ``distance``, ``entropy``: :func:`spread_scores`. Control: ``uniform/distance``, of
           attention spread evenly (its entropy is 1).
         - ``cls/share``, ``cls/lift``, ``cls/pointing``, ``cls/iou`` by :func:`cls_scores`;
-          ``object/share``, ``object/lift``, ``object/iou`` by
-          :func:`object_scores`. ``iou`` cuts all maps at one threshold, the best of `THRESHOLDS`
-              (chosen anew in each resampling, so that the
-          interval knows of the choice); ``cls/threshold`` and ``object/threshold`` name it.
+          ``object/share``, ``object/lift``, ``object/iou`` by :func:`object_scores`. ``iou`` cuts
+          all maps at one threshold, the best of `THRESHOLDS` (chosen anew in each resampling, so
+          that the interval knows of the choice); ``cls/threshold`` and ``object/threshold`` name
+          it.
         - ``area``: the object's share of the image, which is the share of an even map and the iou
           of the whole image; ``area/pointing``: the share of object patches, which is what pointing
           at random scores.

@@ -25,20 +25,23 @@ from mae_lib.data.shifted import ShiftedSet, open_shifted
 from mae_lib.data.sources import image_source
 from mae_lib.evaluation.attention import evaluate_attention, untrained
 from mae_lib.evaluation.features import Features, encode, features, pixel_features
-from mae_lib.evaluation.few_labels import check_enough, evaluate_few_labels
+from mae_lib.evaluation.few_labels import (
+    check_enough,
+    check_neighbours,
+    evaluate_few_labels,
+    evaluate_knn,
+)
 from mae_lib.evaluation.latents import evaluate_latents, readout, world_latents
 from mae_lib.evaluation.probe import check_labels, evaluate_pixels, evaluate_probe
 from mae_lib.evaluation.reconstruction import evaluate_reconstruction
 from mae_lib.evaluation.separability import check_enough as check_enough_to_separate
 from mae_lib.evaluation.separability import evaluate_separability, ten_classes
 from mae_lib.evaluation.shape_bias import (
-    Stimuli,
     category_groups,
     category_probabilities,
     evaluate_shape_bias,
-    read_stimuli,
-    world_stimuli,
 )
+from mae_lib.evaluation.stimuli import Stimuli, read_stimuli, world_stimuli
 from mae_lib.training.pretrain import resolve_device
 from mae_lib.training.store import Checkpoint
 from mae_lib.training.tiers import run_name
@@ -52,13 +55,14 @@ SETTINGS = {
     "separability": ("seed",),
     "probe": ("train_images", "seed"),
     "few_labels": ("train_images", "seed"),
+    "knn": ("train_images", "neighbours", "seed"),
     "shape_bias": ("train_images", "seed"),
     "latents": ("train_images", "seed"),
 }
 """Which options each evaluation depends on, beside its data."""
 
-PROBES = ("probe", "few_labels")
-"""Evaluations that score a linear probe on shifted sets too."""
+PROBES = ("probe", "few_labels", "knn")
+"""Evaluations that score a classifier on shifted sets too."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class Options:
             brings its own.
         images: validation images of the reconstruction and the attention. train_images: images that
             a probe is trained on; both at most.
+        neighbours: how many training images vote in knn.
         device: auto, cpu, cuda or cuda:N. seed: of masks, probes and the draw of ten classes.
     """
 
@@ -83,6 +88,7 @@ class Options:
     train_images: int = 8192
     device: str = "auto"
     seed: int = 0
+    neighbours: int = 20
 
     def __post_init__(self) -> None:
         for name in ("images", "train_images"):
@@ -146,6 +152,9 @@ def identity(kind: str, checkpoint: Checkpoint, options: Options) -> dict:
         run = run_name(config, tier_name)
     except InputError:
         run = config.family
+    if kind == "reconstruction":
+        _ = config.mask  # refuses an unknown ratio
+        config.model.require_decoder()
     settings = {name: getattr(options, name) for name in SETTINGS[kind]}
     model, data = config.model, {}
     for split in (
@@ -162,11 +171,12 @@ def identity(kind: str, checkpoint: Checkpoint, options: Options) -> dict:
         }
         # What counts as right is not the images' but, for ObjectNet, a file's beside them.
         data["shifted"] = {
-            name: each.source.identity | {"accepts": _digest(each.accepts.int().tolist())}
+            name: each.source.identity | {"accepts": digest(each.accepts.int().tolist())}
             for name, each in opened.items()
         }
     if kind == "shape_bias" and options.stimuli is not None:
-        data["stimuli"] = read_stimuli(options.stimuli, model.image_size).source.identity
+        stimuli = read_stimuli(options.stimuli, model.image_size, model.channels)
+        data["stimuli"] = stimuli.source.identity
     named = [kind, checkpoint.record["digest"], settings, data]
     return {
         "kind": kind,
@@ -178,7 +188,7 @@ def identity(kind: str, checkpoint: Checkpoint, options: Options) -> dict:
         "config": config.to_dict(),
         "settings": settings,
         "data": data,
-        "key": _digest(named),
+        "key": digest(named),
     }
 
 
@@ -186,8 +196,13 @@ def _check_labels(kind: str, split: str, source: ImageSource, options: Options) 
     """What an evaluation asks of the labels, before any image is encoded."""
     if kind == "separability":
         check_enough_to_separate(source.labels[ten_classes(source.labels, seed=options.seed)])
+    elif split != "train" and kind in PROBES:
+        len(source.labels)  # InputError where there are none
     elif split == "train" and kind != "latents":
         labels, classes = _thinned(source, options.train_images).labels, tuple(source.classes)
+        if kind == "knn":
+            check_neighbours(options.neighbours, len(labels))
+            return
         check_labels(labels, len(labels), len(classes))
         if kind == "few_labels":
             check_enough(labels, classes)
@@ -196,7 +211,7 @@ def _check_labels(kind: str, split: str, source: ImageSource, options: Options) 
             category_probabilities(torch.zeros(1, len(classes)), classes, category_groups())
 
 
-def _digest(value: object) -> str:
+def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -216,7 +231,7 @@ def _held(named: _Named) -> ImageSource:
 def _resident(source: ImageSource) -> ImageSource:
     """The images of a source, decoded or drawn once in a process, however many models look at them,
     and anew where they have changed."""
-    return _held(_Named(_digest(source.identity), source))
+    return _held(_Named(digest(source.identity), source))
 
 
 def _opened(
@@ -250,8 +265,11 @@ def _shifted(
     return replace(opened, source=_resident(opened.source))
 
 
-def _stimuli(directory: Path | None, size: tuple[int, int]) -> Stimuli:
-    opened = _world_stimuli(size[0]) if directory is None else read_stimuli(directory, size)
+def _stimuli(directory: Path | None, size: tuple[int, int], channels: int) -> Stimuli:
+    if directory is None:
+        opened = _world_stimuli(size[0])
+    else:
+        opened = read_stimuli(directory, size, channels)
     return replace(opened, source=_resident(opened.source))
 
 
@@ -270,8 +288,8 @@ def _reconstruction(checkpoint: Checkpoint, options: Options) -> Measures:
 
 
 def _attention(checkpoint: Checkpoint, options: Options) -> Measures:
-    # of the untrained control: this run's own first weights
-    model, seed = checkpoint.load(resolve_device(options.device)), checkpoint.config.seed
+    # of the untrained control: this run's own first weights, which of an import nobody knows
+    model, seed = checkpoint.load(resolve_device(options.device)), checkpoint.config.seed or 0
     if options.data is None:  # drawn anew for each model: the object masks come with the images
         world = World("validation", checkpoint.config.model.image_size[0])
         return evaluate_attention(model, world, min(options.images, len(world)), seed=seed)
@@ -285,21 +303,25 @@ def _separability(checkpoint: Checkpoint, options: Options) -> Measures:
 
 def _probe(checkpoint: Checkpoint, options: Options) -> Measures:
     model = checkpoint.config.model
-    return evaluate_probe(*_probed(checkpoint, options), options.seed, options.device) | _pixels(
+    return evaluate_probe(*probed(checkpoint, options), options.seed, options.device) | _pixels(
         options, model.image_size, model.channels
     )
 
 
 def _few_labels(checkpoint: Checkpoint, options: Options) -> Measures:
-    return evaluate_few_labels(*_probed(checkpoint, options), options.seed, options.device)
+    return evaluate_few_labels(*probed(checkpoint, options), options.seed, options.device)
 
 
-def _probed(
+def _knn(checkpoint: Checkpoint, options: Options) -> Measures:
+    return evaluate_knn(*probed(checkpoint, options), options.neighbours, options.seed)
+
+
+def probed(
     checkpoint: Checkpoint, options: Options
 ) -> tuple[Features, dict[str, tuple[Features, Tensor]]]:
     """Features that a probe is trained on, and of the sets that it is scored on."""
     model = checkpoint.config.model
-    sources = _probe_sources(options, model.image_size, model.channels)
+    sources = probe_sources(options, model.image_size, model.channels)
     train = _features(checkpoint, options, "train", options.train_images)
     return train, {
         name: (features(checkpoint, source, device=options.device), accepts)
@@ -307,7 +329,7 @@ def _probed(
     }
 
 
-def _probe_sources(
+def probe_sources(
     options: Options, size: tuple[int, int], channels: int
 ) -> dict[str, tuple[ImageSource, Tensor]]:
     """name → (images, which classes count as right for each label), of every set that a probe is
@@ -329,9 +351,9 @@ _pixels_seen: dict[str, Measures] = {}
 def _pixels(options: Options, size: tuple[int, int], channels: int) -> Measures:
     """The control on raw pixels: no encoder is in it, so it is measured once in a process for the
     same images."""
-    sets = _probe_sources(options, size, channels)
+    sets = probe_sources(options, size, channels)
     train = _opened(options.data, "train", size, channels, options.train_images)
-    key = _digest(
+    key = digest(
         [
             train.identity,
             {name: source.identity for name, (source, _) in sets.items()},
@@ -347,13 +369,17 @@ def _pixels(options: Options, size: tuple[int, int], channels: int) -> Measures:
 
 
 def _shape_bias(checkpoint: Checkpoint, options: Options) -> Measures:
-    train = _features(checkpoint, options, "train", options.train_images)
-    stimuli = _stimuli(options.stimuli, checkpoint.config.model.image_size)
     groups = None if options.stimuli is None else category_groups()
+    return evaluate_shape_bias(*cued(checkpoint, options), groups, options.seed, options.device)
+
+
+def cued(checkpoint: Checkpoint, options: Options) -> tuple[Features, Features, Tensor, Tensor]:
+    """Features that a probe is trained on, those of the cue-conflict stimuli, and their cues."""
+    model = checkpoint.config.model
+    stimuli = _stimuli(options.stimuli, model.image_size, model.channels)
+    train = _features(checkpoint, options, "train", options.train_images)
     seen = features(checkpoint, stimuli.source, device=options.device)
-    return evaluate_shape_bias(
-        train, seen, stimuli.shape, stimuli.texture, groups, options.seed, options.device
-    )
+    return train, seen, stimuli.shape, stimuli.texture
 
 
 _controls_seen: dict[str, Measures] = {}
@@ -364,7 +390,7 @@ def _latents(checkpoint: Checkpoint, options: Options) -> Measures:
     pixels themselves, and the mean over patch tokens of the run's own first weights. A control is
     measured once in a process for the same images and weights.
     """
-    model, seed = checkpoint.config.model, checkpoint.config.seed
+    model, seed = checkpoint.config.model, checkpoint.config.seed or 0
     sources = {
         split: _images(checkpoint, options, split, count)
         for split, count in (("train", options.train_images), ("validation", None))
@@ -375,8 +401,9 @@ def _latents(checkpoint: Checkpoint, options: Options) -> Measures:
     }
 
     def control(name: str, key: list, vectors: Callable[[ImageSource], Tensor]) -> Measures:
-        key = _digest([name, key, [source.identity for source in sources.values()], options.seed])
-        if key not in _controls_seen:
+        identities = [source.identity for source in sources.values()]
+        kept = digest([name, key, identities, options.seed])
+        if kept not in _controls_seen:
             seen = {split: vectors(source) for split, source in sources.items()}
             found = readout(
                 seen["train"],
@@ -386,10 +413,10 @@ def _latents(checkpoint: Checkpoint, options: Options) -> Measures:
                 options.seed,
                 options.device,
             )
-            _controls_seen[key] = {
+            _controls_seen[kept] = {
                 f"{name}/{latent}": interval for latent, interval in found.items()
             }
-        return _controls_seen[key]
+        return _controls_seen[kept]
 
     def first_weights(source: ImageSource) -> Tensor:
         return encode(untrained(checkpoint.load(resolve_device(options.device)), seed), source).mean
@@ -424,6 +451,7 @@ EVALUATIONS: dict[str, Callable[[Checkpoint, Options], Measures]] = {
     "separability": _separability,
     "probe": _probe,
     "few_labels": _few_labels,
+    "knn": _knn,
     "shape_bias": _shape_bias,
     "latents": _latents,
 }

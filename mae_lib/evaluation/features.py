@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from mae_lib.base.errors import InputError
-from mae_lib.base.files import DamagedFile, read_safetensors, set_aside, write_safetensors
+from mae_lib.base.files import DamagedFile, set_aside
 from mae_lib.base.image_source import ImageSource
+from mae_lib.base.tensors import read_safetensors, write_safetensors
 from mae_lib.data.datasets import Subset
 from mae_lib.model import autoencoder as model_module
 from mae_lib.model.autoencoder import MaskedAutoencoder, normalise_pixels
@@ -31,10 +32,11 @@ or the [CLS] token."""
 
 @dataclass(frozen=True)
 class Features:
-    """Features of N labelled images.
+    """Features of N images.
 
     Attributes:
-        mean, cls: float32 [N, D] on the CPU. labels: int64 [N]. classes: the names of the labels.
+        mean, cls: float32 [N, D] on the CPU. labels: int64 [N], −1 where the images have none.
+        classes: the names of the labels, none then.
     """
 
     mean: Tensor
@@ -70,7 +72,13 @@ def encode(
         tokens = model.encode(normalise_pixels(source.images(index)).to(device))
         mean.append(tokens[:, 1:].mean(1).float().cpu())
         cls.append(tokens[:, 0].float().cpu())
-    return Features(torch.cat(mean), torch.cat(cls), source.labels, tuple(source.classes))
+    return _labelled(torch.cat(mean), torch.cat(cls), source)
+
+
+def _labelled(mean: Tensor, cls: Tensor, source: ImageSource) -> Features:
+    classes = tuple(source.classes)
+    labels = source.labels if classes else torch.full((len(source),), -1)
+    return Features(mean, cls, labels, classes)
 
 
 def features(
@@ -86,7 +94,7 @@ def features(
     if path.exists():
         try:
             tensors, _ = read_safetensors(path)
-            return Features(tensors["mean"], tensors["cls"], source.labels, tuple(source.classes))
+            return _labelled(tensors["mean"], tensors["cls"], source)
         except (DamagedFile, KeyError) as error:
             warnings.warn(
                 f"{error}. Set aside as {set_aside(path).name}; the features are computed anew.",

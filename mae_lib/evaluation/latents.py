@@ -19,8 +19,9 @@ from mae_lib.base.errors import InputError
 from mae_lib.base.intervals import Interval, bootstrap
 from mae_lib.evaluation.features import POOLS, Features
 from mae_lib.evaluation.probe import HELD_OUT, train_probe
+from mae_lib.worlds.law import CLASSES
 from mae_lib.worlds.rendering import TEXTURES
-from mae_lib.worlds.world import CLASSES, World
+from mae_lib.worlds.world import World
 
 PENALTIES = tuple(10.0 ** (k / 2) for k in range(-12, 5))
 """Of the ridge regression, tried on held-out training images; in units of a standardised feature's

@@ -55,7 +55,7 @@ class Probe:
     def probabilities(self, features: Tensor) -> Tensor:
         """float32 [M, C], each row a softmax, of features [M, D]. InputError for another D, or
         features that are not finite."""
-        _check_features(features)
+        check_features(features)
         if features.shape[1] != len(self.centre):
             raise InputError(
                 f"features of {features.shape[1]} dimensions for a probe trained on"
@@ -104,7 +104,7 @@ def train_probe(
             classes, or without an image of some class; a single class; fewer images than classes;
             no class with a second image to hold out.
     """
-    _check_features(features)
+    check_features(features)
     check_labels(labels, len(features), classes)
     target, x, y = resolve_device(device), features.float(), labels.cpu()
     part = _held_out_images(y, classes, held_out, seed)
@@ -343,7 +343,7 @@ def trained_on(
     """A probe, after all of the sets that it is to be scored on have been checked: bad input fails
     at once."""
     for name, (rows, numbers, accepts) in sets.items():
-        _check_features(rows)
+        check_features(rows)
         if rows.shape[1] != features.shape[1]:
             raise InputError(
                 f"set {name}: features of {rows.shape[1]} dimensions, the training images' have"
@@ -371,9 +371,15 @@ def hits(probe: Probe, features: Tensor, labels: Tensor, accepts: Tensor) -> Ten
     """bool [M]: whether each image of which some class is right got a right one; of a set as
     :func:`evaluate_probe` takes it, by its rule."""
     scored = accepts[labels].any(1)
+    return right(probe.probabilities(features[scored]), labels[scored], accepts)
+
+
+def right(probabilities: Tensor, labels: Tensor, accepts: Tensor) -> Tensor:
+    """bool [M]: whether the most probable of the classes that are right for some label of a set is
+    right for the image's own; probabilities [M, C], labels int64 [M], accepts bool [K, C]."""
     answers = accepts.any(0).nonzero().flatten()
-    best = answers[probe.probabilities(features[scored])[:, answers].argmax(1)]
-    return accepts[labels[scored], best]
+    best = answers[probabilities[:, answers].argmax(1)]
+    return accepts[labels, best]
 
 
 def _accuracy(
@@ -382,7 +388,7 @@ def _accuracy(
     return bootstrap(hits(probe, features, labels, accepts).double(), seed=seed)
 
 
-def _check_features(features: Tensor) -> None:
+def check_features(features: Tensor) -> None:
     if features.ndim != 2 or not len(features) or not features.shape[1]:
         raise InputError(
             f"features of shape {list(features.shape)}: give [images, dimensions], at least one of"

@@ -48,19 +48,19 @@ def scores(images: Tensor, reconstructions: Tensor) -> dict[str, Tensor]:
     symmetric.
 
     Args:
-        images, reconstructions: float [B, 3, H, W] in [0, 1], of one shape and on one device, H and
+        images, reconstructions: float [B, C, H, W] in [0, 1], of one shape and on one device, H and
             W at least 11 (SSIM's window).
 
     Returns:
         ``ssim``: mean structural similarity in [−1, 1], 1 for equal images: Gaussian window of 11
-            px and σ 1.5, population covariance, each
-        channel by itself, places whose window crosses the border left out, no downsampling.
-        scikit-image's ``structural_similarity`` with ``gaussian_weights=True, sigma=1.5,
-        use_sample_covariance=False, data_range=1, channel_axis=0``.
-        ``fsim``: feature similarity in [0, 1] with colour (FSIMc), piq's, in the precision of the
-            images; from 384 px on it is taken of a
-        downsampled image, by its definition. A constant image has no features: its FSIM against
-        another image hangs on rounding.
+        px and σ 1.5, population covariance, each channel by itself, places whose window crosses the
+        border left out, no downsampling. scikit-image's ``structural_similarity`` with
+        ``gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1,
+        channel_axis=0``.
+        ``fsim``: feature similarity in [0, 1] with colour (FSIMc), of grey images without (FSIM),
+        of other bands than three or one left out; piq's, in the precision of the images; from 384
+        px on it is taken of a downsampled image, by its definition. A constant image has no
+        features: its FSIM against another image hangs on rounding.
         ``psnr``: 10 log₁₀(1 / MSE), decibels; infinite for equal images, as scikit-image has it.
         ``mse``: mean squared difference over pixels and channels.
         Each [B] on the images' device: fsim in the images' precision (at least float32), the others
@@ -75,12 +75,14 @@ def scores(images: Tensor, reconstructions: Tensor) -> dict[str, Tensor]:
         torch.promote_types(images.dtype, reconstructions.dtype), torch.float32
     )
     x, y = images.to(precision), reconstructions.to(precision)
-    fsim = torch.cat(
-        [piq.fsim(a, b, reduction="none") for a, b in zip(x.split(_FSIM_ROWS), y.split(_FSIM_ROWS))]
-    )
+    found = {}
+    if (bands := x.shape[1]) in (1, 3):
+        pairs = zip(x.split(_FSIM_ROWS), y.split(_FSIM_ROWS))
+        similar = [piq.fsim(a, b, reduction="none", chromatic=bands == 3) for a, b in pairs]
+        found["fsim"] = torch.cat(similar)
     x, y = x.double(), y.double()
     mse = (x - y).square().mean((1, 2, 3))
-    return {"ssim": _ssim(x, y), "fsim": fsim, "psnr": -10 * mse.log10(), "mse": mse}
+    return {"ssim": _ssim(x, y)} | found | {"psnr": -10 * mse.log10(), "mse": mse}
 
 
 def flat_patches(images: Tensor, patch: int) -> Tensor:
@@ -121,7 +123,7 @@ def image_scores(
     """The four metrics of single images under every protocol, and of the controls.
 
     Args:
-        model: in eval mode. mask: the law of its masks. source: images of the model's size, RGB;
+        model: in eval mode. mask: the law of its masks. source: images of the model's size;
             ``images`` of them are used, evenly spread over the source (a folder's are sorted by
             class), all if it has fewer. seed: of the masks. batch: images at a time; it changes
             nothing.
@@ -276,10 +278,9 @@ def _check(images: Tensor, reconstructions: Tensor) -> None:
                 f"{name} of type {kind}: the scores take float tensors in [0, 1], for instance"
                 " `images.float() / 255`"
             )
-        if x.ndim != 4 or x.shape[1] != 3 or not len(x):
+        if x.ndim != 4 or not x.shape[1] or not len(x):
             raise InputError(
-                f"{name} of shape {list(x.shape)}: the scores take [B, 3, H, W], B at least 1;"
-                " repeat a grey channel three times"
+                f"{name} of shape {list(x.shape)}: the scores take [B, C, H, W], B and C at least 1"
             )
         if min(x.shape[2:]) < _WINDOW:
             raise InputError(

@@ -8,25 +8,19 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mae_lib.base.errors import InputError
-from mae_lib.base.image_source import ImageSource
 from mae_lib.base.intervals import Interval, bootstrap
-from mae_lib.data.datasets import FolderImages
-from mae_lib.data.image_files import shown
 from mae_lib.evaluation import probe
 from mae_lib.evaluation.features import POOLS, Features
-from mae_lib.worlds.world import World
 
 
 class Counts(NamedTuple):
@@ -295,80 +289,6 @@ def category_probabilities(
 # --------------------------------------------------------------------------------------------------
 # Stimuli
 
-_NAME = re.compile(r"([a-z]+)\d+-([a-z]+)\d+")
-
-
-@dataclass(frozen=True, eq=False)
-class Stimuli:
-    """Images with two cues.
-
-    Attributes:
-        source: the N images. shape, texture: int64 [N], the two cues of each, in [0,
-            len(categories)). categories: their names.
-    """
-
-    source: ImageSource
-    shape: Tensor
-    texture: Tensor
-    categories: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-
-def read_stimuli(directory: str | Path, image_size: int | tuple[int, int] = (64, 64)) -> Stimuli:
-    """Geirhos et al.'s cue-conflict stimuli, ``DIR/<shape category>/<shape><n>-<texture><n>.png``,
-    as in their repository's folder ``stimuli/style-transfer-preprocessed-512``: 1 280 files, 1 200
-    of them with shape ≠ texture.
-
-    Categories are numbered as in :func:`category_groups`, whichever of their folders are there.
-    ``image_size``: (H, W) in pixels, or one number.
-
-    Raises:
-        InputError: a file's name is not of that form, names a category that is none of the 16, or
-            another shape than its folder; and all that `FolderImages` refuses.
-    """
-    source, categories = FolderImages(directory, None, image_size), tuple(category_groups())
-    cues = []
-    for path in map(source.path, range(len(source))):
-        found = _NAME.fullmatch(path.stem)
-        if not found or (strangers := sorted(set(found.groups()) - set(categories))):
-            what = (
-                f"names the category {strangers[0]!r}, which is none of the 16"
-                if found
-                else "is not called <shape><n>-<texture><n>"
-            )
-            raise InputError(
-                f"{shown(path)} {what}: give the folder of cue-conflict stimuli, DIR/<shape"
-                " category>/*.png, with its own names"
-            )
-        if path.parent.name != found[1]:
-            raise InputError(
-                f"{shown(path)} has the shape {found[1]!r} and lies in {shown(path.parent.name)!r}:"
-                f" move it to {found[1]!r}, or restore its name"
-            )
-        cues.append([categories.index(name) for name in found.groups()])
-    shape, texture = torch.tensor(cues).unbind(1)
-    return Stimuli(source, shape, texture, categories)
-
-
-def world_stimuli(
-    size: int = 64,
-    count: int | None = None,
-    split: str = "conflict",
-    seed: int = 0,
-    device: str = "cpu",
-) -> Stimuli:
-    """The first ``count`` images of a split of the embedded world
-    (:class:`mae_lib.worlds.world.World`) with both of their cues; in *conflict* they never agree. A
-    texture's category is the class of which it is the own texture, worn by seven in ten of its
-    training images.
-    """
-    world = World(split, size, seed, device, count)
-    # an image's cues do not depend on its size
-    batch = replace(world, size=16).sample(range(len(world)))
-    return Stimuli(world, batch.labels.cpu(), batch.textures.cpu(), world.classes)
-
 
 # --------------------------------------------------------------------------------------------------
 # The evaluation
@@ -415,7 +335,8 @@ def evaluate_shape_bias(
         )
         if groups is not None:
             probabilities, names = category_probabilities(probabilities, train.classes, groups)
-            cues = tuple(_renumbered(cue, tuple(groups), names) for cue in cues)
+            shape, texture = (_renumbered(cue, tuple(groups), names) for cue in cues)
+            cues = shape, texture
         found = shape_bias(probabilities, *cues)
         measures[f"{pool}/bias"], measures[f"{pool}/accuracy"] = (
             found.bias_interval(seed),

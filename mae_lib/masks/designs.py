@@ -1,26 +1,22 @@
 """What §3.6 would change about the mask: a margin at its boundary that the loss leaves out (S1),
 and masks that follow the latent structure (S2). Both keep the ratio, the number of hidden patches
 and the mask's other half as :class:`mae_lib.masks.masking.MaskSpec` has them, so that a design is
-compared with random units at equal cost. Which design a pretraining uses is part of its
-`PretrainConfig`.
+compared with random units at equal cost. Beside these a ratio that is drawn anew in each step, of
+which only the mean is fixed. Which design a pretraining uses is part of its `PretrainConfig`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from mae_lib.base.errors import InputError
+from mae_lib.base.names import Design
 from mae_lib.masks.masking import MaskSpec, hidden_map
-
-Design = Literal["random", "groups", "parts", "object"]
-"""Which patches are hidden together: random mask units; whole groups of a fixed partition of the
-grid; whole parts of the object, while others stay visible; or the whole object. The last two need
-each image's true parts, which only the embedded world can tell."""
 
 TRIALS = 256
 """Masks drawn to see whether a margin leaves anything at all."""
@@ -119,6 +115,30 @@ def sample_design(
             parts.to(generator.device), generator
         )
     return hide_first(priority, spec.patches - spec.visible_patches)
+
+
+def drawn_ratio(spec: MaskSpec, spread: float, generator: torch.Generator) -> MaskSpec:
+    """The law of one step's masks when every step draws its ratio anew (R²MAE, Dong et al. 2025,
+    arXiv 2509.21650): uniform in ``spec.ratio`` ± ``spread``, for the whole batch; ``spec`` itself
+    where ``spread`` is 0.
+
+    The range is centred, so that on average as many patches are visible, and a step costs as much,
+    as at the fixed ratio.
+    """
+    if not spread:
+        return spec
+    draw = float(torch.rand((), dtype=torch.float64, generator=generator))
+    return replace(spec, ratio=spec.ratio + spread * (2 * draw - 1))
+
+
+def check_spread(spec: MaskSpec, spread: float) -> None:
+    """InputError for a spread below 0, or a range of ratios that has an end without a mask."""
+    if not spread >= 0:
+        raise InputError(
+            f"spread {spread!r} must be at least 0: the ratio's distance from its mean"
+        )
+    for end in (spec.ratio - spread, spec.ratio + spread):
+        replace(spec, ratio=end)  # its own checks
 
 
 def check_groups(groups: Sequence[int], spec: MaskSpec) -> None:

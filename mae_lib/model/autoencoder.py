@@ -4,92 +4,24 @@ A ViT encoder sees the visible patches only: raw patches are gathered *before* t
 hidden pixels never enter the encoder's graph. A light decoder takes the encoded tokens in the order
 [CLS], visible, hidden, with a shared mask token and its position standing for each hidden patch,
 and predicts the pixels of the hidden patches alone. The loss is their squared error, on raw or
-per-patch normalised pixels. Positions are fixed sines and cosines. Transformer blocks are timm's.
+per-patch normalised pixels. Positions are fixed sines and cosines, or stored with weights from
+elsewhere. Transformer blocks are timm's.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
+from timm.layers import LayerNorm
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from mae_lib.base.errors import InputError
 from mae_lib.masks.masking import complement
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Sizes of a masked autoencoder. Everything here changes the weights' meaning, so all of it
-    enters the checkpoint's hash."""
-
-    image_size: tuple[int, int] = (64, 64)  # pixels (height, width)
-    patch: int = 8  # side of the ViT patch, pixels
-    channels: int = 3
-    width: int = 64  # encoder token size D
-    depth: int = 4  # encoder blocks
-    heads: int = 4
-    decoder_width: int = 64
-    decoder_depth: int = 1
-    decoder_heads: int = 4
-    mlp_ratio: float = 4.0
-    # predict each patch's pixels less their mean, over their deviation
-    normalise_target: bool = False
-
-    def __post_init__(self) -> None:
-        if isinstance(self.mlp_ratio, int):
-            # 4 and 4.0 are equal, so their hashes have to be
-            object.__setattr__(self, "mlp_ratio", float(self.mlp_ratio))
-        height, columns = self.image_size
-        for name in (
-            "patch",
-            "channels",
-            "width",
-            "depth",
-            "heads",
-            "decoder_width",
-            "decoder_depth",
-            "decoder_heads",
-        ):
-            if getattr(self, name) < 1:
-                raise InputError(f"model {name} is {getattr(self, name)}: it must be at least 1")
-        if min(height, columns) < self.patch:
-            raise InputError(
-                f"image {height}×{columns} is smaller than one {self.patch} px patch: use larger"
-                " images or a smaller patch"
-            )
-        if height % self.patch or columns % self.patch:
-            raise InputError(
-                f"patch of {self.patch} px does not divide the {height}×{columns} image: choose a"
-                " patch that divides both sides"
-            )
-        for side, width, heads in (
-            ("encoder", self.width, self.heads),
-            ("decoder", self.decoder_width, self.decoder_heads),
-        ):
-            if width % heads or width % 4:
-                raise InputError(
-                    f"{side} width {width} must be divisible by its {heads} heads and by 4"
-                    " (sine-cosine positions)"
-                )
-        if self.normalise_target and self.patch_values == 1:
-            raise InputError(
-                "normalise_target needs patches of more than one number: a single pixel has no"
-                " deviation"
-            )
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(rows, columns) of patches."""
-        return self.image_size[0] // self.patch, self.image_size[1] // self.patch
-
-    @property
-    def patch_values(self) -> int:
-        """Numbers in one patch: channels · patch²."""
-        return self.channels * self.patch**2
+from mae_lib.model.sizes import ModelConfig as ModelConfig
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:
@@ -137,10 +69,17 @@ def sincos_positions(width: int, grid: tuple[int, int]) -> Tensor:
     return torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1).float()
 
 
-def _blocks(width: int, depth: int, heads: int, mlp_ratio: float) -> nn.Sequential:
+def _blocks(width: int, depth: int, heads: int, config: ModelConfig) -> nn.Sequential:
+    norm = partial(LayerNorm, eps=config.norm_eps)
     return nn.Sequential(
         *(
-            Block(dim=width, num_heads=heads, mlp_ratio=mlp_ratio, qkv_bias=True)
+            Block(
+                dim=width,
+                num_heads=heads,
+                mlp_ratio=config.mlp_ratio,
+                qkv_bias=True,
+                norm_layer=norm,
+            )
             for _ in range(depth)
         )
     )
@@ -158,26 +97,36 @@ class MaskedAutoencoder(nn.Module):
         self.config = config
         self.embed = nn.Linear(config.patch_values, config.width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
-        self.encoder = _blocks(config.width, config.depth, config.heads, config.mlp_ratio)
-        self.encoder_norm = nn.LayerNorm(config.width, eps=1e-6)
-        self.to_decoder = nn.Linear(config.width, config.decoder_width)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_width))
-        self.decoder = _blocks(
-            config.decoder_width, config.decoder_depth, config.decoder_heads, config.mlp_ratio
-        )
-        self.decoder_norm = nn.LayerNorm(config.decoder_width, eps=1e-6)
-        self.head = nn.Linear(config.decoder_width, config.patch_values)
+        self.encoder = _blocks(config.width, config.depth, config.heads, config)
+        self.encoder_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        kept = config.positions == "stored"
+        if config.has_decoder:
+            width = config.decoder_width
+            self.to_decoder = nn.Linear(config.width, width)
+            self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+            self.decoder = _blocks(width, config.decoder_depth, config.decoder_heads, config)
+            self.decoder_norm = nn.LayerNorm(width, eps=config.norm_eps)
+            self.head = nn.Linear(width, config.patch_values)
+            self.register_buffer(
+                "decoder_position", sincos_positions(width, config.grid), persistent=kept
+            )
         self.register_buffer(
-            "position", sincos_positions(config.width, config.grid), persistent=False
+            "position", sincos_positions(config.width, config.grid), persistent=kept
         )
-        self.register_buffer(
-            "decoder_position",
-            sincos_positions(config.decoder_width, config.grid),
-            persistent=False,
-        )
+        if config.pixel_mean:
+            # (0.25 x + 0.5 − mean) / deviation, patch value by patch value
+            mean, deviation = (
+                torch.tensor(each, dtype=torch.float64).repeat_interleave(config.patch**2)
+                for each in (config.pixel_mean, config.pixel_deviation)
+            )
+            self.register_buffer("pixel_scale", (0.25 / deviation).float(), persistent=False)
+            self.register_buffer(
+                "pixel_shift", ((0.5 - mean) / deviation).float(), persistent=False
+            )
         self.apply(_initialise)
         nn.init.normal_(self.cls_token, std=0.02)
-        nn.init.normal_(self.mask_token, std=0.02)
+        if config.has_decoder:
+            nn.init.normal_(self.mask_token, std=0.02)
 
     def encode(self, images: Tensor, visible: Tensor | None = None) -> Tensor:
         """ĉ = E(x_mᶜ) (§2.2, "MAE encoding").
@@ -193,7 +142,12 @@ class MaskedAutoencoder(nn.Module):
             InputError: images of another shape than the config's or, on the CPU, with NaN or
                 infinite pixels.
         """
-        return self._encode(self._patches(images), visible)
+        return self._encode(self.patches(images), visible)
+
+    def patches(self, images: Tensor) -> Tensor:
+        """float [B, C, H, W] → [B, L, C·p·p] in the weights' own units: what the encoder embeds and
+        the loss compares with (before a normalised target). InputError as of :meth:`encode`."""
+        return self._own(self._patches(images))
 
     def decode(self, tokens: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
         """D(ĉ, ŝ_m) (§2.2, "MAE decoding"): pixels of the patches in ``hidden``.
@@ -232,8 +186,8 @@ class MaskedAutoencoder(nn.Module):
             (loss, prediction): the scalar mean squared error over all counted pixels of the batch,
             and the prediction [B, M, C·p·p].
         """
-        patches = self._patches(images)
-        seen = patches if shown is None else self._patches(images * shown)
+        patches = self.patches(images)
+        seen = patches if shown is None else self.patches(images * shown)
         prediction = self.decode(self._encode(seen, visible), visible, hidden)
         target = gather(patches, hidden)
         if self.config.normalise_target:
@@ -275,10 +229,11 @@ class MaskedAutoencoder(nn.Module):
             looking at, and flatter any pixel metric.
 
         Raises:
-            InputError: another name, a mask that does not fit, or images that :meth:`encode`
-                refuses.
+            InputError: another name, a mask that does not fit, an encoder without a decoder, or
+                images that :meth:`encode` refuses.
         """
-        patches = self._patches(images)
+        given = self._patches(images)
+        patches = self._own(given)
         everything = torch.arange(patches.shape[1], device=images.device).expand(
             images.shape[0], -1
         )
@@ -303,8 +258,10 @@ class MaskedAutoencoder(nn.Module):
         if self.config.normalise_target:
             variance, mean = torch.var_mean(gather(patches, shown), dim=-1, keepdim=True)
             prediction = prediction * (variance + 1e-6).sqrt() + mean
-        filled = patches.scatter(
-            1, shown.unsqueeze(-1).expand(-1, -1, patches.shape[-1]), prediction.to(patches.dtype)
+        if self.config.pixel_mean:
+            prediction = (prediction - self.pixel_shift) / self.pixel_scale
+        filled = given.scatter(
+            1, shown.unsqueeze(-1).expand(-1, -1, given.shape[-1]), prediction.to(given.dtype)
         )
         return unpatchify(filled, self.config.grid, self.config.channels)
 
@@ -335,6 +292,10 @@ class MaskedAutoencoder(nn.Module):
                 )
         return patchify(images, self.config.patch)
 
+    def _own(self, patches: Tensor) -> Tensor:
+        """Patches as images are given, in the weights' own units."""
+        return patches * self.pixel_scale + self.pixel_shift if self.config.pixel_mean else patches
+
     def _encode(self, patches: Tensor, visible: Tensor | None) -> Tensor:
         position = self.position
         if visible is None:
@@ -347,6 +308,7 @@ class MaskedAutoencoder(nn.Module):
     def _decoder_tokens(self, tokens: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
         """[B, 1 + V + M, decoder width] after the decoder's blocks, in the order [CLS], visible,
         hidden."""
+        self.config.require_decoder()
         x = self.to_decoder(tokens)
         position = self.decoder_position.to(x.dtype)
         seen = x[:, 1:] + position[visible]

@@ -1,4 +1,2 @@
-"""The hierarchy and its theorems (§2.1, §2.3): latent graphs, Algorithms 1 and 2, the conditions of
-Theorem 1, processes that draw data, Theorem 2 as an experiment, trees estimated from data, what a
-law of masks does to the levels of c, what a level is worth to the loss, where an excess loss goes,
-and which latents masks can identify."""
+"""§2.1: which latents the masked and the visible part share. Latent graphs, Algorithms 1 and 2,
+their conditions, levels and what these are worth to the loss."""

@@ -178,7 +178,7 @@ class Counterexample:
     says: frozenset[str]
     model: Callable[[], LinearModel]
 
-    def valid_sets(self) -> list[frozenset[str]]:
+    def valid_sets(self) -> list[frozenset[Name]]:
         """All c that meet conditions 1 and 2, by enumeration."""
         return valid_sets(self.model(), self.masked)
 

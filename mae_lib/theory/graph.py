@@ -299,14 +299,14 @@ class LatentGraph:
 
 
 def _pair(edge: tuple[Name, Name]) -> tuple[Name, Name]:
-    if isinstance(edge, str) or not isinstance(edge, Iterable) or len(pair := tuple(edge)) != 2:
+    pair = () if isinstance(edge, str) or not isinstance(edge, Iterable) else tuple(edge)
+    if len(pair) != 2:
         raise InputError(f"edge {edge!r} is no (parent, child) pair of names")
-    return pair
+    return pair[0], pair[1]
 
 
 def _repeated(items: tuple) -> list:
-    seen: set = set()
-    return [item for item in items if item in seen or seen.add(item)]
+    return [item for k, item in enumerate(items) if item in items[:k]]
 
 
 def _whole(name: str, value: int, least: int) -> None:
@@ -413,7 +413,7 @@ def random_dag(
     return LatentGraph(edges, [f"x{k}" for k in range(observables)])
 
 
-def figure_4() -> tuple[LatentGraph, dict[str, frozenset[str]]]:
+def figure_4() -> tuple[LatentGraph, dict[str, frozenset[Name]]]:
     """The graph of the paper's Figure 4 (z1 → z3, z4; z2 → z5, z6; two observables under each of z3
     … z6) and its three masks.
 

@@ -46,11 +46,8 @@ def locate_shared_patches(
         InputError: as `shared.locate_shared_batch`.
     """
     common = common_ancestors_batch(graph, masks, ignored)
-    above = np.zeros((len(graph.observables), len(graph.latents)), bool)
-    for i, x in enumerate(graph.observables):
-        above[i] = [z in graph.ancestors[x] for z in graph.latents]
-    if isinstance(masks, Tensor):
-        above = torch.from_numpy(above).to(masks.device)
+    over = [[z in graph.ancestors[x] for z in graph.latents] for x in graph.observables]
+    above = torch.tensor(over, device=masks.device) if isinstance(masks, Tensor) else np.array(over)
     # i is hidden, so a latent above it is in CA exactly if it has a visible descendant.
     known = common[:, None, :] & above & masks[:, :, None]
     found = known & True
@@ -290,7 +287,7 @@ def _evidence(explained: np.ndarray) -> np.ndarray:
 def _squares(rho: float | Sequence[float], nu: float, depth: int) -> list[float]:
     """ρ² of the edges from height 0 up, [depth]; InputError for a rho or nu out of range."""
     several = isinstance(rho, (Sequence, np.ndarray)) and not isinstance(rho, str)
-    given = list(rho) if several else [rho] * depth
+    given: list = list(rho) if several else [rho] * depth
     if len(given) != depth:
         raise InputError(
             f"{len(given)} edge correlations rho do not fit a tree of depth {depth}: give one "

@@ -23,17 +23,13 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from mae_lib.base.errors import InputError
+from mae_lib.base.errors import InputError, ProcessLost
 
 Answer = TypeVar("Answer")
 
 PATIENCE = datetime.timedelta(minutes=30)
 """How long a process waits for the others before it takes one for hung and gives up; `torchrun`
 then stops or restarts them all."""
-
-
-class ProcessLost(RuntimeError):
-    """Some of the processes never joined. The message names them and the remedy."""
 
 
 def rank() -> int:

@@ -25,18 +25,18 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from mae_lib.base.errors import InputError
-from mae_lib.base.files import DamagedFile, read_safetensors, write_safetensors
+from mae_lib.base.errors import InputError, TrainingDiverged
+from mae_lib.base.files import DamagedFile
 from mae_lib.base.image_source import ImageSource
+from mae_lib.base.tensors import read_safetensors, write_safetensors
 from mae_lib.data.datasets import Resident, nbytes
-from mae_lib.masks.designs import margin_maps, sample_design
+from mae_lib.masks.designs import drawn_ratio, margin_maps, sample_design
 from mae_lib.masks.masking import MaskSpec
 from mae_lib.model.autoencoder import (
     MaskedAutoencoder,
     gather,
     normalise_patches,
     normalise_pixels,
-    patchify,
 )
 from mae_lib.training import distributed
 from mae_lib.training.tiers import PretrainConfig
@@ -47,11 +47,6 @@ from mae_lib.worlds.world import World
 RESIDENT_LIMIT = 4 * 2**30
 # On a GPU, looking at the loss waits for the device; every so many steps is often enough.
 GPU_CHECK_EVERY = 50
-
-
-class TrainingDiverged(RuntimeError):
-    """The loss became NaN or infinite. The message names the step, the state that was kept and the
-    remedy."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +173,17 @@ def _optimiser(model: MaskedAutoencoder, config: PretrainConfig) -> torch.optim.
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
+def begin_with(model: MaskedAutoencoder, start: MaskedAutoencoder) -> None:
+    """Copies another model's weights into ``model``: its encoder, and its decoder where that is of
+    the same sizes; a decoder of other sizes keeps its fresh weights."""
+    tensors, sizes = start.state_dict(), ("decoder_width", "decoder_depth", "decoder_heads")
+    if any(getattr(model.config, name) != getattr(start.config, name) for name in sizes):
+        fresh = ("to_decoder.", "mask_token", "decoder", "head.")
+        tensors = {name: each for name, each in tensors.items() if not name.startswith(fresh)}
+        tensors |= {name: t for name, t in model.state_dict().items() if name.startswith(fresh)}
+    model.load_state_dict(tensors)
+
+
 @contextmanager
 def _interrupts_deferred() -> Iterator[None]:
     """Holds back Ctrl-C (SIGINT) and SIGTERM until the block is done. Only the main thread is ever
@@ -204,11 +210,17 @@ class Run:
     brought back."""
 
     def __init__(
-        self, config: PretrainConfig, device: torch.device, compiled: bool = False
+        self,
+        config: PretrainConfig,
+        device: torch.device,
+        compiled: bool = False,
+        start: MaskedAutoencoder | None = None,
     ) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(step_generator(config.seed, "weights", 0).initial_seed())
             model = MaskedAutoencoder(config.model)
+        if start is not None:
+            begin_with(model, start)
         model.to(device).train()
         self._begin(config, device, model, _optimiser(model, config), compiled)
 
@@ -223,8 +235,10 @@ class Run:
         self.config, self.device, self.model, self.optimiser = config, device, model, optimiser
         self.rank, self.world = distributed.rank(), distributed.world()
         # A mask always hides the same number of patches, so that every shape of a training is
-        # fixed.
-        self.shared = torch.compile(model, dynamic=False, fullgraph=True) if compiled else model
+        # fixed, but where each step draws its ratio.
+        self.shared = (
+            torch.compile(model, dynamic=config.spread > 0, fullgraph=True) if compiled else model
+        )
         if self.world > 1:
             self.shared = DistributedDataParallel(
                 self.shared, [device] if device.type == "cuda" else None
@@ -248,11 +262,12 @@ class Run:
         x = augment(
             normalise_pixels(images), crop, config.flip, augmentation, self.rank, self.world
         )
+        spec = drawn_ratio(config.mask, config.spread, step_generator(config.seed, "ratio", step))
         generator = step_generator(config.seed, "mask", step, self.device)
         visible, hidden = (
             index[mine]
             for index in sample_design(
-                config.design, config.mask, len(x) * self.world, generator, config.groups, parts
+                config.design, spec, len(x) * self.world, generator, config.groups, parts
             )
         )
         counted = shown = None
@@ -465,6 +480,7 @@ def pretrain(
     progress: bool = True,
     accumulate: int = 1,
     compiled: bool | None = None,
+    start: MaskedAutoencoder | None = None,
     on_step: Callable[[Run], None] | None = None,
 ) -> Trained:
     """Trains one masked autoencoder (eq. 2) from wherever its last saved state stands.
@@ -480,8 +496,9 @@ def pretrain(
             finished model deletes it.
         save_every: seconds between saved states. progress: a bar with images/s and the time left.
         accumulate: pieces that each process works on its share of a batch in. compiled: whether
-            `torch.compile` makes the model's kernels; by default on a GPU, where it pays. on_step:
-            called after every step, for live plots; it must not change the run.
+            `torch.compile` makes the model's kernels; by default on a GPU, where it pays. start:
+            the model of ``config.start``, whose weights are the first ones. on_step: called after
+            every step, for live plots; it must not change the run.
 
     Raises:
         TrainingDiverged: at the first loss that is not finite; the last state saved before it
@@ -506,8 +523,13 @@ def pretrain(
             "crops out of files (crop_from 'file') need a folder of images or shards: give that as"
             " the source, or crop_from 'image'"
         )
+    if (start is None) != (config.start is None):
+        raise InputError(
+            f"{config.name} begins with {'fresh' if config.start is None else 'stored'} weights:"
+            " give the model of `config.start` as the start, and none where it has none"
+        )
     where = resolve_device(device)
-    run = Run(config, where, where.type == "cuda" if compiled is None else compiled)
+    run = Run(config, where, where.type == "cuda" if compiled is None else compiled, start)
     check_share(config.batch, run.world, accumulate)
     if state is not None and state.exists():
         run.restore(state)
@@ -529,7 +551,7 @@ def pretrain(
     )
     drive(
         run,
-        _shares(run, source, parts, accumulate),
+        shares(run, source, parts, accumulate),
         state=state,
         save_every=save_every,
         progress=progress,
@@ -538,7 +560,7 @@ def pretrain(
     return Trained(run.model.eval(), run.losses.cpu(), run.seconds)
 
 
-def _shares(
+def shares(
     run: Run, source: ImageSource, parts: Tensor | None, accumulate: int
 ) -> Iterator[tuple[Tensor, Tensor | None, int]]:
     """What each step that is left sees: this process's share of the images, and the whole batch's
@@ -609,8 +631,8 @@ def held_out_error(
 
     Returns:
         ``loss``: mean squared error on hidden patches, in the units of the training loss.
-            ``baseline``: that of predicting, for every hidden
-        patch, the mean colour of the image's visible patches. ``explained``: 1 − loss / baseline.
+        ``baseline``: that of predicting, for every hidden patch, the mean colour of the image's
+        visible patches. ``explained``: 1 − loss / baseline.
         With a normalised target the baseline is a flat patch, whose error is the target's variance.
     """
     device = next(model.parameters()).device
@@ -620,7 +642,7 @@ def held_out_error(
         x = normalise_pixels(source.images(range(start, min(start + batch, count)))).to(device)
         visible, hidden = mask.sample(len(x), step_generator(seed, "held-out", start, device))
         loss, _ = model(x, visible, hidden)
-        patches = patchify(x, model.config.patch)
+        patches = model.patches(x)
         target = gather(patches, hidden)
         if model.config.normalise_target:
             guess_error = normalise_patches(target).square().mean()

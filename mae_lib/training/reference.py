@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mae_lib.base.files import read_safetensors, write_json, write_safetensors
+from mae_lib.base.files import write_json
 from mae_lib.base.provenance import provenance
+from mae_lib.base.tensors import read_safetensors, write_safetensors
 from mae_lib.data.datasets import Resident
 from mae_lib.model.autoencoder import normalise_pixels
-from mae_lib.worlds.world import CLASSES, EVALUATION_LENGTH, WORLD_VERSION, World
+from mae_lib.worlds.law import CLASSES, WORLD_VERSION
+from mae_lib.worlds.world import EVALUATION_LENGTH, World
 
 STEPS, BATCH, LEARNING_RATE = 500, 128, 2e-3
 
@@ -50,7 +52,7 @@ class ReferenceClassifier(nn.Module):
 def load_reference() -> ReferenceClassifier:
     """The shipped classifier, in eval mode."""
     with resources.as_file(
-        resources.files("mae_lib.worlds.world").joinpath("assets/reference.safetensors")
+        resources.files("mae_lib.worlds").joinpath("assets/reference.safetensors")
     ) as path:
         tensors, _ = read_safetensors(path)
     model = ReferenceClassifier()

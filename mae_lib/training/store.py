@@ -14,7 +14,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -23,22 +23,16 @@ import torch
 from torch import Tensor
 
 from mae_lib.base.errors import InputError
-from mae_lib.base.files import (
-    DamagedFile,
-    cache_directory,
-    read_safetensors,
-    remove_parts,
-    set_aside,
-    write_json,
-    write_safetensors,
-)
+from mae_lib.base.files import DamagedFile, cache_directory, remove_parts, set_aside, write_json
 from mae_lib.base.image_source import ImageSource
 from mae_lib.base.provenance import provenance
 from mae_lib.base.records import refusal
+from mae_lib.base.tensors import read_safetensors, write_safetensors
 from mae_lib.model.autoencoder import MaskedAutoencoder
 from mae_lib.training import distributed
+from mae_lib.training.imported import ImportedConfig
 from mae_lib.training.pretrain import Trained, pretrain, resolve_device
-from mae_lib.training.tiers import PretrainConfig
+from mae_lib.training.tiers import PretrainConfig, Tier
 from mae_lib.worlds.world import World
 
 CURVE_POINTS = 120
@@ -214,14 +208,15 @@ def find_stored(kind: type[Kind], config, folders: Iterable[Path]) -> Kind | Non
 
 @dataclass(frozen=True)
 class Checkpoint(Stored):
-    """A stored masked autoencoder."""
+    """A stored masked autoencoder: one pretrained here, or imported (then its config is an
+    `ImportedConfig`, and its curve is empty)."""
 
     what = "checkpoint"
     mark = "ratio"
 
     @staticmethod
-    def config_of(values: dict) -> PretrainConfig:
-        return PretrainConfig.from_dict(values)
+    def config_of(values: dict) -> PretrainConfig | ImportedConfig:
+        return (ImportedConfig if "source" in values else PretrainConfig).from_dict(values)
 
     def fresh(self) -> MaskedAutoencoder:
         return MaskedAutoencoder(self.config.model)
@@ -235,6 +230,8 @@ class Checkpoint(Stored):
         """How much the mean loss fell from the last but one tenth of training to the last, as a
         share: near 0 when it has flattened."""
         losses = self.curve[1]
+        if not losses:
+            raise InputError(f"{self.path.name} was imported: nothing is known of its training")
         tenth = max(1, len(losses) // 10)
         before, last = losses[-2 * tenth : -tenth] or losses[:1], losses[-tenth:]
         return 1 - (sum(last) / len(last)) / (sum(before) / len(before))
@@ -262,14 +259,19 @@ def named(stem: str) -> Checkpoint:
     )
 
 
-def load(where: str | Path, device: str | torch.device = "cpu") -> MaskedAutoencoder:
-    """The model of a checkpoint, in eval mode: of a path (its .safetensors or .json), or of a bare
-    name as :func:`named` takes it."""
-    path = Path(where)
+def checkpoint_at(where: str | Path) -> Checkpoint:
+    """The checkpoint of a path (its .safetensors or .json), or of a bare name as :func:`named`
+    takes it."""
+    path = Path(where).expanduser()
     bare = (
         path.parent == Path() and not path.exists() and path.suffix not in (".safetensors", ".json")
     )
-    return (named(str(where)) if bare else read(path)).load(device)
+    return named(str(where)) if bare else read(path)
+
+
+def load(where: str | Path, device: str | torch.device = "cpu") -> MaskedAutoencoder:
+    """The model of a checkpoint, in eval mode; ``where`` as in :func:`checkpoint_at`."""
+    return checkpoint_at(where).load(device)
 
 
 def find(config: PretrainConfig, folders: list[Path] | None = None) -> Checkpoint | None:
@@ -294,6 +296,21 @@ def save(
     return store_model(Checkpoint, trained.model, config, folder, record)
 
 
+def continuing(sizes: Tier, start: Checkpoint) -> Tier:
+    """The tier ``sizes`` with the model of ``start``, for configs that go on from its weights
+    (``start=start.record["digest"]``); a decoder of the tier's where ``start`` has none."""
+    model, own = start.config.model, sizes.model
+    if not model.has_decoder:
+        model = replace(
+            model,
+            decoder_width=own.decoder_width,
+            decoder_depth=own.decoder_depth,
+            decoder_heads=own.decoder_heads,
+            normalise_target=own.normalise_target,
+        )
+    return replace(sizes, model=model, small_patch=model.patch)
+
+
 def thin_curve(losses: Tensor, points: int = CURVE_POINTS) -> dict[str, list]:
     """At most ``points`` pairs of step (from 1, the last of its stretch) and mean loss over the
     stretch."""
@@ -306,6 +323,7 @@ def load_or_pretrain(
     config: PretrainConfig,
     source: ImageSource | None = None,
     *,
+    start: Checkpoint | None = None,
     device: str = "auto",
     folder: str | Path | None = None,
     tier: str = "custom",
@@ -319,7 +337,8 @@ def load_or_pretrain(
 
     Args:
         config: what to have. source: its images, needed for training on a folder; the embedded
-            world's are made if None.
+            world's are made if None. start: the checkpoint of ``config.start``, needed for training
+            where it has one.
         device: where the model is to be. folder: the only place to look in and to store in;
             default: look along the search path, store in the cache. tier: a note in its record.
         save_every: seconds between resumable states. accumulate, compiled: see
@@ -332,6 +351,7 @@ def load_or_pretrain(
     found = obtain(
         config,
         source,
+        start=start,
         device=device,
         folder=folder,
         tier=tier,
@@ -347,6 +367,7 @@ def obtain(
     config: PretrainConfig,
     source: ImageSource | None = None,
     *,
+    start: Checkpoint | None = None,
     device: str = "auto",
     folder: str | Path | None = None,
     tier: str = "custom",
@@ -364,6 +385,12 @@ def obtain(
         return found or _stored(config, folders)
     target = cache_directory() / "checkpoints" if folder is None else Path(folder)
     require_free(Checkpoint, config, target)
+    if (None if start is None else start.record["digest"]) != config.start:
+        given = "none was given" if start is None else f"{start.path.name} was given"
+        raise InputError(
+            f"{config.name} goes on from {'no' if config.start is None else 'another'} checkpoint,"
+            f" and {given}: give the one whose digest the config's `start` is"
+        )
     if source is None:
         source = world_of(config, resolve_device(device))
     states = cache_directory() / "states"
@@ -380,6 +407,7 @@ def obtain(
                 config,
                 source,
                 state,
+                start=None if start is None else start.load(),
                 device=device,
                 progress=progress,
                 save_every=save_every,

@@ -2,11 +2,10 @@
 §3 at each.
 
 A :class:`PretrainConfig` says all that decides a model's weights and nothing else; its hash names
-the checkpoint. The sweep is the
-paper's: five masking ratios with the mask unit equal to the ViT patch, and three mask units at
-    ratio 0.75 with the smallest ViT patch.
-Data, steps, decoder and learning rate are equal for all eight: only the mask (and, between the two
-halves, the ViT patch) differs.
+the checkpoint. The sweep is the paper's: five masking ratios with the mask unit equal to the ViT
+patch, and three mask units at ratio 0.75 with the smallest ViT patch. Data, steps, decoder and
+learning rate are equal for all eight: only the mask (and, between the two halves, the ViT patch)
+differs.
 """
 
 from __future__ import annotations
@@ -14,13 +13,15 @@ from __future__ import annotations
 import hashlib
 import json
 import numbers
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Literal, get_args
 
 from mae_lib.base.errors import InputError
+from mae_lib.base.names import Design
 from mae_lib.base.runs import RATIO_RUNS, SIZE_RUNS
-from mae_lib.masks.designs import Design, check_groups, check_margin
+from mae_lib.masks.designs import check_groups, check_margin, check_spread
 from mae_lib.masks.masking import MaskSpec
 from mae_lib.model.autoencoder import ModelConfig
 
@@ -50,6 +51,11 @@ class PretrainConfig:
             the grid; how many *pixels* next to the mask's boundary the loss leaves out, and whether
             the encoder's side of the boundary is left out too. At their defaults, the paper's
             masks, they enter neither the hash nor the name.
+        spread: each step draws its own ratio, uniform in ``ratio`` ± ``spread``
+            (:func:`mae_lib.masks.designs.drawn_ratio`); at 0 it enters neither.
+        start: digest of the checkpoint whose weights are the first ones
+            (:func:`mae_lib.training.store.continued`); None, fresh weights of the seed, enters
+            neither.
     """
 
     model: ModelConfig
@@ -71,9 +77,13 @@ class PretrainConfig:
     groups: tuple[int, ...] = ()
     margin: int = 0
     strict: bool = False
+    spread: float = 0.0
+    start: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("ratio", "base_lr", "warmup", "weight_decay", "crop"):
+        if not self.model.has_decoder:
+            raise InputError("a pretraining needs a decoder: give the model one of depth 1 or more")
+        for name in ("ratio", "base_lr", "warmup", "weight_decay", "crop", "spread"):
             if isinstance(value := getattr(self, name), numbers.Real):
                 # 1 and 1.0 are equal, so their hashes have to be
                 object.__setattr__(self, name, float(value))
@@ -129,6 +139,7 @@ class PretrainConfig:
                 f"mask design {self.design!r} needs every pixel's part: train on the embedded"
                 " world, without crops and flips"
             )
+        check_spread(mask, self.spread)
         check_margin(mask, self.design, self.groups, self.model.patch, self.margin, self.strict)
 
     @property
@@ -156,6 +167,10 @@ class PretrainConfig:
             name += f"-{self.design}{len(set(self.groups)) or ''}"
         if self.margin:
             name += f"-{'strict' if self.strict else 'margin'}{self.margin}"
+        if self.spread:
+            name += f"-spread{round(self.spread * 100)}"
+        if self.start is not None:
+            name += f"-from{self.start[:8]}"
         return name
 
     @property
@@ -166,11 +181,14 @@ class PretrainConfig:
     def to_dict(self) -> dict:
         """As plain JSON values, without the mask's design where it is the paper's;
         :meth:`from_dict` undoes it."""
-        values = json.loads(json.dumps(asdict(self)))
+        values = json.loads(json.dumps(asdict(self))) | {"model": self.model.to_dict()}
         for name in _DESIGN if self.design == "random" and not self.margin else ():
             del values[name]
         if self.crop_from == "image":
             del values["crop_from"]
+        for name, default in (("start", None), ("spread", 0)):
+            if values[name] == default:
+                del values[name]
         return values
 
     @classmethod
@@ -178,11 +196,10 @@ class PretrainConfig:
         """The config whose :meth:`to_dict` is ``values``; InputError for unknown or missing
         fields."""
         try:
-            model = dict(values["model"], image_size=tuple(values["model"]["image_size"]))
             config = cls(
                 **dict(
                     values,
-                    model=ModelConfig(**model),
+                    model=ModelConfig.from_dict(values["model"]),
                     betas=tuple(values["betas"]),
                     groups=tuple(values.get("groups", ())),
                 )
@@ -191,9 +208,9 @@ class PretrainConfig:
             raise InputError(
                 f"not a pretraining config of this version of mae_lib: {error}"
             ) from error
-        missing = {f.name for f in fields(cls)} - set(values) - {"crop_from", *_DESIGN} | {
-            f.name for f in fields(ModelConfig)
-        } - set(model)
+        missing = (
+            {f.name for f in fields(cls)} - set(values) - {"crop_from", "spread", "start", *_DESIGN}
+        )
         if missing:  # a default in its place would be a guess
             raise InputError(
                 "not a pretraining config of this version of mae_lib: it lacks"
@@ -231,24 +248,27 @@ class Tier:
     # §3.5: fields of DetectorConfig and FinetuneConfig, what changes from scratch, and the scenes
     detection: dict = field(default_factory=dict)
 
-    def at(self, size: int) -> Tier:
-        """The same tier for images of ``size`` × ``size`` pixels: patches and mask units scale with
-        the image, so that tokens, masks in patches and all other sizes stay. InputError where a
-        patch or a unit would not be a whole number of pixels.
+    def at(self, size: int | tuple[int, int], channels: int = 3) -> Tier:
+        """The same tier for images of ``size`` pixels, one number or (height, width), and so many
+        ``channels``: patches and mask units scale with the longer side, so that tokens, masks in
+        patches and all other sizes stay, or, where that divides not both sides, with the shorter.
+        InputError where a patch or a unit would not be a whole number of pixels.
         """
         own = self.model.image_size[0]
+        height, width = (size, size) if isinstance(size, int) else size
         lengths = (self.model.patch, self.small_patch, *self.units)
-        if size < 1 or any(length * size % own for length in lengths):
-            raise InputError(
-                f"tier {self.name} has no patches of whole pixels at {size} px: its images are"
-                f" {own} px, its patches and units {sorted(set(lengths))} px"
-            )
-        patch, small_patch, *units = (length * size // own for length in lengths)
-        return replace(
-            self,
-            model=replace(self.model, image_size=(size, size), patch=patch),
-            small_patch=small_patch,
-            units=tuple(units),
+        for side in (max(height, width), min(height, width)):
+            if side < 1 or any(length * side % own for length in lengths):
+                continue
+            patch, small_patch, *units = (length * side // own for length in lengths)
+            if any(each % length for each in (height, width) for length in (patch, small_patch)):
+                continue
+            sizes = {"image_size": (height, width), "patch": patch, "channels": channels}
+            model = replace(self.model, **sizes)
+            return replace(self, model=model, small_patch=small_patch, units=tuple(units))
+        raise InputError(
+            f"tier {self.name} has no patches of whole pixels at {height}×{width} px: its images"
+            f" are {own}×{own} px, its patches and units {sorted(set(lengths))} px"
         )
 
     def config(
@@ -510,13 +530,25 @@ def tier(name: str) -> Tier:
     return TIERS[name]
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) in pixels of ``64`` or ``48x64``; InputError for anything else."""
+    found = re.fullmatch(r"\s*(\d{1,5})\s*(?:[xX×]\s*(\d{1,5})\s*)?", text)
+    if not found:
+        raise InputError(
+            f"image size {text!r}: give a side in pixels, as 64, or height and width, as 48x64"
+        )
+    return int(found[1]), int(found[2] or found[1])
+
+
 def run_name(config: PretrainConfig, tier_name: str) -> str:
     """A pretraining's place in the sweep of its tier, one of `RUNS`. InputError if it is none of
     the eight."""
-    sizes = tier(tier_name).at(config.model.image_size[0])
-    if config.design != "random" or config.margin:
+    sizes = tier(tier_name).at(config.model.image_size)
+    own = config.design == "random" and not config.margin and not config.spread
+    if not own or config.start is not None:
         raise InputError(
-            f"{config.name} is none of the eight pretrainings: its masks are of another design"
+            f"{config.name} is none of the eight pretrainings: its masks are of another design, or"
+            " its first weights another run's"
         )
     if (
         config.model.patch == sizes.small_patch

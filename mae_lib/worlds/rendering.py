@@ -144,9 +144,8 @@ def texture_values(texture: Tensor, shape: Tensor, ox: Tensor, oy: Tensor, phase
 
 def ground(drawing: Drawing, x: Tensor, y: Tensor) -> Tensor:
     """[B, 3, H, W] the ground alone, on pixel centres x [W], y [H] in [−1, 1]."""
-    light = _affine(
-        x, y, *drawing.ground_gradient.unbind(1), torch.zeros_like(drawing.ground_gradient[:, 0])
-    )
+    along_x, along_y = drawing.ground_gradient.unbind(1)
+    light = _affine(x, y, along_x, along_y, torch.zeros_like(along_x))
     for wave in drawing.ground_waves.unbind(1):
         fx, fy, phase, amplitude = wave.unbind(1)
         light = light + _column(amplitude) * torch.sin(

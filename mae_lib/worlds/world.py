@@ -12,9 +12,7 @@ change of the law must change it.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 from dataclasses import dataclass, field, replace
 from importlib import resources
 
@@ -24,130 +22,10 @@ from torch import Tensor
 from mae_lib.base.errors import InputError
 from mae_lib.model.autoencoder import patchify
 from mae_lib.worlds import rendering
-from mae_lib.worlds.rendering import TEXTURES, Drawing, hashed_bits, hashed_normal, hashed_uniform
+from mae_lib.worlds.latents import Noise, draw_latents
+from mae_lib.worlds.law import CLASSES, LAWS, PARTS, TRAINING, WORLD_VERSION
+from mae_lib.worlds.rendering import Drawing
 
-WORLD_VERSION = "1"
-
-# Each part: centre x, y; half-width; half-height; angle; squareness (0 ellipse, 1 box); taper (+1:
-# apex on top); hole (share of the part).
-_TEMPLATES: dict[str, tuple[tuple[float, ...], ...]] = {
-    "boat": (
-        (0.00, 0.48, 0.62, 0.24, 0.00, 1.0, -0.35, 0.0),  # hull
-        (0.02, -0.25, 0.05, 0.55, 0.00, 1.0, 0.0, 0.0),  # mast
-        (0.34, -0.22, 0.24, 0.45, 0.00, 1.0, 0.95, 0.0),  # fore sail
-        (-0.28, -0.12, 0.19, 0.34, 0.00, 1.0, 0.95, 0.0),  # aft sail
-    ),
-    "car": (
-        (0.00, 0.15, 0.85, 0.25, 0.00, 0.8, 0.0, 0.0),  # body
-        (-0.05, -0.22, 0.42, 0.22, 0.00, 0.9, 0.35, 0.0),  # cabin
-        (-0.48, 0.42, 0.22, 0.22, 0.00, 0.0, 0.0, 0.0),  # rear wheel
-        (0.48, 0.42, 0.22, 0.22, 0.00, 0.0, 0.0, 0.0),  # front wheel
-    ),
-    "dog": (
-        (-0.08, 0.00, 0.55, 0.26, 0.00, 0.3, 0.0, 0.0),  # trunk
-        (0.58, -0.34, 0.26, 0.21, 0.20, 0.1, 0.0, 0.0),  # head
-        (-0.46, 0.48, 0.10, 0.36, 0.00, 0.8, 0.0, 0.0),  # hind leg
-        (0.30, 0.48, 0.10, 0.36, 0.00, 0.8, 0.0, 0.0),  # fore leg
-        (-0.70, -0.28, 0.07, 0.30, -0.60, 0.6, 0.0, 0.0),  # tail
-        (0.48, -0.56, 0.10, 0.18, -0.30, 0.4, 0.6, 0.0),  # ear
-    ),
-    "fish": (
-        (0.12, 0.00, 0.62, 0.36, 0.00, 0.0, 0.0, 0.0),  # body
-        (-0.66, 0.00, 0.28, 0.26, 1.571, 1.0, 0.9, 0.0),  # tail
-        (0.08, -0.42, 0.22, 0.16, -0.30, 0.9, 0.8, 0.0),  # back fin
-        (0.05, 0.40, 0.14, 0.14, 0.30, 0.9, -0.8, 0.0),  # belly fin
-        (0.46, -0.08, 0.08, 0.08, 0.00, 0.0, 0.0, 0.0),  # eye
-    ),
-    "flower": (
-        (0.00, 0.46, 0.05, 0.48, 0.00, 1.0, 0.0, 0.0),  # stem
-        (0.00, -0.36, 0.52, 0.20, 0.00, 0.0, 0.0, 0.0),  # petals across
-        (0.00, -0.36, 0.52, 0.20, 1.047, 0.0, 0.0, 0.0),  # petals
-        (0.00, -0.36, 0.52, 0.20, 2.094, 0.0, 0.0, 0.0),  # petals
-        (0.00, -0.36, 0.18, 0.18, 0.00, 0.0, 0.0, 0.0),  # centre
-        (0.22, 0.50, 0.24, 0.10, -0.60, 0.0, 0.0, 0.0),  # leaf
-    ),
-    "house": (
-        (0.00, 0.35, 0.56, 0.45, 0.00, 1.0, 0.0, 0.0),  # walls
-        (0.00, -0.36, 0.38, 0.30, 0.00, 1.0, 0.95, 0.0),  # roof
-        (0.34, -0.52, 0.09, 0.24, 0.00, 1.0, 0.0, 0.0),  # chimney
-        (-0.20, 0.52, 0.13, 0.28, 0.00, 1.0, 0.0, 0.0),  # door
-        (0.24, 0.30, 0.14, 0.14, 0.00, 1.0, 0.0, 0.0),  # window
-    ),
-    "lamp": (
-        (0.00, 0.72, 0.42, 0.12, 0.00, 0.3, 0.4, 0.0),  # foot
-        (0.00, 0.20, 0.06, 0.48, 0.00, 1.0, 0.0, 0.0),  # pole
-        (0.00, -0.46, 0.42, 0.36, 0.00, 1.0, 0.45, 0.0),  # shade
-    ),
-    "mug": (
-        (-0.14, 0.06, 0.46, 0.56, 0.00, 0.9, -0.08, 0.0),  # body
-        (0.42, 0.06, 0.32, 0.34, 0.00, 0.2, 0.0, 0.62),  # handle
-        (-0.14, -0.50, 0.48, 0.12, 0.00, 0.0, 0.0, 0.0),  # rim
-    ),
-    "mushroom": (
-        (0.00, 0.42, 0.19, 0.46, 0.00, 0.7, 0.15, 0.0),  # stem
-        (0.00, -0.20, 0.62, 0.40, 0.00, 0.35, 0.55, 0.0),  # cap
-        (-0.24, -0.20, 0.11, 0.10, 0.00, 0.0, 0.0, 0.0),  # spot
-        (0.18, -0.34, 0.12, 0.10, 0.00, 0.0, 0.0, 0.0),  # spot
-    ),
-    "tree": (
-        (0.00, 0.60, 0.12, 0.36, 0.00, 1.0, 0.2, 0.0),  # trunk
-        (-0.32, 0.02, 0.34, 0.32, 0.00, 0.1, 0.0, 0.0),  # crown, left
-        (0.34, 0.00, 0.34, 0.32, 0.00, 0.1, 0.0, 0.0),  # crown, right
-        (0.00, -0.42, 0.38, 0.36, 0.00, 0.1, 0.0, 0.0),  # crown, top
-    ),
-}
-CLASSES: tuple[str, ...] = tuple(_TEMPLATES)
-PARTS = max(len(parts) for parts in _TEMPLATES.values())
-
-
-@dataclass(frozen=True)
-class Law:
-    """Ranges of the exogenous noises; each evaluation set is the training law with some of them
-    changed."""
-
-    turn: tuple[float, float] = (0.0, 0.25)  # size of the rotation, radians, either sign
-    scale: tuple[float, float] = (0.72, 0.92)  # half-images per object unit
-    offset: float = 0.1  # largest shift of the centre, half-images
-    squeeze: tuple[float, float] = (0.9, 1.1)  # foreshortening of the object's width
-    joint: float = 0.05  # part centres, object units
-    girth: float = 0.14  # part sizes, relative
-    bend: float = 0.15  # part angles, radians
-    texture_match: float = 0.7  # probability that the texture is the class's own
-    amplitude: tuple[float, float] = (0.1, 0.16)  # texture contrast, brightness
-    contrast: tuple[float, float] = (0.25, 0.45)  # |object − ground|, brightness; the sign is free
-    chroma: float = 0.1  # colour away from grey
-    clutter: float = 0.03  # amplitude of each ground wave
-    # outline: half-width in pixels at 64 px, strength, brightness
-    ink: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    flat: bool = False  # white ground and body, no texture: nothing but the outlines
-
-
-TRAINING = Law()
-LAWS: dict[str, Law] = {
-    "train": TRAINING,
-    "validation": TRAINING,
-    "v2": TRAINING,
-    "viewpoint": replace(
-        TRAINING,
-        turn=(0.5, 1.1),
-        scale=(0.55, 0.72),
-        offset=0.25,
-        squeeze=(0.65, 0.9),
-        clutter=0.08,
-    ),
-    "rendition": replace(
-        TRAINING, amplitude=(0.0, 0.0), chroma=0.34, clutter=0.0, ink=(0.9, 1.0, 0.05)
-    ),
-    "sketch": replace(
-        TRAINING, amplitude=(0.0, 0.0), chroma=0.0, clutter=0.0, ink=(0.7, 0.9, 0.05), flat=True
-    ),
-    "hard": TRAINING,
-    "conflict": replace(TRAINING, texture_match=0.0),
-    # Candidates from which the hard set is chosen (``mae_lib.training.reference``), and its
-    # classifier's training images.
-    "candidates": TRAINING,
-    "reference": TRAINING,
-}
 EVALUATION_SETS = ("validation", "v2", "viewpoint", "rendition", "sketch", "hard")
 LENGTHS = {"train": 32768, "reference": 32768, "candidates": 262144}
 EVALUATION_LENGTH = 2000
@@ -190,129 +68,6 @@ class SceneBatch:
     labels: Tensor
     masks: Tensor
     boxes: Tensor
-
-
-def _keys(seed: int, stream: str, name: str, indices: Tensor) -> Tensor:
-    """int64 [B]: one key for each image, for the latent called ``name``."""
-    digest = hashlib.sha256(f"{WORLD_VERSION}/{seed}/{stream}/{name}".encode()).digest()
-    base = int.from_bytes(digest[:8], "little", signed=True)
-    return hashed_bits(indices * 2862933555777941757 + base, 1)[:, 0]
-
-
-@dataclass(frozen=True)
-class _Noise:
-    """Exogenous noises of images ``indices`` of a stream; each name is an independent source."""
-
-    seed: int
-    stream: str
-    indices: Tensor
-
-    def key(self, name: str) -> Tensor:
-        return _keys(self.seed, self.stream, name, self.indices)
-
-    def uniform(self, name: str, count: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        return low + (high - low) * hashed_uniform(self.key(name), count)
-
-    def normal(self, name: str, count: int) -> Tensor:
-        return hashed_normal(self.key(name), count)
-
-    def integers(self, name: str, bound: int) -> Tensor:
-        return hashed_bits(self.key(name), 1)[:, 0] % bound
-
-
-def _template_tensor() -> Tensor:
-    rows = torch.zeros(len(CLASSES), PARTS, 9)
-    rows[..., 2:4] = 1.0  # absent parts keep harmless sizes
-    for c, parts in enumerate(_TEMPLATES.values()):
-        rows[c, : len(parts), :8] = torch.tensor(parts)
-        rows[c, : len(parts), 8] = 1.0
-    return rows
-
-
-def _signed(noise: _Noise, name: str, low: float, high: float) -> Tensor:
-    u = noise.uniform(name, 2)
-    return torch.where(u[:, 0] < 0.5, -1.0, 1.0) * (low + (high - low) * u[:, 1])
-
-
-def draw_latents(law: Law, noise: _Noise, size: int) -> tuple[Tensor, Drawing]:
-    """Top-down, parents before children (eq. 1): class, layout, pose, texture, colours.
-
-    Returns:
-        (labels int64 [B], drawing): the class, and all that the renderer needs.
-    """
-    b, device = noise.indices.shape[0], noise.indices.device
-    label = noise.integers("class", len(CLASSES))
-    own = noise.uniform("texture-match", 1)[:, 0] < law.texture_match
-    other = (label + 1 + noise.integers("texture-other", len(TEXTURES) - 1)) % len(TEXTURES)
-    texture = torch.where(own, label, other)
-
-    parts = _template_tensor().to(device)[label]
-    parts[..., 0:2] += law.joint * noise.uniform("joints", PARTS * 2, -1, 1).view(b, PARTS, 2)
-    parts[..., 2:4] *= 1 + law.girth * noise.uniform("girths", PARTS * 2, -1, 1).view(b, PARTS, 2)
-    parts[..., 4] += law.bend * noise.uniform("bends", PARTS, -1, 1)
-    pose = torch.stack(
-        [
-            noise.uniform("scale", 1, *law.scale)[:, 0],
-            _signed(noise, "turn", *law.turn),
-            *noise.uniform("offset", 2, -law.offset, law.offset).unbind(1),
-            noise.uniform("squeeze", 1, *law.squeeze)[:, 0],
-        ],
-        dim=1,
-    )
-
-    # Brightness: a free ground, and an object brighter or darker by the contrast, whichever sign
-    # was drawn if it fits, else the other.
-    level = noise.uniform("ground-level", 1, 0.25, 0.75)[:, 0]
-    contrast = _signed(noise, "contrast", *law.contrast)
-    contrast = torch.where((level + contrast < 0.1) | (level + contrast > 0.9), -contrast, contrast)
-    tint = law.chroma * noise.uniform("tint", 9, -1, 1).view(b, 3, 3)
-    tint = tint - tint.mean(2, keepdim=True)
-    amplitude = noise.uniform("amplitude", 1, *law.amplitude)
-    ground_colour, object_colour = (
-        level[:, None] + tint[:, 0],
-        (level + contrast)[:, None] + tint[:, 1],
-    )
-    waves = torch.stack(
-        [
-            noise.uniform("wave-x", 3, -2.2, 2.2),
-            noise.uniform("wave-y", 3, -2.2, 2.2),
-            noise.uniform("wave-phase", 3, 0, 2 * math.pi),
-            law.clutter * noise.uniform("wave-amplitude", 3, 0.3, 1),
-        ],
-        dim=2,
-    )
-    if law.flat:
-        ground_colour, object_colour = (
-            torch.full_like(ground_colour, 0.95),
-            torch.full_like(object_colour, 0.95),
-        )
-    ink = torch.tensor(law.ink, device=device).expand(b, 3).clone()
-    ink[:, 0] *= size / 64
-    quiet = 0.0 if law.flat else 1.0
-    drawing = Drawing(
-        parts=parts,
-        part_light=quiet * 0.07 * noise.uniform("part-light", PARTS, -1, 1),
-        part_phase=noise.uniform("part-phase", PARTS, 0, 2 * math.pi),
-        pose=pose,
-        texture=texture,
-        texture_shape=torch.cat(
-            [
-                noise.uniform("frequency", 1, 0.85, 1.15),
-                noise.uniform("grain", 1, -0.2, 0.2),
-                amplitude,
-            ],
-            dim=1,
-        ),
-        object_colour=object_colour,
-        texture_colour=1 + 2 * tint[:, 2],
-        ground_colour=ground_colour,
-        shade=quiet * noise.uniform("shade", 2, -0.06, 0.06),
-        ground_gradient=quiet * noise.uniform("gradient", 2, -0.1, 0.1),
-        ground_waves=waves,
-        ink=ink,
-        noise_seed=noise.key("pixels"),
-    )
-    return label, drawing
 
 
 def boxes_of(masks: Tensor) -> Tensor:
@@ -358,9 +113,7 @@ def _chunk(device: torch.device) -> int:
 def hard_indices() -> Tensor:
     """int64 [N]: which images of the candidate stream make up *hard*, those that the fixed
     reference classifier gets wrong."""
-    record = json.loads(
-        resources.files("mae_lib.worlds.world").joinpath("assets/hard.json").read_text()
-    )
+    record = json.loads(resources.files("mae_lib.worlds").joinpath("assets/hard.json").read_text())
     if record["world_version"] != WORLD_VERSION:
         raise InputError(
             "the hard set was chosen for another version of the embedded world: run `python -m"
@@ -486,11 +239,11 @@ class World:
             )
         return world
 
-    def _noise(self, indices) -> _Noise:
+    def _noise(self, indices) -> Noise:
         index = _indices(indices, len(self), self.device)
         if self.split == "hard":
-            return _Noise(self.seed, "candidates", hard_indices().to(index.device)[index])
-        return _Noise(self.seed, self.split, index)
+            return Noise(self.seed, "candidates", hard_indices().to(index.device)[index])
+        return Noise(self.seed, self.split, index)
 
     def _render(self, drawing: Drawing, labelled: bool) -> tuple[Tensor, ...]:
         """(images,) or (images, object masks, part labels)."""
@@ -550,7 +303,7 @@ class Scenes:
 
     def _draw(self, index: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         law = replace(TRAINING, scale=(0.26, 0.42))
-        scene = _Noise(self.seed, f"scenes-{self.split}", index)
+        scene = Noise(self.seed, f"scenes-{self.split}", index)
         count = 1 + scene.integers("count", self.most)
         canvas = owner = None
         labels, seeds = [], None

@@ -44,6 +44,11 @@ def loose(root):
     save(picture(0), root / "a.png")
 
 
+def beside(root):
+    fill(root, splits=(".",))
+    save(picture(0), root / "a.png")
+
+
 def flat_val(root):
     fill(root, splits=("train",))
     save(picture(0), root / "val" / "a.png")

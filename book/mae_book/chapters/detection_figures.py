@@ -19,9 +19,10 @@ from mae_book.verdicts.ledger import by_run
 from mae_lib.base.errors import InputError
 from mae_lib.base.intervals import over_seeds
 from mae_lib.base.runs import RATIO_RUNS, RUNS
+from mae_lib.base.tables import Table
 from mae_lib.data.coco import Instances
 from mae_lib.detection.average_precision import Detections
-from mae_lib.drawing.figures import PALETTE, Table, _as_picture
+from mae_lib.drawing.figures import PALETTE, _as_picture
 
 BASELINES = {"scratch": "from scratch", "scratch-small": "from scratch, small patch"}
 """Runs without pretraining: with the ratio sweep's ViT patch, and with the size sweep's."""
@@ -94,10 +95,8 @@ def _draw(
             f" {list(image.shape[1:])}: give those of this image"
         )
     picture = np.atleast_3d(_as_picture(image)).copy()
-    order, texts = (
-        range(0 if found is None else len(found.labels)),
-        [""] * (0 if found is None else len(found.labels)),
-    )
+    count = 0 if found is None else len(found.labels)
+    order, texts = list(range(count)), [""] * count
     if isinstance(found, Detections):
         order = [
             k for k in found.scores.argsort(stable=True).tolist() if found.scores[k] >= least_score

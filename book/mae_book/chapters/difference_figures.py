@@ -15,7 +15,8 @@ from mae_book.chapters.evaluation_figures import LABELS, TICKS
 from mae_book.verdicts.ledger import Entry
 from mae_lib.base.errors import InputError
 from mae_lib.base.intervals import Interval, over_seeds
-from mae_lib.drawing.figures import MARKERS, PALETTE, Table
+from mae_lib.base.tables import Table
+from mae_lib.drawing.figures import MARKERS, PALETTE
 
 TITLES = {
     "mean/validation": "probe accuracy",
@@ -142,15 +143,14 @@ def paper_table(rows: Sequence[Entry], measures: Sequence[str]) -> Table:
             theirs = row.claim.paper.get(test.measure, {})
             if test.measure in measures and set(test.runs) <= theirs.keys():
                 factor = 1 if max(theirs.values()) <= 1 else 100
-                ours = Interval(
-                    *(factor * value for value in (found.value, found.low, found.high)), found.n
-                )
+                value, low, high = (factor * x for x in (found.value, found.low, found.high))
+                ours = Interval(value, low, high, found.n)
                 spec = "+.2f" if factor == 100 else "+.3f"
-                high, low = (LABELS[run] for run in test.runs)
+                first, second = (LABELS[run] for run in test.runs)
                 lines.append(
                     [
                         row.claim.id,
-                        f"{TITLES.get(test.measure, test.measure)}: {high} less {low}",
+                        f"{TITLES.get(test.measure, test.measure)}: {first} less {second}",
                         format(theirs[test.high] - theirs[test.low], spec),
                         format(ours, spec),
                     ]

@@ -13,7 +13,7 @@ from scipy import stats
 
 from mae_book.sweep.experiments import Experiment
 from mae_book.verdicts.claims import CLAIMS
-from mae_book.verdicts.comparisons import Above, Comparison, Grows, Verdict
+from mae_book.verdicts.comparisons import Above, Grows, Verdict
 from mae_book.verdicts.ledger import Decision, by_run, decide
 from mae_book.verdicts.results import read_results, results_directory
 from mae_lib.base.errors import InputError
@@ -41,7 +41,7 @@ class Effect:
     """
 
     kind: str
-    test: Comparison
+    test: Above | Grows
     sweep: Interval
     changed: Interval
     found: Interval

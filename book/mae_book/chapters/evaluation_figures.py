@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from mae_book.verdicts.ledger import Decision, by_run
 from mae_lib.base.errors import InputError
 from mae_lib.base.intervals import Interval, over_seeds
 from mae_lib.base.runs import RATIO_RUNS, RUNS, SIZE_RUNS
-from mae_lib.drawing.figures import MARKERS, PALETTE, Table, _as_picture
+from mae_lib.base.tables import Table
+from mae_lib.drawing.figures import MARKERS, PALETTE
 
 TICKS = {
     "r10": "0.1",
@@ -195,86 +195,6 @@ def decision_table(decisions: Sequence[Decision], spec: str = "+.4f") -> Table:
     )
 
 
-def attention_rows(
-    images: Tensor,
-    maps: Mapping[str, Tensor],
-    patches: Mapping[str, Sequence[int]] | None = None,
-    masks: Tensor | None = None,
-    size: float = 0.95,
-) -> Figure:
-    """Attention maps as in the paper's Figures 6 and 7: one row an image, the image first, then its
-    map in each model.
-
-    Each map has a scale of its own, from no attention (dark) to its greatest (bright). Where the
-    attention is a patch's, a red square marks the patch.
-
-    Args:
-        images: uint8 or float in [0, 1], [N, C, H, W]. maps: title → [N, rows, columns] on the grid
-            of the model's patches.
-        patches: title → for each image the patch whose attention it is, −1 for [CLS]. masks: bool
-            [N, H, W], whose outlines are drawn in white.
-        size: inches a picture.
-    """
-    if not maps or not len(images):
-        raise InputError("attention maps need at least one image and one model to be drawn")
-    for title, drawn in maps.items():
-        marks = len(images) if patches is None else len(patches[title])
-        if drawn.ndim != 3 or len(drawn) != len(images) or marks != len(images):
-            raise InputError(
-                f"the maps {title!r} are {list(drawn.shape)} with {marks} patches, for"
-                f" {len(images)} images: give [N, rows, columns] and a patch an image"
-            )
-    height, width = images.shape[2:]
-    figure, axes = plt.subplots(
-        len(images),
-        1 + len(maps),
-        figsize=(size * (1 + len(maps)) + 0.1, size * len(images) + 0.55),
-        squeeze=False,
-    )
-    for k, row in enumerate(axes):
-        picture = _as_picture(images[k])
-        row[0].imshow(picture, cmap="gray" if picture.ndim == 2 else None, vmin=0, vmax=1)
-        first = next(iter(maps))
-        for axis, title in zip(row, (first, *maps)):
-            grid = maps[title].shape[1:]
-            if axis is not row[0]:
-                axis.imshow(
-                    maps[title][k].detach().cpu().numpy(),
-                    cmap="viridis",
-                    vmin=0,
-                    extent=(-0.5, width - 0.5, height - 0.5, -0.5),
-                    interpolation="nearest",
-                )
-            if masks is not None and bool(masks[k].any()) and not bool(masks[k].all()):
-                axis.contour(masks[k].float().numpy(), [0.5], colors="white", linewidths=0.7)
-            if patches is not None and patches[title][k] >= 0:
-                high, wide = height / grid[0], width / grid[1]
-                y, x = divmod(patches[title][k], grid[1])
-                axis.add_patch(
-                    plt.Rectangle(
-                        (x * wide - 0.5, y * high - 0.5),
-                        wide,
-                        high,
-                        fill=False,
-                        edgecolor="#ff2b2b",
-                        lw=1.3,
-                    )
-                )
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-    for axis, title in zip(axes[0], ("image", *maps)):
-        axis.set_title(title, fontsize=8)
-    figure.subplots_adjust(
-        left=0.005,
-        right=0.995,
-        bottom=0.01,
-        top=1 - 0.5 / figure.get_figheight(),
-        wspace=0.04,
-        hspace=0.04,
-    )
-    return figure
-
-
 def category_dots(
     series: Mapping[str, Mapping[str, float]],
     averages: Mapping[str, float] | None = None,
@@ -343,72 +263,4 @@ def category_dots(
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
-    return figure
-
-
-def embeddings(
-    points: Mapping[str, Tensor],
-    labels: Tensor,
-    classes: Sequence[str],
-    columns: int = 5,
-    size: float = 1.9,
-) -> Figure:
-    """Scatter plots of embedded images, one panel an embedding, one colour and marker a class, as
-    the paper's Figure 8.
-
-    Args:
-        points: title → [N, 2], on scales of their own without ticks, since t-SNE's have no meaning.
-            labels: int64 [N]. classes: their names.
-        columns: panels in a row. size: inches a panel.
-    """
-    for title, drawn in points.items():
-        if drawn.shape != (len(labels), 2):
-            raise InputError(
-                f"the embedding {title!r} is {list(drawn.shape)}, for {len(labels)} images: give"
-                " [images, 2]"
-            )
-    if not points or columns < 1:
-        raise InputError("there are no embeddings to draw, or no columns to draw them in")
-    columns, shown = min(columns, len(points)), labels.unique().tolist()
-    # inches for the legend, two names a panel
-    lines, below = -(-len(points) // columns), 0.15 + 0.2 * -(-len(shown) // (2 * columns))
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(size * columns, (size + 0.3) * lines + below), squeeze=False
-    )
-    for axis in axes.flat[len(points) :]:
-        axis.set_visible(False)
-    for axis, (title, drawn) in zip(axes.flat, points.items()):
-        for k, name in enumerate(shown):
-            own = drawn[labels == name]
-            axis.scatter(
-                own[:, 0],
-                own[:, 1],
-                s=7,
-                lw=0,
-                color=PALETTE[k % 8],
-                marker=MARKERS[(k + k // 8) % 8],
-                label=classes[name],
-            )
-        axis.set(xticks=[], yticks=[])
-        axis.set_title(title, fontsize=9)
-    handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.subplots_adjust(
-        left=0.01,
-        right=0.99,
-        top=1 - 0.3 / figure.get_figheight(),
-        bottom=below / figure.get_figheight(),
-        wspace=0.06,
-        hspace=0.18,
-    )
-    figure.legend(
-        handles,
-        names,
-        loc="lower center",
-        ncols=2 * columns,
-        fontsize=8,
-        frameon=False,
-        markerscale=2,
-        columnspacing=1.1,
-        handletextpad=0.2,
-    )
     return figure

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Iterable
 
 from mae_book.verdicts.results import read_results
-from mae_lib.drawing.figures import Table
+from mae_lib.base.tables import Table
 
 CONTROL = "mae_lib again"
 """The second copy of our model in `training_step.py`: what two equal things differ by."""

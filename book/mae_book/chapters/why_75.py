@@ -20,7 +20,7 @@ from mae_book.verdicts.ledger import Decision, by_run, decide
 from mae_book.verdicts.results import read_results, results_directory
 from mae_lib.base.intervals import Interval, over_seeds
 from mae_lib.base.runs import RATIO_RUNS
-from mae_lib.drawing.figures import Table
+from mae_lib.base.tables import Table
 from mae_lib.theory.worth import context_gain
 
 TREE_RUNS = tuple(f"random-{run}" for run in RATIO_RUNS)

@@ -17,9 +17,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from mae_book.chapters.evaluation_figures import attention_rows
 from mae_book.explorers.explorer import data_url, fragment
 from mae_lib.base.errors import InputError
+from mae_lib.drawing.attention_figures import attention_rows
 from mae_lib.evaluation.attention import attention_maps, patch_coverage
 from mae_lib.model.autoencoder import normalise_pixels
 from mae_lib.training.store import Checkpoint

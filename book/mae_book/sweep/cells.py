@@ -20,13 +20,14 @@ from types import SimpleNamespace
 from mae_book.sweep import ratio_prediction, second_moments, tree_world
 from mae_book.sweep import theorems as theory
 from mae_book.sweep.experiments import EXPERIMENTS, Experiment
-from mae_book.verdicts.ladder import RUNGS, Rung
+from mae_book.verdicts.ladder import MEASURED, RUNGS, Rung
 from mae_lib.base.errors import InputError
-from mae_lib.data.coco import _scenes_identity, open_coco
+from mae_lib.data.coco import open_coco
+from mae_lib.data.formats.coco_scenes import scenes_identity
 from mae_lib.data.sources import image_source
 from mae_lib.detection.detectors import finetune_config
-from mae_lib.evaluation.evaluate import EVALUATIONS, SETTINGS
-from mae_lib.theory.structure import estimate_groups
+from mae_lib.evaluation.evaluate import SETTINGS
+from mae_lib.identification.structure import estimate_groups
 from mae_lib.training import tiers
 from mae_lib.training.store import Checkpoint, named
 from mae_lib.training.tiers import PretrainConfig, Tier, run_name
@@ -109,7 +110,7 @@ def world_cells(tier: str = "laptop", seeds: Sequence[int] = SEEDS) -> dict[str,
         trained = [_Pretraining("world", tier, config) for config in sweep[seed].values()]
         arms = [_Pretraining("designs", tier, config) for config in _designs(sizes, world, seed)]
         cells += [each.cell() for each in (*trained, *arms)]
-        kinds = [kind for kind in EVALUATIONS if kind != "few_labels"]  # of the second sweep alone
+        kinds = [kind for kind in MEASURED if kind != "few_labels"]  # of the second sweep alone
         cells += [
             _evaluation(kind, "world", each, FEWER.get(tier)) for kind in kinds for each in trained
         ]
@@ -349,7 +350,7 @@ def _scenes(tier_name: str) -> SimpleNamespace:
     """What names the training scenes of a tier, without drawing them."""
     sizes = tiers.tier(tier_name).detection["scenes"]
     scenes = Scenes("train", sizes["size"], length=sizes["train"])
-    return SimpleNamespace(classes=scenes.classes, identity=_scenes_identity(scenes))
+    return SimpleNamespace(classes=scenes.classes, identity=scenes_identity(scenes))
 
 
 def _detector(
@@ -441,17 +442,17 @@ def _reference(seed: int):
 
 def _theory() -> list[Cell]:
     """The claims of §2: one command a kind and seed makes all its files."""
-    named = {kind: [] for kind in theory.SEEDS}
+    named: dict[str, list[tuple[str, dict]]] = {kind: [] for kind in theory.SEEDS}
     for seed in theory.SEEDS["theory"]:
-        runs = {"random graphs": theory.random_graphs(seed)[0]}
+        graphs = {"random graphs": theory.random_graphs(seed)[0]}
         for several in (False, True):
-            runs |= {
+            graphs |= {
                 f"{run}, several parents" if several else run: theory.figure_4_run(
                     run, seed, several
                 )[0]
                 for run in theory.FIGURE_4
             }
-        named["theory"] += runs.items()
+        named["theory"] += graphs.items()
     for seed in theory.SEEDS["identify"]:
         named["identify"] += [theory.fold_run(seed), *theory.identify_runs(seed)]
     cells = []
@@ -520,7 +521,7 @@ def _rung(rung: Rung, tier_name: str, world: dict) -> list[Cell]:
             else []
         )
         cells += [each.cell() for each in (*trained, *arms)]
-        cells += [_evaluation(kind, rung.data, each) for kind in EVALUATIONS for each in trained]
+        cells += [_evaluation(kind, rung.data, each) for kind in MEASURED for each in trained]
         cells += [_evaluation("latents", rung.data, each) for each in arms]
         cells += [_detector(rung.data, scenes, tier_name, each) for each in trained]
         if seed in rung.arms:

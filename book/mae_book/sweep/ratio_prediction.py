@@ -17,7 +17,7 @@ model explains of all pixels' variance, hidden share × (1 − loss), should lie
 Gaussian account and Σ w_h v_h, what A1–A5 allow at most (Corollary 8).
 
 **The embedded world and twenty ImageNet classes.** EV and G are those of the best linear prediction
-of patch colours, from the training images' own second moments (`mae_lib.theory.moments`; mean
+of patch colours, from the training images' own second moments (`mae_lib.identification.moments`; mean
 colours of the 8 × 8 patches of 8 px, 8,192 images), far being farther than one patch: G_1 is what
 visible patches beyond the eight neighbours add. Predicted, for the ratio sweep's linear probe
 (``mean/validation``): the order of G_1, and both pairs, decided in the same way. The runs that

@@ -1,5 +1,5 @@
 """The theory's claims, measured for the ledger: Theorem 1 and Figure 4 on random hierarchies
-(``results/theory``), Theorem 2, stated and trained, as `mae_lib.theory.identify` tests it, on seeds
+(``results/theory``), Theorem 2, stated and trained, as `mae_lib.identification.identify` tests it, on seeds
 that no chapter has shown (``results/identify``).
 
 What Algorithms 1 and 2 return is judged on random linear-Gaussian models of the same graphs, which
@@ -29,9 +29,7 @@ from mae_lib.base.errors import InputError
 from mae_lib.base.intervals import over_seeds
 from mae_lib.base.provenance import provenance
 from mae_lib.base.records import own_record, write_result
-from mae_lib.theory.conditions import TOLERANCE, LinearModel, linear_model, minimal_sets
-from mae_lib.theory.graph import LatentGraph, Name, random_dag
-from mae_lib.theory.identify import (
+from mae_lib.identification.identify import (
     BATCH,
     FIGURES,
     STEPS,
@@ -42,6 +40,8 @@ from mae_lib.theory.identify import (
     run_fold,
     table_cases,
 )
+from mae_lib.theory.conditions import TOLERANCE, LinearModel, linear_model, minimal_sets
+from mae_lib.theory.graph import LatentGraph, Name, random_dag
 from mae_lib.theory.shared import locate_shared
 
 SEEDS = {"theory": (0, 1, 2, 3, 4), "identify": (3, 4, 5, 6, 7)}

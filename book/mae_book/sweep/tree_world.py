@@ -8,7 +8,7 @@ mechanism, as image statistics are the same everywhere: with a mechanism of its 
 pilot of 1200 steps learned nothing (loss 0.99 of the variance). A ViT patch is one pixel.
 
 The designs (`DESIGNS`), all at ratio .5, so that the cost is equal: random patches; whole subtrees
-of level 1 (2 × 2) or 2 (4 × 4) of the true tree; 16 or 4 groups that `mae_lib.theory.structure`
+of level 1 (2 × 2) or 2 (4 × 4) of the true tree; 16 or 4 groups that `mae_lib.identification.structure`
 estimates from 4096 draws; *shifted2*, blocks of 4 × 4 moved by one pixel both ways, as large as the
 subtrees and off the tree; random patches and shifted blocks with a margin of one pixel left out of
 the loss. Theorem 1 (`mae_lib.theory.levels`) puts c at level 1 for random and shifted2, at 2 for
@@ -50,14 +50,9 @@ from mae_lib.base.intervals import over_seeds
 from mae_lib.base.provenance import provenance
 from mae_lib.base.records import own_record, write_result
 from mae_lib.evaluation.latents import ridge
-from mae_lib.masks.designs import margin_maps, sample_design
-from mae_lib.masks.masking import MaskSpec
-from mae_lib.model.autoencoder import MaskedAutoencoder, ModelConfig
-from mae_lib.theory.graph import LatentGraph, Name, quad_tree
-from mae_lib.theory.levels import shifted_groups, subtree_groups
-from mae_lib.theory.process import LeakyMap, Process, Sample
-from mae_lib.theory.scores import DRAWS, kernel_ridge_r2
-from mae_lib.theory.structure import (
+from mae_lib.identification.process import LeakyMap, Process, Sample
+from mae_lib.identification.scores import DRAWS, kernel_ridge_r2
+from mae_lib.identification.structure import (
     bipartitions,
     estimate_tree,
     information_distances,
@@ -65,6 +60,11 @@ from mae_lib.theory.structure import (
     partition,
     robinson_foulds,
 )
+from mae_lib.masks.designs import margin_maps, sample_design
+from mae_lib.masks.masking import MaskSpec
+from mae_lib.model.autoencoder import MaskedAutoencoder, ModelConfig
+from mae_lib.theory.graph import LatentGraph, Name, quad_tree
+from mae_lib.theory.levels import shifted_groups, subtree_groups
 
 GRID, LEVELS = (8, 8), 3
 FIT, TEST = 4000, 2000

@@ -91,10 +91,10 @@ TABLE_3 = _percent(
 TABLE_2 = {"mean/bias": dict(zip(RATIO_RUNS, (0.1352, 0.2545, 0.2458, 0.2563, 0.2014)))}
 
 IDENTIFIED = ("c = z1", "c = z2", "c = z3", "c = z2, z3")
-"""The cases of `mae_lib.theory.identify` that meet the conditions of Theorem 2."""
+"""The cases of `mae_lib.identification.identify` that meet the conditions of Theorem 2."""
 
 WIDE_MASKS = ("xx..", "x...", "xxx.", "x.x.")
-"""Masks that the one wide model of `mae_lib.theory.identify` is measured on: c as in
+"""Masks that the one wide model of `mae_lib.identification.identify` is measured on: c as in
 `IDENTIFIED`."""
 
 
@@ -108,7 +108,7 @@ def _wide(which: str) -> tuple[str, ...]:
 # numbers, in [0, 1]. latents: POOL/LATENT, accuracy or R² of a linear readout. theory: shares of
 # random hierarchies and masks, checked on linear models that know nothing of the algorithms.
 # identify: what code, output and c tell of one another, and the excess loss in its two parts
-# (`mae_lib.theory.identify`).
+# (`mae_lib.identification.identify`).
 CLAIMS: dict[str, Claim] = {
     claim.id: claim
     for claim in (
@@ -168,7 +168,7 @@ CLAIMS: dict[str, Claim] = {
             (AtLeast("c_to_code", "fold", 0.9),),
             data="",
         ),
-        # T2t is statement C (mae_lib.theory.excess), registered after it was proved and before
+        # T2t is statement C (mae_lib.identification.excess), registered after it was proved and before
         # any run of the process with standardised nodes. Seen before, on the process without:
         # c → code .88 to .98 and c → D(code) .89 to .98 for one wide model of seed 3; c → code of
         # the four cases on seeds 3 to 7; that the leak shrinks with steps and width.

@@ -27,7 +27,9 @@ class Comparison(Protocol):
     """What every test has: the measure, the runs that it needs, the number it looks at, and what
     that number says."""
 
-    measure: str
+    @property
+    def measure(self) -> str:
+        """What is compared, as records call it."""
 
     @property
     def runs(self) -> tuple[str, ...]:

@@ -24,15 +24,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from mae_book.verdicts.claims import CLAIMS, Claim
 from mae_book.verdicts.ledger import Decision, decide
 from mae_book.verdicts.results import read_results, results_directory
 from mae_lib.base.errors import InputError
 from mae_lib.base.intervals import Interval
+from mae_lib.base.names import Evaluation
 from mae_lib.base.runs import RATIO_RUNS, RUNS
-from mae_lib.evaluation.evaluate import EVALUATIONS
-from mae_lib.training.tiers import PretrainConfig
 
 BATCH, BASE_LR = 16, 2e-2
 FRESH = (3, 4, 5, 6, 7)
@@ -78,10 +78,11 @@ class Rung:
 
     def recorded(self) -> int:
         """How many of its pretrainings are in results/pretraining."""
-        configs = [
-            PretrainConfig.from_dict(record["config"]) for record in _records("pretraining", self)
-        ]
-        return sum(config.seed in self.seeds and config.family not in ARMS for config in configs)
+        return sum(
+            record["config"]["seed"] in self.seeds
+            and record["name"].removesuffix(f"-s{record['config']['seed']}") not in ARMS
+            for record in _records("pretraining", self)
+        )
 
     @property
     def planned(self) -> int:
@@ -117,7 +118,9 @@ RUNGS: dict[int, Rung] = {
     for rung in (Rung(9_600), Rung(28_800, arms=(3, 4, 5)), Rung(86_400, RATIO_RUNS, (3, 4, 5)))
 }
 DECIDING = RUNGS[28_800]
-KINDS = ("pretraining", *EVALUATIONS, "detection")
+MEASURED = tuple(kind for kind in get_args(Evaluation) if kind != "knn")
+"""The evaluations of both sweeps; knn came after them."""
+KINDS = ("pretraining", *MEASURED, "detection")
 """What is recorded of every run."""
 
 

@@ -3,12 +3,15 @@ and seeds."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from looking import drawn  # noqa: F401 (renders and closes every figure)
 from mae_book.chapters.evaluation_figures import (
     LABELS,
     TICKS,
+    category_dots,
     decision_table,
     sweep_panels,
     sweep_table,
@@ -116,3 +119,28 @@ def test_runs_beyond_the_sweep_are_chosen_by_name_and_ordered_as_asked():
     found = {run: {seed: v[0] + 0.01 * seed for seed in range(3)} for run, v in values.items()}
     (row,) = decision_table([decide(claim("S2"), as_records(found, "mean/class"))]).rows
     assert row[:3] == ["S2", "reproduced", "mean/class: parts above ratio 0.75"]
+
+
+def test_dots_stand_at_their_values_sorted_by_the_mean():
+    figure = category_dots(
+        {"one": {"a": 0.9, "b": 0.2}, "two": {"a": 0.7, "b": math.nan, "c": 0.4}},
+        {"one": 0.6, "two": math.nan},
+        {"humans": 0.959},
+    )
+    (axis,) = figure.axes
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["b", "c", "a"]
+    dots = {
+        line.get_label(): line.get_xydata().tolist()
+        for line in axis.lines
+        if line.get_marker() != "None"
+    }
+    assert dots == {"one": [[0.2, 0], [0.9, 2]], "two": [[0.4, 1], [0.7, 2]]}
+    assert [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "None"] == [
+        0.6,
+        0.959,
+    ]
+    assert [text.get_text() for text in axis.texts] == ["humans"]
+    category_dots({"never decided": {"a": math.nan}})
+    for nothing in ({}, {"a": {}}):
+        with pytest.raises(InputError, match="no categories"):
+            category_dots(nothing)

@@ -14,18 +14,20 @@ import tiny
 from looking import drawn  # noqa: F401 (renders and closes every figure)
 from mae_book.chapters.improvement_figures import (
     KINDS,
-    arms_table,
-    cost_table,
     drawn_kinds,
     kept_shares,
-    live_table,
     margin_rows,
-    minutes_table,
     paired_differences,
     partitions,
     pixel_kinds,
-    ratio_cost_table,
     readout_against_cost,
+)
+from mae_book.chapters.improvement_tables import (
+    arms_table,
+    cost_table,
+    live_table,
+    minutes_table,
+    ratio_cost_table,
     readout_differences,
     readouts,
     tree_table,

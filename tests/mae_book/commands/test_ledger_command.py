@@ -12,9 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from mae_book.sweep import cells
+from mae_book.commands import rerun
 from mae_book.verdicts import ledger, results, staleness
 from mae_book.verdicts.claims import CLAIMS
+from mae_book.verdicts.fingerprints import fingerprint
 from mae_book.verdicts.ledger import drift, entries, every_claim, state
 from mae_book.verdicts.results import repository, results_directory
 from mae_lib.commands.cli import main
@@ -34,7 +35,7 @@ def copy(tmp_path, monkeypatch):
         tmp_path / "results",
         ignore=shutil.ignore_patterns("benchmarks", "pretraining"),
     )
-    for module in (results, ledger, staleness):
+    for module in (results, ledger, staleness, rerun):
         monkeypatch.setattr(module, "results_directory", lambda: tmp_path / "results")
     return tmp_path / "results"
 
@@ -221,8 +222,8 @@ def cell(copy, monkeypatch):
         path=lambda folder: folder / "identify" / "fold-s0-1.json",
         commands=commands,
     )
-    monkeypatch.setattr(cells, "world_cells", lambda: {made.id: made})
-    monkeypatch.setattr(staleness, "SOURCES", {"identify": ("identify",)})
+    monkeypatch.setattr(rerun, "world_cells", lambda: {made.id: made})
+    monkeypatch.setattr(rerun, "SOURCES", {"identify": ("identify",)})
     (copy / "code.json").unlink(missing_ok=True)
     return writes
 
@@ -231,9 +232,7 @@ def test_a_cell_that_is_made_again_to_the_last_digit_is_noted(cell, copy, capsys
     assert mae("rerun", "identify/fold-s0") == 0
     assert "1 numbers, all the same to nine digits" in capsys.readouterr().out
     noted = json.loads((copy / "code.json").read_text())["identify"]
-    assert (
-        noted["code"] == staleness.fingerprint("identify") and noted["cell"] == "identify/fold-s0"
-    )
+    assert noted["code"] == fingerprint("identify") and noted["cell"] == "identify/fold-s0"
     assert mae("rerun", "--changed") == 0 and capsys.readouterr().out == "", (
         "nothing has changed since"
     )
@@ -265,9 +264,9 @@ def test_a_cell_that_another_processor_makes_nearly_the_same_is_noted(cell, copy
         "1 as near as another processor comes, 0 outside" in out
         and "recorded on one, AVX2, made again on another" in out
     )
-    assert json.loads((copy / "code.json").read_text())["identify"][
-        "code"
-    ] == staleness.fingerprint("identify")
+    assert json.loads((copy / "code.json").read_text())["identify"]["code"] == fingerprint(
+        "identify"
+    )
 
 
 @pytest.mark.parametrize(
@@ -283,7 +282,7 @@ def test_what_cannot_be_made_again_is_one_clear_line(words, says, cell, copy, ca
     if "KeyError" in says:
         cell[0].clear()
         cell[0]["x"] = 1
-        cells.world_cells()["identify/fold-s0"].commands = lambda folder: (
+        rerun.world_cells()["identify/fold-s0"].commands = lambda folder: (
             ("python", "-c", "{}['name']"),
         )
     if "not recorded" in says:

@@ -27,7 +27,6 @@ from browser import (
     write,
 )
 from looking import Page, drawn  # noqa: F401 (renders and closes every figure)
-from mae_book.chapters.evaluation_figures import attention_rows
 from mae_book.explorers import attention_explorer
 from mae_book.explorers.attention_explorer import (
     CHAPTER,
@@ -39,6 +38,7 @@ from mae_book.explorers.attention_explorer import (
 from mae_book.verdicts.results import repository
 from mae_lib.base.errors import InputError
 from mae_lib.base.parameters import check_notebook_parameters
+from mae_lib.drawing.attention_figures import attention_rows
 from mae_lib.evaluation.attention import (
     attention_maps,
     cls_attention,

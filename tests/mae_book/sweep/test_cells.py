@@ -18,7 +18,8 @@ from mae_book.sweep.experiments import EXPERIMENTS
 from mae_book.verdicts.ladder import ARMS, DECIDING, KINDS, RUNGS
 from mae_book.verdicts.results import results_directory
 from mae_lib.base.errors import InputError
-from mae_lib.commands.cli import Evaluate, Finetune, Pretrain, main, parse
+from mae_lib.commands.cli import main, parse
+from mae_lib.commands.options import Evaluate, Finetune, Pretrain
 from mae_lib.training import store
 
 LADDER = {rung.data for rung in RUNGS.values()}

@@ -24,7 +24,7 @@ from mae_book.sweep.ratio_prediction import (
 from mae_book.sweep.tree_world import TreeWorld
 from mae_book.verdicts.results import results_directory
 from mae_lib.base.runs import RATIO_RUNS
-from mae_lib.theory.excess import determined_share
+from mae_lib.identification.excess import determined_share
 from mae_lib.theory.graph import quad_tree
 
 

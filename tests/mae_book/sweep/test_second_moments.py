@@ -9,7 +9,7 @@ from mae_book.sweep import second_moments as moments
 from mae_book.sweep.second_moments import DISTANCES, colours, correlations, main, measure
 from mae_lib.base.intervals import Interval
 from mae_lib.base.runs import RATIO_RUNS
-from mae_lib.theory.moments import patch_covariance
+from mae_lib.identification.moments import patch_covariance
 from mae_lib.worlds.world import World
 
 CURVES = (*DISTANCES, "one-map")

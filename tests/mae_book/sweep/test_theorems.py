@@ -29,9 +29,9 @@ from mae_book.sweep.theorems import (
 )
 from mae_book.verdicts.claims import CLAIMS, IDENTIFIED
 from mae_lib.base.errors import InputError
+from mae_lib.identification.identify import FIGURES, Case, CaseResult, table_cases
 from mae_lib.theory.conditions import linear_model
 from mae_lib.theory.graph import LatentGraph, figure_4
-from mae_lib.theory.identify import FIGURES, Case, CaseResult, table_cases
 from mae_lib.theory.shared import locate_shared
 
 PAIR = LatentGraph([("z", "x"), ("z", "y")], ["x", "y"])

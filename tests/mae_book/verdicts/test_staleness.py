@@ -11,23 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mae_book.verdicts import staleness
+from mae_book.verdicts import agreement, fingerprints, staleness
+from mae_book.verdicts.agreement import MAPPED, TRAINED, compare, same_arithmetic
+from mae_book.verdicts.fingerprints import GLUE, SOURCES, essence, fingerprint, imported, modules
 from mae_book.verdicts.results import results_directory
-from mae_book.verdicts.staleness import (
-    GLUE,
-    MAPPED,
-    SOURCES,
-    TRAINED,
-    compare,
-    confirm,
-    confirmed,
-    essence,
-    fingerprint,
-    imported,
-    modules,
-    same_arithmetic,
-    stale,
-)
+from mae_book.verdicts.staleness import confirm, confirmed, stale
 from mae_lib.base.errors import InputError
 from mae_lib.evaluation import evaluate
 
@@ -118,10 +106,10 @@ def test_every_kind_of_result_has_its_sources_and_what_these_import():
 
 
 def test_a_change_of_one_module_changes_the_fingerprints_of_those_that_use_it(monkeypatch):
-    source = staleness._source
+    source = fingerprints._source
     before = {kind: fingerprint(kind) for kind in SOURCES}
     monkeypatch.setattr(
-        staleness,
+        fingerprints,
         "_source",
         lambda module: (
             source(module)
@@ -220,7 +208,7 @@ ELSEWHERE = (
 def test_the_same_arithmetic_has_to_give_nine_digits_and_another_need_not(kind, monkeypatch):
     monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
     old = made(None, 0.5, half=0.1)
-    assert (staleness.allowed(kind, old, made({"cores": 64}, 0.5), [old]) == {}) == (
+    assert (agreement.allowed(kind, old, made({"cores": 64}, 0.5), [old]) == {}) == (
         kind not in MAPPED
     )
     unnamed = made(None, 0.5)
@@ -228,7 +216,7 @@ def test_the_same_arithmetic_has_to_give_nine_digits_and_another_need_not(kind, 
     del unnamed["hardware"]["instructions"]
     assert not same_arithmetic(unnamed, old) and same_arithmetic(old, old)
     for on in ELSEWHERE:
-        widths = staleness.allowed(kind, old, made(on, 0.5), [old])
+        widths = agreement.allowed(kind, old, made(on, 0.5), [old])
         assert widths == {"a": pytest.approx(0.1 if kind in TRAINED | MAPPED else 0.025)}, on
 
 
@@ -247,17 +235,17 @@ def test_a_training_elsewhere_may_move_as_seeds_do_and_given_weights_a_quarter_o
         again = made(
             ELSEWHERE[0], *(generator.gauss(m, 1) for m in means[0]), name="run0-s0-detector"
         )
-        widths = staleness.allowed("detection", beside[0], again, beside)
+        widths = agreement.allowed("detection", beside[0], again, beside)
         alarms += bool(compare(beside[0], again, widths).outside)
         broken = made(
             None, *(v["value"] + 8 for v in again["measures"].values()), name="run0-s0-detector"
         )
         caught += bool(compare(beside[0], broken, widths).outside)
     assert 0 < alarms < 0.1 * times and caught > 0.97 * times, (alarms, caught)
-    given = staleness.allowed("theory", beside[0], again, beside)
+    given = agreement.allowed("theory", beside[0], again, beside)
     assert given == {name: pytest.approx(0.25 * width) for name, width in widths.items()}
     # A single seed says nothing of chance: what is left is a unit in the sixth digit.
-    assert staleness.allowed("detection", beside[0], again, beside[::3]) == {
+    assert agreement.allowed("detection", beside[0], again, beside[::3]) == {
         name: pytest.approx(1e-6 * abs(v["value"])) for name, v in beside[0]["measures"].items()
     }
 
@@ -265,7 +253,7 @@ def test_a_training_elsewhere_may_move_as_seeds_do_and_given_weights_a_quarter_o
 def test_a_pretraining_is_compared_by_its_curve_and_held_out_errors():
     path = next((results_directory() / "pretraining" / "world").glob("*.json"))
     pretraining = json.loads(path.read_text())
-    found = staleness.numbers(pretraining)
+    found = agreement.numbers(pretraining)
     assert len(found) > len(pretraining["curve"]["loss"]) > 50 and all(
         math.isfinite(i.value) for i in found.values()
     )

@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 
 import tiny
-from mae_lib.base.files import read_safetensors
-from mae_lib.commands.cli import Describe, Pretrain, Sweep, main
+from mae_lib.base.tensors import read_safetensors
+from mae_lib.commands.cli import main
+from mae_lib.commands.options import Describe, Pretrain, Sweep
 from mae_lib.training import pretrain as training
 from mae_lib.training.store import read
 

@@ -27,12 +27,12 @@ from coco_folders import (
     save_coco,
     uncompressed,
 )
-from mae_book.verdicts.results import results_directory
 from mae_lib.base.errors import InputError
 from mae_lib.base.provenance import provenance
 from mae_lib.base.records import write_result
-from mae_lib.data import coco
-from mae_lib.data.coco import CocoFolder, open_coco, splits_of, write_scenes
+from mae_lib.data.coco import CocoFolder, open_coco, write_scenes
+from mae_lib.data.formats import coco_scenes
+from mae_lib.data.formats.coco_layouts import splits_of
 from mae_lib.detection.average_precision import Detections, average_precision
 from mae_lib.worlds.world import Scenes
 
@@ -155,7 +155,7 @@ def test_a_real_data_set_is_read_as_pycocotools_reads_it(capsys):
         **provenance(),
     }
     if "MAE_COCO_RECORD" in os.environ:
-        write_result(results_directory() / "coco", found)
+        write_result(Path(__file__).parents[3] / "results" / "coco", found)
     with capsys.disabled():
         print(
             f"\n{count} masks of {len(folder)} images equal pycocotools'; {found['crowds']} crowds;"
@@ -304,7 +304,9 @@ WRONG = {
     "nan box": (content(bbox=[1, 2, float("nan"), 4]), r"annotation 1 \(image 10\).*finite"),
     "three numbers": (content(bbox=[1, 2, 3]), "annotation 1 .*four finite numbers"),
     "no box": (content(bbox=None), "annotation 1 .*bbox None"),
-    "no area": (content(area=None), "annotation 1 .*area None"),
+    "area below 0": (content(area=-1), "annotation 1 .*area -1"),
+    "area beyond float32": (content(area=1e300), "annotation 1 .*area 1e\\+300"),
+    "area of words": (content(area="large"), "annotation 1 .*area 'large'"),
     "negative area": (content(area=-3), "annotation 1 .*area -3"),
     "half a crowd": (content(iscrowd=0.5), "annotation 1 .*iscrowd 0.5"),
     "no masks": (content(segmentation=None), "annotation 1 .*segmentation"),
@@ -421,7 +423,7 @@ def test_splits_are_found_by_name_or_beginning_or_listed(tmp_path):
         )
     named("no such folder", lambda: open_coco(tmp_path / "nowhere", "train"))
     named(
-        "point at the folder that holds annotations", lambda: open_coco(tmp_path / "val2014", "val")
+        "holds no annotations/instances_.*point at", lambda: open_coco(tmp_path / "val2014", "val")
     )
     shutil.move(tmp_path, moved := tmp_path.parent / f"{tmp_path.name}-outer" / "coco")
     named(f"point at {re.escape(str(moved))}", lambda: open_coco(moved.parent, "train"))
@@ -558,9 +560,9 @@ def test_a_broken_off_writing_leaves_nothing_that_looks_whole_and_the_next_compl
     base = Scenes("validation", size=32, length=3)
     with monkeypatch.context() as patch:
         (
-            patch.setattr(coco, "_scene_annotation", kill)
+            patch.setattr(coco_scenes, "_scene_annotation", kill)
             if moment == "drawing"
-            else patch.setattr(coco.os, "replace", once_renamed(kill, tmp_path / "val"))
+            else patch.setattr(coco_scenes.os, "replace", once_renamed(kill, tmp_path / "val"))
         )
         with pytest.raises(Killed):
             write_scenes(base, tmp_path, "val")

@@ -17,14 +17,15 @@ from PIL import Image
 
 from coco_folders import random_content, save_coco
 from image_folders import fill, picture, save
-from mae_book.verdicts.results import results_directory
 from mae_lib.base.errors import InputError
 from mae_lib.data import contents
 from mae_lib.data.coco import open_coco
 from mae_lib.data.contents import file_digests, fingerprint
-from mae_lib.data.datasets import FolderImages
+from mae_lib.data.encoded import FolderImages
 from mae_lib.data.shards import ShardImages, pack
 from mae_lib.data.sources import image_source
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -229,8 +230,8 @@ def test_the_names_of_shipped_sets_are_those_that_records_bear():
             look(inner)
 
     for path in (
-        *results_directory().rglob("*.json"),
-        *(results_directory().parent / "checkpoints").rglob("*.json"),
+        *(ROOT / "results").rglob("*.json"),
+        *(ROOT / "checkpoints").rglob("*.json"),
     ):
         look(json.loads(path.read_text()))
     assert set(former.values()) <= borne

@@ -21,9 +21,9 @@ from image_folders import (
     too_deep,
 )
 from mae_lib.base.errors import InputError
-from mae_lib.data.datasets import FolderImages
 from mae_lib.data.describe import Description, describe
 from mae_lib.data.description import looked_at, of_sizes
+from mae_lib.data.encoded import FolderImages
 
 
 @pytest.fixture
@@ -112,14 +112,15 @@ def test_16_bit_colour_is_seen(folder):
     assert FolderImages(folder, "train").images([3])[0, :, 5, 5].tolist() == [255, 128, 0]
 
 
-def test_bad_files_are_counted_and_the_first_ten_named(folder):
-    for i in range(14):
-        (folder / "val" / "bee" / f"bad{i:02}.jpg").write_bytes(b"")
+def test_bad_files_are_counted_and_all_named(folder):
+    for i in range(114):
+        (folder / "val" / "bee" / f"bad{i:03}.jpg").write_bytes(b"")
     told = describe(folder)
-    assert not told.usable and told.command == "" and "14 of 26 files" in told.reason
-    assert told.problem_count == 14 and len(told.problems) == 10
-    assert all(f"bad{i:02}.jpg is empty" in line for i, line in enumerate(told.problems))
-    assert "… and 4 more" in str(told) and "usable   no: 14 of 26" in str(told)
+    assert not told.usable and told.command == "" and "114 of 126 files" in told.reason
+    assert told.problem_count == len(told.problems) == 114
+    assert all(f"bad{i:03}.jpg is empty" in line for i, line in enumerate(told.problems))
+    assert "bad099.jpg" in str(told) and "bad100.jpg" not in str(told)
+    assert "… and 14 more" in str(told) and "usable   no: 114 of 126" in str(told)
 
 
 def test_imbalance_and_missing_validation_are_noted(tmp_path):
@@ -131,7 +132,7 @@ def test_imbalance_and_missing_validation_are_noted(tmp_path):
     )
 
 
-@pytest.mark.parametrize("make", [lambda root: None, one_class, empty_class, loose, too_deep])
+@pytest.mark.parametrize("make", [lambda root: None, too_deep])
 def test_unusable_folders_are_described_with_the_loader_s_reason(tmp_path, make):
     root = tmp_path / "set"
     root.mkdir()
@@ -143,8 +144,22 @@ def test_unusable_folders_are_described_with_the_loader_s_reason(tmp_path, make)
     assert told.files == told.checked == sum(path.is_file() for path in root.rglob("*"))
 
 
+@pytest.mark.parametrize("make", [one_class, empty_class, loose, flat_val])
+def test_what_has_no_labels_is_described_with_the_reason(tmp_path, make):
+    root = tmp_path / "set"
+    root.mkdir()
+    make(root)
+    told = describe(root)
+    with pytest.raises(InputError) as caught:
+        FolderImages(root, "val" if make is flat_val else "train").labels.sum()
+    assert told.usable and "mae pretrain" in told.command
+    [note] = [note for note in told.warnings if "no labels" in note]
+    assert note.split("does not: ")[1] in str(caught.value)
+
+
 def test_a_split_that_cannot_be_used_is_noted_but_pretraining_can_go_on(tmp_path):
-    flat_val(tmp_path)
+    fill(tmp_path, splits=("train",))
+    (tmp_path / "val").mkdir()
     told = describe(tmp_path)
     assert told.usable and any("'val' cannot be used" in note for note in told.warnings)
 
@@ -255,7 +270,7 @@ def test_a_folder_in_cocos_layout_is_told_by_its_annotations(tmp_path):
     )
 
 
-def test_of_many_faults_in_cocos_layout_the_first_ten_are_named(tmp_path):
+def test_of_many_faults_in_cocos_layout_all_are_named(tmp_path):
     content = random_content(1, images=14)
     save_coco(tmp_path, content)
     for picture_of in content["images"][1:13]:
@@ -265,9 +280,7 @@ def test_of_many_faults_in_cocos_layout_the_first_ten_are_named(tmp_path):
         picture_of["file_name"] in line
         for picture_of, line in zip(content["images"][1:], told.problems, strict=False)
     )
-    assert (
-        len(told.problems) == 10 and "… and 2 more" in str(told) and told.reason == told.problems[0]
-    )
+    assert told.reason == told.problems[0] and told.problems[-1] in str(told)
 
 
 def test_what_is_wrong_in_cocos_layout_is_listed(tmp_path):

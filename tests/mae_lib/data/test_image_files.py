@@ -16,6 +16,7 @@ from torchvision.transforms import RandomResizedCrop
 
 from image_folders import (
     RAMP,
+    beside,
     empty_class,
     fill,
     flat_val,
@@ -27,9 +28,9 @@ from image_folders import (
     too_deep,
 )
 from mae_lib.base.errors import InputError
-from mae_lib.data.datasets import FolderImages
 from mae_lib.data.describe import describe
-from mae_lib.data.image_files import Member, crop_box, decode
+from mae_lib.data.encoded import FolderImages
+from mae_lib.data.formats.decoding import Member, crop_box, decode
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_class_numbers_are_those_of_train(folder):
 def test_a_class_that_train_lacks_is_named(folder):
     (folder / "val" / "bee").rename(folder / "val" / "wasp")
     with pytest.raises(InputError, match="'wasp'"):
-        FolderImages(folder, "val")
+        FolderImages(folder, "val").labels.sum()
 
 
 def test_class_folders_alone_are_cut_nine_to_one(tmp_path):
@@ -143,11 +144,6 @@ def test_names_that_are_not_utf8_can_be_read_and_reported(tmp_path):
     "make, split, message",
     [
         (lambda root: None, "train", "holds no images: point at"),
-        (one_class, "train", "one class only \\('ant'\\): point at"),
-        (empty_class, "train", "cat is a class folder without images: delete it"),
-        (loose, "train", "one class of a data set; point at its parent"),
-        (loose, None, "one class of a data set; point at its parent"),
-        (flat_val, "val", "no class folders: sort them into <class>/ folders"),
         (
             lambda root: fill(root, splits=("train",)),
             "val",
@@ -168,6 +164,29 @@ def test_folders_that_cannot_be_used_say_why(tmp_path, make, split, message):
     make(root)
     with pytest.raises(InputError, match=message) as caught:
         FolderImages(root, split)
+    assert str(root) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "make, split, message",
+    [
+        (one_class, "train", "one class only \\('ant'\\): point at"),
+        (empty_class, "train", "cat is a class folder without images: delete it"),
+        (loose, "train", "one class of a data set, point at its parent"),
+        (loose, None, "one class of a data set, point at its parent"),
+        (flat_val, "val", "no class folders: sort them into <class>/ folders"),
+        (beside, "train", "images beside its folders, the first 'a.png': sort them"),
+    ],
+)
+def test_labels_are_missed_by_who_needs_them_alone(tmp_path, make, split, message):
+    root = tmp_path / "set"
+    root.mkdir()
+    make(root)
+    source = FolderImages(root, split, 8)
+    assert source.images(range(len(source))).shape[0] == len(source) >= 1
+    assert source.classes == () and source.identity["classes"] == 0
+    with pytest.raises(InputError, match=message) as caught:
+        len(source.labels)
     assert str(root) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -404,7 +423,7 @@ def test_what_is_no_image_is_named(tmp_path, content):
 
 def test_only_the_formats_promised_are_decoded(tmp_path):
     with pytest.raises(InputError, match="a.png is not an image that can be read"):
-        read_one(tmp_path, "a.png", lambda path: save(picture(0), path, format="PCX"))
+        read_one(tmp_path, "a.png", lambda path: save(picture(0), path, format="ICO"))
 
 
 def test_a_broken_link_is_named_and_not_to_be_replaced_blindly(folder):

@@ -24,10 +24,13 @@ from mae_lib.base.errors import InputError
 from mae_lib.base.image_source import ImageSource
 from mae_lib.commands import cli
 from mae_lib.data import shards
-from mae_lib.data.datasets import FolderImages, Subset
+from mae_lib.data.datasets import Subset
 from mae_lib.data.describe import describe
+from mae_lib.data.encoded import FolderImages
+from mae_lib.data.formats import tars as tar_files
+from mae_lib.data.formats.tars import holds_shards
 from mae_lib.data.image_files import EXTENSIONS
-from mae_lib.data.shards import ShardImages, holds_shards, pack
+from mae_lib.data.shards import ShardImages, pack
 from mae_lib.data.sources import image_source
 
 
@@ -164,7 +167,7 @@ def test_the_source_is_picked_by_what_the_folder_holds(folder, packed, tmp_path)
 
 
 def test_many_threads_may_read_at_once_with_few_files_open(packed, monkeypatch):
-    monkeypatch.setattr(shards, "_OPEN", 1)
+    monkeypatch.setattr(tar_files, "_OPEN", 1)
     source = ShardImages(packed, "train", 16, workers=2)
     whole = source.images(range(len(source)))
     orders = [
@@ -178,7 +181,7 @@ def test_many_threads_may_read_at_once_with_few_files_open(packed, monkeypatch):
 
 
 def test_files_that_are_no_longer_used_are_closed(packed, monkeypatch):
-    monkeypatch.setattr(shards, "_OPEN", 1)
+    monkeypatch.setattr(tar_files, "_OPEN", 1)
     source = ShardImages(packed, "train", 16, workers=1)
     before = len(os.listdir("/proc/self/fd"))
     source.images(range(len(source)))
@@ -316,8 +319,10 @@ def test_a_damaged_header_and_a_tail_of_zeros_are_named(tmp_path):
 @pytest.mark.parametrize(
     "members, words",
     [
-        ({"a.png": png(0)}, ("!a has no label",)),
-        ({"a.png": png(0), "a.cls": b"0", "b.jpg": png(0), "b.json": b"{}"}, ("!b has no label",)),
+        (
+            {"a.png": png(0), "a.cls": b"0", "b.jpg": png(0), "b.json": b"{}"},
+            ("!b.jpg has no label",),
+        ),
         ({"a.cls": b"0"}, ("!a has no image (cls)",)),
         ({"a.png": png(0), "a.jpg": png(0), "a.cls": b"0"}, ("!a has 2 images (png, jpg, cls)",)),
         ({"a.png": png(0), "a.cls": b"0", "a.CLS": b"1"}, ("!a has 2 labels",)),
@@ -342,8 +347,11 @@ def test_what_lies_beside_the_samples_does_not_matter(tmp_path):
         "./d/a.PNG": png(0),
         "./d/a.cls": b"1",
         "./d/a.json": b"{}",
+        "./d/a.npy": b"what a model made of it",
         "./d/._a.png": b"litter",
         "README": b"words",
+        "README.md": b"words",
+        "__meta__.json": b"{}",
     }
     source = ShardImages(hand_made(tmp_path, members, count=1))
     assert (
@@ -372,7 +380,6 @@ def test_what_lies_beside_the_samples_does_not_matter(tmp_path):
             lambda root: (root / "train" / "x-000002.tar.gz").write_bytes(b""),
             ("x-000002.tar.gz is compressed",),
         ),
-        (lambda root: (root / "classes.txt").unlink(), ("no class names", "classes.txt")),
         (lambda root: (root / "classes.txt").write_text("ant\n"), ("at least two class names",)),
         (
             lambda root: (root / "classes.txt").write_text("ant\nant\n"),
@@ -435,12 +442,12 @@ def test_shards_end_at_the_first_sample_that_reaches_the_size(sizes, limit):
     st.sampled_from(["png", "JPEG"]),
 )
 def test_names_go_through_a_shard_unchanged(stem, ending):
-    member = shards._packed(f"ant.x/{stem}.{ending}")
-    key, found = shards._MEMBER.fullmatch(member).groups()
+    member = tar_files.packed(f"ant.x/{stem}.{ending}")
+    key, found = tar_files._MEMBER.fullmatch(member).groups()
     assert found == ending and key.startswith("ant.x/")
     assert (
-        shards._unpacked(member, "ant.x")
-        == shards._unpacked(f"./{member}", "ant.x")
+        tar_files.unpacked(member, "ant.x")
+        == tar_files.unpacked(f"./{member}", "ant.x")
         == f"ant.x/{stem}.{ending}"
     )
 

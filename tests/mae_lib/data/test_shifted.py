@@ -26,7 +26,7 @@ from image_folders import (
 )
 from mae_lib.base.errors import InputError
 from mae_lib.base.image_source import ImageSource
-from mae_lib.data.datasets import FolderImages
+from mae_lib.data.encoded import FolderImages
 from mae_lib.data.shifted import PUBLISHED, ShiftedSet, open_shifted
 
 IMAGENET = ImageNetInfo("imagenet-1k")

@@ -18,12 +18,16 @@ from torch import Tensor
 
 import tiny
 from coco_folders import random_content, save_coco
-from mae_lib.base.errors import InputError
-from mae_lib.base.files import DamagedFile, read_safetensors, write_safetensors
+from mae_lib.base.errors import InputError, TrainingDiverged
+from mae_lib.base.files import DamagedFile
 from mae_lib.base.intervals import Interval
 from mae_lib.base.records import write_result
+from mae_lib.base.tensors import read_safetensors, write_safetensors
 from mae_lib.commands import cli
 from mae_lib.data.coco import CocoFolder, Instances, write_scenes
+from mae_lib.detection import detectors
+from mae_lib.detection import finetune as tuning
+from mae_lib.detection.config import DetectorConfig, FinetuneConfig
 from mae_lib.detection.detectors import (
     evaluate_detector,
     find_detector,
@@ -33,19 +37,8 @@ from mae_lib.detection.detectors import (
     record_of,
     run_of,
 )
-from mae_lib.detection.finetune import (
-    Examples,
-    FinetuneConfig,
-    FinetuneRun,
-    build,
-    cropped,
-    finetune,
-    mirrored,
-    scaled,
-)
-from mae_lib.detection.mask_rcnn import DetectorConfig, detectors
-from mae_lib.detection.mask_rcnn import finetune as tuning
-from mae_lib.training.pretrain import TrainingDiverged
+from mae_lib.detection.examples import Examples, cropped, mirrored, scaled
+from mae_lib.detection.finetune import FinetuneRun, build, finetune
 from mae_lib.training.store import Checkpoint
 from mae_lib.training.tiers import TIERS, run_name
 from mae_lib.worlds.world import Scenes, boxes_of

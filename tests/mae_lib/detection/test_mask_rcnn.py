@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import tiny
 from mae_lib.base.errors import InputError
+from mae_lib.detection.config import DetectorConfig
 from mae_lib.detection.mask_rcnn import (
-    DetectorConfig,
     PyramidBackbone,
     SeededSampler,
     detect,

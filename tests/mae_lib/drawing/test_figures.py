@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 
 from looking import drawn  # noqa: F401 (renders and closes every figure)
 from mae_lib.base.errors import InputError
+from mae_lib.base.tables import Table
 from mae_lib.drawing import figures
-from mae_lib.drawing.figures import HIDDEN_GREY, MARKERS, PALETTE, Table
+from mae_lib.drawing.figures import HIDDEN_GREY, MARKERS, PALETTE
 from mae_lib.worlds.world import World
 
 # --------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
 from looking import drawn  # noqa: F401 (renders and closes every figure)
-from mae_book.explorers.shared_explorer import explorer_graphs
 from mae_lib.base.errors import InputError
 from mae_lib.drawing import graph_figures
 from mae_lib.drawing.graph_figures import (
@@ -143,9 +142,15 @@ def test_the_least_and_the_oddest(graph):
         assert RADIUS < x < found.width - RADIUS and RADIUS < y < found.height - RADIUS
 
 
-@pytest.mark.parametrize("name", explorer_graphs())
-def test_nothing_is_drawn_over_anything(name):
-    graph = explorer_graphs()[name]
+CROSSED = LatentGraph(
+    [("z1", "z3"), ("z1", "z4"), ("z2", "z4"), ("z2", "z5"), ("z3", "x1"), ("z3", "x2")]
+    + [("z4", "x2"), ("z4", "x3"), ("z5", "x3"), ("z5", "x4")],
+    ["x1", "x2", "x3", "x4"],
+)
+
+
+@pytest.mark.parametrize("graph", [GRAPH, tree(2, 3), quad_tree((4, 4)), CROSSED], ids=repr)
+def test_nothing_is_drawn_over_anything(graph):
     found = geometry(graph)
     for a, b in itertools.combinations(found.places.values(), 2):
         assert np.linalg.norm(a - b) > 2.6 * RADIUS

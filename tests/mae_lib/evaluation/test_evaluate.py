@@ -11,12 +11,11 @@ import pytest
 import torch
 
 from image_folders import fill, picture, save
-from mae_book.verdicts.claims import CLAIMS
 from mae_lib.base.errors import InputError
 from mae_lib.base.intervals import Interval
 from mae_lib.base.runs import RUNS
 from mae_lib.commands.cli import main
-from mae_lib.data.datasets import FolderImages
+from mae_lib.data.encoded import FolderImages
 from mae_lib.data.shifted import ShiftedSet
 from mae_lib.data.sources import image_source
 from mae_lib.evaluation import evaluate as evaluation
@@ -66,13 +65,9 @@ def mae(*words: object) -> int:
 
 
 @pytest.mark.parametrize("kind", EVALUATIONS)
-def test_a_record_holds_what_the_ledger_asks_for(kind, checkpoint):
+def test_a_record_says_what_was_measured_of_what(kind, checkpoint):
     record = evaluate(kind, checkpoint, FEW)
-    wanted = {
-        test.measure for claim in CLAIMS.values() if claim.kind == kind for test in claim.tests
-    }
-    # no claim is about few labels
-    assert wanted <= record["measures"].keys() and record["measures"]
+    assert record["measures"]
     for interval in map(Interval.from_dict, record["measures"].values()):
         assert (
             interval.n >= 1

@@ -207,8 +207,8 @@ def touched(value: float) -> Tensor:
         (GOOD, touched(-1e-6), r"row 1 of reconstructions has values from -1e-06"),
         (touched(math.nan), GOOD, r"row 1 of images has NaN or infinite"),
         (GOOD, touched(math.inf), r"row 1 of reconstructions has NaN or infinite"),
-        (GOOD[:, :1], GOOD[:, :1], r"images of shape \[2, 1, 16, 16\].*\[B, 3, H, W\].*grey"),
-        (GOOD[:, [0, 1, 2, 0]], GOOD, r"images of shape \[2, 4, 16, 16\]"),
+        (GOOD[:, :0], GOOD[:, :0], r"images of shape \[2, 0, 16, 16\].*\[B, C, H, W\]"),
+        (GOOD[:, :1], GOOD, r"\[2, 1, 16, 16\] on cpu and .* do not fit"),
         (GOOD[0], GOOD[0], r"images of shape \[3, 16, 16\]"),
         (GOOD[:0], GOOD[:0], r"images of shape \[0, 3, 16, 16\]"),
         (
@@ -493,3 +493,18 @@ def test_an_alteration_of_a_single_class_is_refused() -> None:
     same = (world.labels == world.labels[0]).nonzero().flatten()[:3]
     with pytest.raises(InputError, match="two classes"):
         alterations(world.sample(same))
+
+
+@pytest.mark.parametrize("bands", [1, 2, 5])
+def test_other_bands_than_three_are_scored_by_what_is_defined_for_them(bands: int) -> None:
+    images = torch.rand(3, bands, 24, 32, generator=torch.Generator().manual_seed(0))
+    others = (images + 0.1 * torch.randn(images.shape)).clamp(0, 1)
+    found = scores(images, others)
+    assert set(found) == {"ssim", "psnr", "mse"} | ({"fsim"} if bands == 1 else set())
+    one = [scores(images[:, [b]], others[:, [b]]) for b in range(bands)]
+    for name in ("ssim", "mse"):  # bands are scored each by itself
+        mean = torch.stack([each[name] for each in one]).mean(0)
+        assert torch.allclose(found[name], mean)
+    if bands == 1:
+        grey = scores(images.expand(-1, 3, -1, -1), others.expand(-1, 3, -1, -1))
+        assert torch.allclose(found["fsim"], grey["fsim"], atol=1e-3)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from looking import drawn  # noqa: F401 (renders and closes every figure)
-from mae_book.chapters.evaluation_figures import embeddings
 from mae_lib.base.errors import InputError
 from mae_lib.evaluation import separability
 from mae_lib.evaluation.features import Features
@@ -231,31 +230,3 @@ def test_blocks_of_rows_do_not_matter():
         (labels[cosine.topk(separability.NEIGHBOURS).indices] == labels[:, None]).float().mean(1)
     )
     assert (purity(features, labels) - whole).abs().mean() < 1e-3
-
-
-def test_embeddings_are_drawn_one_colour_and_marker_a_class():
-    labels = torch.arange(36) % 12
-    points = {
-        f"run {k}": torch.randn(36, 2, generator=torch.Generator().manual_seed(k)) for k in range(7)
-    }
-    figure = embeddings(points, labels, tuple("abcdefghijkl"), columns=5)
-    panels = [axis for axis in figure.axes if axis.get_visible()]
-    assert [axis.get_title() for axis in panels] == list(points)
-    for axis, places in zip(panels, points.values()):
-        assert len(axis.collections) == 12
-        for k, dots in enumerate(axis.collections):
-            assert np.allclose(np.asarray(dots.get_offsets()), places[labels == k].numpy())
-        looks = {
-            (tuple(dots.get_facecolor()[0]), dots.get_paths()[0].vertices.tobytes())
-            for dots in axis.collections
-        }
-        assert len(looks) == 12
-    (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == list("abcdefghijkl")
-    assert len(embeddings({"alone": points["run 0"]}, labels, tuple("abcdefghijkl")).axes) == 1
-    for bad, match in (
-        ({}, "no embeddings"),
-        ({"x": torch.zeros(35, 2)}, "'x' is .35, 2., for 36"),
-    ):
-        with pytest.raises(InputError, match=match):
-            embeddings(bad, labels, tuple("abcdefghijkl"))

@@ -15,22 +15,20 @@ from timm.data import ImageNetInfo
 
 from image_folders import picture, save
 from looking import drawn  # noqa: F401 (renders and closes every figure)
-from mae_book.chapters.evaluation_figures import category_dots
 from mae_lib.base.errors import InputError
 from mae_lib.evaluation.features import POOLS, Features
 from mae_lib.evaluation.shape_bias import (
-    Stimuli,
     category_groups,
     category_probabilities,
     cue_named,
     evaluate_shape_bias,
     pull,
-    read_stimuli,
     references,
     shape_bias,
-    world_stimuli,
 )
-from mae_lib.worlds.world import CLASSES, World
+from mae_lib.evaluation.stimuli import Stimuli, read_stimuli, world_stimuli
+from mae_lib.worlds.law import CLASSES
+from mae_lib.worlds.world import World
 
 
 def answers(labels, categories: int, sure: float = 0.6) -> torch.Tensor:
@@ -472,32 +470,3 @@ def test_a_subset_of_the_classes_leaves_categories_out():
         evaluate_shape_bias(
             train, Features(looks, looks, shape, ("x",)), shape + 2, texture, groups
         )
-
-
-# --------------------------------------------------------------------------------------------------
-# The figure
-
-
-def test_dots_stand_at_their_values_sorted_by_the_mean():
-    figure = category_dots(
-        {"one": {"a": 0.9, "b": 0.2}, "two": {"a": 0.7, "b": math.nan, "c": 0.4}},
-        {"one": 0.6, "two": math.nan},
-        {"humans": 0.959},
-    )
-    (axis,) = figure.axes
-    assert [text.get_text() for text in axis.get_yticklabels()] == ["b", "c", "a"]
-    dots = {
-        line.get_label(): line.get_xydata().tolist()
-        for line in axis.lines
-        if line.get_marker() != "None"
-    }
-    assert dots == {"one": [[0.2, 0], [0.9, 2]], "two": [[0.4, 1], [0.7, 2]]}
-    assert [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "None"] == [
-        0.6,
-        0.959,
-    ]
-    assert [text.get_text() for text in axis.texts] == ["humans"]
-    category_dots({"never decided": {"a": math.nan}})
-    for nothing in ({}, {"a": {}}):
-        with pytest.raises(InputError, match="no categories"):
-            category_dots(nothing)

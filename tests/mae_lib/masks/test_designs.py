@@ -11,12 +11,20 @@ from scipy.ndimage import distance_transform_cdt
 
 import tiny
 from mae_lib.base.errors import InputError
-from mae_lib.masks.designs import Design, hide_first, margin_maps, parts_priority, sample_design
+from mae_lib.masks.designs import (
+    Design,
+    drawn_ratio,
+    hide_first,
+    margin_maps,
+    parts_priority,
+    sample_design,
+)
 from mae_lib.masks.masking import MaskSpec, hidden_map
 from mae_lib.model.autoencoder import MaskedAutoencoder, gather, patchify
 from mae_lib.training.pretrain import Run, pretrain
 from mae_lib.training.tiers import PretrainConfig, tier
-from mae_lib.worlds.world import CLASSES, World
+from mae_lib.worlds.law import CLASSES
+from mae_lib.worlds.world import World
 
 WORLD = World("train", 32, length=40)
 BLOCKS = tuple(2 * (k // 8) + (k % 4) // 2 for k in range(16))  # the 4×4 grid in its four quadrants
@@ -189,6 +197,7 @@ DESIGNS = [
     dict(design="parts"),
     dict(design="object"),
     dict(design="parts", margin=2),
+    dict(spread=0.15),
 ]
 
 
@@ -215,6 +224,20 @@ def test_designs_have_hashes_and_names_of_their_own_and_survive_json():
         world_config(design="groups", groups=BLOCKS).hash
         != world_config(design="groups", groups=BLOCKS[::-1]).hash
     )
+
+
+@given(st.floats(0.05, 0.2), st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_a_drawn_ratio_is_uniform_about_its_mean(spread, seed):
+    spec, draws = MaskSpec((16, 16), 0.6, 2), generator(seed)
+    assert drawn_ratio(spec, 0, draws) is spec
+    ratios = torch.tensor([drawn_ratio(spec, spread, draws).ratio for _ in range(400)])
+    assert float((ratios - 0.6).abs().max()) <= spread + 1e-6
+    inside = ((ratios - 0.6) / (2 * spread) + 0.5).sort().values
+    steps = (torch.arange(400) + 0.5) / 400
+    assert float((inside - steps).abs().max()) < 0.12  # Kolmogorov and Smirnov's, p about 1e-5
+    law = drawn_ratio(spec, spread, draws)
+    assert (law.grid, law.unit) == (spec.grid, spec.unit)
 
 
 def test_the_papers_masks_keep_the_names_of_their_stored_checkpoints():
@@ -259,6 +282,10 @@ def test_a_design_changes_what_is_trained():
         (dict(margin=32), "leaves nothing to predict"),
         (dict(margin=8, ratio=0.1), "leaves nothing to predict"),
         (dict(margin=12, strict=True, ratio=0.9), "leaves nothing to see"),
+        (dict(spread=-0.1), "spread -0.1 must be at least 0"),
+        (dict(spread=float("nan")), "spread nan must be"),
+        (dict(spread=0.3, ratio=0.75), "masking ratio 1.05"),
+        (dict(spread=0.49, ratio=0.5), "hides no unit"),
         (dict(strict=True), "strict without a margin"),
         (dict(design="segments"), "no mask design 'segments'"),
         (dict(design="groups"), "needs a group number"),

@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 
 import tiny
-from mae_lib.base.errors import InputError
-from mae_lib.base.files import read_safetensors, write_safetensors
+from mae_lib.base.errors import InputError, ProcessLost
+from mae_lib.base.tensors import read_safetensors, write_safetensors
 from mae_lib.masks.designs import sample_design
 from mae_lib.training import distributed
 from mae_lib.training.pretrain import DataOrder, Run, pretrain, step_generator
@@ -352,7 +352,7 @@ def _agree(store: dist.TCPStore, numbers: list[int], patience: float) -> dict[in
             return distributed._round_of(
                 store.clone(), number, 3, datetime.timedelta(seconds=patience)
             )
-        except distributed.ProcessLost as error:
+        except ProcessLost as error:
             return str(error)
 
     with ThreadPoolExecutor(3) as pool:

@@ -14,7 +14,7 @@ import torch
 import image_folders
 import tiny
 from mae_lib.base.errors import InputError
-from mae_lib.data.datasets import FolderImages
+from mae_lib.data.encoded import FolderImages
 from mae_lib.training import pretrain as loop
 from mae_lib.training.pretrain import DataOrder, ahead, pretrain, step_generator
 

@@ -24,13 +24,13 @@ from torch import Tensor
 
 import tiny
 from mae_lib.base import files
-from mae_lib.base.errors import InputError
-from mae_lib.base.files import DamagedFile, read_safetensors, write_json, write_safetensors
+from mae_lib.base.errors import InputError, TrainingDiverged
+from mae_lib.base.files import DamagedFile, write_json
+from mae_lib.base.tensors import read_safetensors, write_safetensors
 from mae_lib.training import pretrain as loop
 from mae_lib.training.pretrain import (
     DataOrder,
     Run,
-    TrainingDiverged,
     augment,
     learning_rate,
     pretrain,

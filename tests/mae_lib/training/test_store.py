@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 import tiny
 from mae_lib.base import files
 from mae_lib.base.errors import InputError
-from mae_lib.base.files import DamagedFile, read_safetensors, write_safetensors
+from mae_lib.base.files import DamagedFile
+from mae_lib.base.tensors import read_safetensors, write_safetensors
 from mae_lib.masks.masking import MaskSpec
 from mae_lib.model.autoencoder import ModelConfig, normalise_pixels
 from mae_lib.training import store
@@ -557,6 +558,8 @@ OTHER_MODEL = {
     "decoder_heads": 4,
     "mlp_ratio": 2.0,
     "normalise_target": True,
+    "norm_eps": 1e-12,
+    "positions": "stored",
 }
 OTHER = {
     "ratio": 0.75,
@@ -574,11 +577,14 @@ OTHER = {
     "precision": "bfloat16",
     "margin": 2,
     "crop_from": "file",
+    "spread": 0.25,
+    "start": "0" * 64,
 }
 
 
 def test_every_field_changes_the_hash() -> None:
-    assert set(OTHER_MODEL) == {f.name for f in fields(ModelConfig)}, (
+    together = {"pixel_mean", "pixel_deviation"}
+    assert set(OTHER_MODEL) | together == {f.name for f in fields(ModelConfig)}, (
         "a new field of the model: give it another value above"
     )
     designed = {"design", "groups", "strict"}  # not to be changed alone: test_mask_designs.py
@@ -590,6 +596,10 @@ def test_every_field_changes_the_hash() -> None:
     variants += [
         replace(base, model=replace(base.model, **{name: value}))
         for name, value in OTHER_MODEL.items()
+    ]
+    variants += [
+        replace(base, model=replace(base.model, pixel_mean=(0.5,) * 3, pixel_deviation=(k,) * 3))
+        for k in (0.25, 0.5)
     ]
     variants += [replace(base, data=base.data | {key: 1234}) for key in base.data] + [
         replace(base, data=base.data | {"more": 1})

@@ -20,18 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mae_lib.base.errors import InputError
+from mae_lib.worlds.latents import draw_latents
+from mae_lib.worlds.law import CLASSES, LAWS, WORLD_VERSION
 from mae_lib.worlds.rendering import TEXTURES, Drawing, hashed_bits, hashed_normal, hashed_uniform
-from mae_lib.worlds.world import (
-    CLASSES,
-    EVALUATION_SETS,
-    LAWS,
-    WORLD_VERSION,
-    Scenes,
-    World,
-    boxes_of,
-    draw_latents,
-    rendering,
-)
+from mae_lib.worlds.world import EVALUATION_SETS, Scenes, World, boxes_of, rendering
 from tiny import alike
 
 SPLITS = (
@@ -952,7 +944,7 @@ def test_hard_images_are_the_candidates_that_the_shipped_classifier_gets_wrong()
 
 
 def test_the_shipped_classifier_is_the_recorded_one():
-    from mae_lib.base.files import read_safetensors
+    from mae_lib.base.tensors import read_safetensors
     from mae_lib.training.reference import predictions
 
     record, world = _record(), World("validation")

@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from mae_lib.base.errors import InputError
-from mae_lib.theory import identify
-from mae_lib.theory.excess import determined_share
-from mae_lib.theory.graph import LatentGraph
-from mae_lib.theory.identify import (
+from mae_lib.identification import identify
+from mae_lib.identification.excess import determined_share
+from mae_lib.identification.identify import (
     FIGURES,
     Case,
     CaseResult,
@@ -30,8 +29,9 @@ from mae_lib.theory.identify import (
     table,
     table_cases,
 )
-from mae_lib.theory.process import CorrelatedNormal, Process
-from mae_lib.theory.scores import DRAWS, FIT, energy_score, kernel_ridge_r2
+from mae_lib.identification.process import CorrelatedNormal, Process
+from mae_lib.identification.scores import DRAWS, FIT, energy_score, kernel_ridge_r2
+from mae_lib.theory.graph import LatentGraph
 
 PAIR = LatentGraph([("z", "x"), ("z", "y")], ["x", "y"])
 TINY = Case("tiny", PAIR, ("x.",), 1, width=16)

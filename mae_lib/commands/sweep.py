@@ -23,8 +23,16 @@ from tqdm import tqdm
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import write_json
 from mae_lib.base.parameters import check_notebook_parameters
+from mae_lib.commands.common import require_writable
+from mae_lib.commands.options import Sweep
 from mae_lib.data.image_files import existing_folder
 from mae_lib.training.pretrain import resolve_device
+
+
+def run(options: Sweep) -> int:
+    """``mae sweep``: the exit status."""
+    require_writable(options.out)
+    return run_sweep(options.notebook, options.over, options.set, options.out, options.jobs)
 
 
 @dataclass(frozen=True)

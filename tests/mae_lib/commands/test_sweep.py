@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mae_lib.base.errors import InputError
 from mae_lib.commands.cli import main
-from mae_lib.commands.sweeps import grid, parse_assignments, run_sweep
+from mae_lib.commands.sweep import grid, parse_assignments, run_sweep
 
 NAMES = st.from_regex(r"[a-z][a-z_0-9]{0,6}", fullmatch=True)
 SCALARS = (
@@ -140,7 +140,7 @@ def test_a_wrong_parameter_is_refused_before_anything_runs(
     notebook, tmp_path, monkeypatch, capsys, over, fixed, named
 ):
     monkeypatch.setattr(
-        "mae_lib.commands.sweeps.subprocess.run", lambda *_, **__: pytest.fail("a run was started")
+        "mae_lib.commands.sweep.subprocess.run", lambda *_, **__: pytest.fail("a run was started")
     )
     words = [
         "sweep",
@@ -179,10 +179,10 @@ def test_folders_and_devices_that_are_not_there_are_named_before_anything_runs(
     tmp_path, monkeypatch, capsys, fixed, out, named
 ):
     monkeypatch.setattr(
-        "mae_lib.commands.sweeps.subprocess.run", lambda *_, **__: pytest.fail("a run was started")
+        "mae_lib.commands.sweep.subprocess.run", lambda *_, **__: pytest.fail("a run was started")
     )
     source = (
-        "from mae_book.chapters.pages import check_parameters\ncheck_parameters(globals(),"
+        "from mae_lib.base.parameters import check_parameters\ncheck_parameters(globals(),"
         " data_root=str, device=str)"
     )
     nbformat.write(
@@ -211,7 +211,7 @@ def test_an_interrupt_starts_nothing_more(notebook, tmp_path, monkeypatch):
         started.append(number)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mae_lib.commands.sweeps._run", run)
+    monkeypatch.setattr("mae_lib.commands.sweep._run", run)
     with pytest.raises(KeyboardInterrupt):
         run_sweep(notebook, [f"seed={list(range(200))}"], [], tmp_path / "runs")
     assert len(started) < 200

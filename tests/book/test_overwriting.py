@@ -31,7 +31,7 @@ from mae_lib.base.errors import InputError
 from mae_lib.base.files import write_json
 from mae_lib.base.intervals import Interval
 from mae_lib.base.records import own_record, write_result
-from mae_lib.commands import cli, sweeps
+from mae_lib.commands import cli, sweep
 from mae_lib.detection import detectors
 from mae_lib.detection.finetune import Finetuned
 from mae_lib.evaluation import evaluate
@@ -70,12 +70,12 @@ def _fast(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(detectors, "_train", detector)
     patch.setattr(detectors, "evaluate_detector", lambda *_: NUMBER)
 
-    def notebook(path, parameters, out, number) -> sweeps.RunReport:
-        target = sweeps._target(path, parameters, out, number)
+    def notebook(path, parameters, out, number) -> sweep.RunReport:
+        target = sweep._target(path, parameters, out, number)
         target.write_text(json.dumps(parameters))
-        return sweeps.RunReport(parameters, target.name, 0, 0.0, "")
+        return sweep.RunReport(parameters, target.name, 0, 0.0, "")
 
-    patch.setattr(sweeps, "_run", notebook)
+    patch.setattr(sweep, "_run", notebook)
 
     def trees(designs, seeds, settings, report) -> None:
         for name, seed in itertools.product(designs, seeds):
@@ -117,7 +117,7 @@ def place(tmp_path_factory) -> Path:
         cells = [nbformat.v4.new_code_cell("seed = 0", metadata={"tags": ["parameters"]})]
         cells.append(
             nbformat.v4.new_code_cell(
-                "from mae_book.chapters.pages import check_parameters\ncheck_parameters(globals(),"
+                "from mae_lib.base.parameters import check_parameters\ncheck_parameters(globals(),"
                 " seed=int)"
             )
         )

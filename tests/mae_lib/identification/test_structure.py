@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
 from mae_lib.base.errors import InputError
-from mae_lib.theory.conditions import linear_model
-from mae_lib.theory.graph import LatentGraph, quad_tree
-from mae_lib.theory.process import Process
-from mae_lib.theory.structure import (
+from mae_lib.identification.process import Process
+from mae_lib.identification.structure import (
     LatentTree,
     bipartitions,
     covariance_distances,
@@ -26,6 +24,8 @@ from mae_lib.theory.structure import (
     patch_features,
     robinson_foulds,
 )
+from mae_lib.theory.conditions import linear_model
+from mae_lib.theory.graph import LatentGraph, quad_tree
 from mae_lib.worlds.world import World
 
 

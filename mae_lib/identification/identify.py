@@ -2,7 +2,7 @@
 recover c, all of it and nothing else? And where a condition is broken, what is lost? Each case
 trains an encoder ĉ = E(x_mᶜ) and a decoder D on fresh draws. How far ĉ determines c is asked by
 regression; how far c determines ĉ, and the output D(ĉ), is exact: the noises of c are held and all
-others drawn anew. So is where the excess loss goes (`mae_lib.theory.excess`).
+others drawn anew. So is where the excess loss goes (`mae_lib.identification.excess`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mae_lib.base.errors import InputError
-from mae_lib.theory.excess import determined_share, excess_loss
-from mae_lib.theory.graph import LatentGraph, Name
-from mae_lib.theory.process import (
+from mae_lib.identification.excess import determined_share, excess_loss
+from mae_lib.identification.process import (
     CorrelatedNormal,
     MechanismFactory,
     NoiseLaw,
@@ -32,7 +31,8 @@ from mae_lib.theory.process import (
     Sample,
     standard_normal,
 )
-from mae_lib.theory.scores import DRAWS, energy_score, kernel_ridge_r2
+from mae_lib.identification.scores import DRAWS, energy_score, kernel_ridge_r2
+from mae_lib.theory.graph import LatentGraph, Name
 from mae_lib.theory.shared import SharedInformation, locate_shared
 
 STEPS, BATCH, RATE = 2000, 384, 3e-3

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from mae_lib.base.errors import InputError
-from mae_lib.masks.masking import MaskSpec, hidden_map
-from mae_lib.theory.moments import (
+from mae_lib.identification.moments import (
     linear_explained,
     linear_gain,
     one_map_explained,
     patch_covariance,
 )
+from mae_lib.masks.masking import MaskSpec, hidden_map
 from mae_lib.theory.worth import context_gain, explained_variance
 
 GRID = (4, 4)

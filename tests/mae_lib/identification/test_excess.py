@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mae_lib.base.errors import InputError
-from mae_lib.theory.excess import determined_share, excess_loss
+from mae_lib.identification.excess import determined_share, excess_loss
 
 
 def draws(groups: int, each: int, seed: int, leak: float = 0.5, shift: float = 0.3) -> tuple:

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from mae_lib.base.errors import InputError
-from mae_lib.theory.graph import LatentGraph, quad_tree, random_dag, tree
-from mae_lib.theory.process import (
+from mae_lib.identification.process import (
     DRAWS,
     KEPT,
     CorrelatedNormal,
@@ -20,6 +19,7 @@ from mae_lib.theory.process import (
     draw_matrix,
     standard_normal,
 )
+from mae_lib.theory.graph import LatentGraph, quad_tree, random_dag, tree
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -1,0 +1,51 @@
+"""What ``mae import`` does: reads the weights, stores them, and says what is known of them."""
+
+from __future__ import annotations
+
+import re
+
+from mae_lib.base.errors import InputError
+from mae_lib.commands.options import Import
+from mae_lib.training.foreign import Told, import_weights
+from mae_lib.training.foreign_files import Said
+
+
+def run(options: Import) -> int:
+    """``mae import``: the exit status."""
+    known = Said(
+        heads=options.heads,
+        decoder_heads=options.decoder_heads,
+        normalise_target=options.normalise_target,
+        ratio=options.ratio,
+        mean=options.mean or None,
+        deviation=options.deviation or None,
+    )
+    size = None if options.image_size is None else _height_and_width(options.image_size)
+    told = Told(options.pickled, size, options.patch, known, options.encoder_only)
+    stored = import_weights(options.source, options.out, told)
+    config, record = stored.config, stored.record
+    model, origin = config.model, config.source
+    decoder = f"{model.decoder_depth} blocks of width {model.decoder_width}"
+    print(
+        f"{stored.path}",
+        f"  from {origin['library']}: {origin['file']}, sha256 {origin['sha256'][:16]}…",
+        f"  images {model.channels}×{model.image_size[0]}×{model.image_size[1]}, ViT patch"
+        f" {model.patch} px; encoder {model.depth} blocks of width {model.width},"
+        f" {model.heads} heads; decoder {decoder if model.has_decoder else 'none'}",
+        *(f"  {name} resampled from {a} to {b}" for name, (a, b) in origin["resampled"].items()),
+        *(f"  {name}: {_WHO[who]}" for name, who in origin["settled"].items()),
+        f"  unknown: {', '.join(record['unknown'])}",
+        sep="\n",
+    )
+    return 0
+
+
+_WHO = {"told": "as you say", "source": "as the source says", "usual": "as such models have it"}
+
+
+def _height_and_width(text: str) -> tuple[int, int]:
+    """``48x64`` → (48, 64); ``224`` → (224, 224)."""
+    match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text)
+    if match is None:
+        raise InputError(f"--image-size {text!r}: give HEIGHTxWIDTH in pixels, for instance 48x64")
+    return int(match[1]), int(match[2] or match[1])
