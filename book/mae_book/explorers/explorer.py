@@ -1,8 +1,7 @@
 """Interactive explorers, three faces from one function: live widget (with a kernel), self-contained
-HTML (with neither kernel nor
-network: every setting is tabulated beforehand) and captioned figure. Each shows the command that
-    reproduces its setting. The explorer of
-masking is here, and how every explorer's page is put together.
+HTML (with neither kernel nor network: every setting is tabulated beforehand) and captioned figure.
+Each shows the command that reproduces its setting. The explorer of masking is here, and how every
+explorer's page is put together.
 """
 
 from __future__ import annotations
