@@ -26,7 +26,7 @@ from mae_lib.model.autoencoder import (
     to_unit_range,
     unpatchify,
 )
-from mae_lib.training.pretrain import step_generator
+from mae_lib.training.feeding import step_generator
 from mae_lib.worlds.world import WorldBatch, rendering
 
 METRICS = ("ssim", "fsim", "psnr", "mse")
