@@ -38,9 +38,10 @@ function draw(r, values, most) {
   const image = data.images[state.image], level = v => Math.round(255 * v / most) || 0;
   for (const picture of all("image")) set(picture, { href: image.url });
   at("picture").setAttribute("aria-label", choice("image")[1]);
-  const patch = () => document.createElementNS("http://www.w3.org/2000/svg", "rect");
-  at("map").querySelector("g").replaceChildren(...Array.from(values, (value, k) =>
-    set(patch(), Object.assign(box(r, k, 0), { class: "patch", fill: data.colours[level(value)] }))));
+  const patch = (k, fill) => set(document.createElementNS("http://www.w3.org/2000/svg", "rect"),
+    Object.assign(box(r, k, 0), { class: "patch", fill }));
+  at("map").querySelector("g").replaceChildren(
+    ...Array.from(values, (value, k) => patch(k, data.colours[level(value)])));
   for (const path of all("svg > path")) path.setAttribute("d", image.outline);
   for (const rect of all("svg > rect")) {
     rect.toggleAttribute("hidden", state.patch < 0);
