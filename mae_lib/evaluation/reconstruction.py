@@ -52,17 +52,19 @@ def scores(images: Tensor, reconstructions: Tensor) -> dict[str, Tensor]:
             W at least 11 (SSIM's window).
 
     Returns:
-        ``ssim``: mean structural similarity in [−1, 1], 1 for equal images: Gaussian window of 11
-            px and σ 1.5, population covariance, each channel by itself, places whose window crosses
-            the border left out, no downsampling. scikit-image's ``structural_similarity`` with
-            ``gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1,
-            channel_axis=0``.
-        ``fsim``: feature similarity in [0, 1] with colour (FSIMc), of grey images without (FSIM),
-            of other bands than three or one left out; piq's, in the precision of the images; from
-            384 px on it is taken of a downsampled image, by its definition. A constant image has no
-            features: its FSIM against another image hangs on rounding.
-        ``psnr``: 10 log₁₀(1 / MSE), decibels; infinite for equal images, as scikit-image has it.
-        ``mse``: mean squared difference over pixels and channels.
+        Name → values:
+
+        - ``ssim``: mean structural similarity in [−1, 1], 1 for equal images: Gaussian window of 11
+          px and σ 1.5, population covariance, each channel by itself, places whose window crosses
+          the border left out, no downsampling. scikit-image's ``structural_similarity`` with
+          ``gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1,
+          channel_axis=0``.
+        - ``fsim``: feature similarity in [0, 1] with colour (FSIMc), of grey images without (FSIM),
+          of other bands than three or one left out; piq's, in the precision of the images; from
+          384 px on it is taken of a downsampled image, by its definition. A constant image has no
+          features: its FSIM against another image hangs on rounding.
+        - ``psnr``: 10 log₁₀(1 / MSE), decibels; infinite for equal images, as scikit-image has it.
+        - ``mse``: mean squared difference over pixels and channels.
 
         Each [B] on the images' device: fsim in the images' precision (at least float32), the others
         float64.
