@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from mae_lib.base.names import Design, Evaluation, TierName
+from mae_lib.base.names import Design, Evaluation, Picture, TierName
 
 
 class Command:
@@ -215,8 +215,7 @@ class Finetune(Command):
 class Import(Command):
     """Make a checkpoint of weights from elsewhere: timm's MAE ViTs, transformers' ViTMAE, and the
     files of Meta's own code. Its features, reconstructions and loss are the source's; everything
-    here that reads a checkpoint reads it.
-    """
+    here that reads a checkpoint reads it."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """a .safetensors of timm's, a folder of transformers or timm (config.json and
@@ -224,28 +223,23 @@ class Import(Command):
     out: Path
     """folder for the checkpoint"""
     pickled: bool = False
-    """open a .pth or .bin, which is a pickle: only if you trust where it is from; its tensors alone
-    are read"""
+    """open a .pth or .bin, a pickle whose source you trust; its tensors alone are read"""
     image_size: str | None = None
     """HEIGHTxWIDTH in pixels, if not the source's own: positions are interpolated"""
     patch: int | None = None
-    """ViT patch in pixels, if not the source's own: the patch embedding is resampled (of an encoder
-    alone)"""
+    """ViT patch in pixels, if not the source's own: its embedding is resampled; no decoder's is"""
     encoder_only: bool = False
     """leave the decoder out"""
     ratio: float | None = None
     """masking ratio of its training, where you know it and the source does not say"""
     normalise_target: bool | None = None
-    """whether its decoder predicts normalised patches (norm_pix_loss), where the source does not
-    say"""
+    """whether its decoder predicts normalised patches (norm_pix_loss), where it does not say"""
     heads: int | None = None
-    """attention heads of the encoder, where the source does not say; known for ViT-B, -L and -H"""
+    """the encoder's attention heads, where the source does not say; known for ViT-B, -L and -H"""
     decoder_heads: int | None = None
-    """attention heads of the decoder, where the source does not say; known for MAE's own, 8 blocks
-    of width 512"""
+    """the decoder's, where the source does not say; known for 8 blocks of width 512"""
     mean: tuple[float, ...] = ()
-    """of the pixels in [0, 1] that it was given, a number a channel; default: the source's, else
-    ImageNet's"""
+    """of pixels in [0, 1], a number a channel, where the source does not say; else ImageNet's"""
     deviation: tuple[float, ...] = ()
     """the same, of their standard deviation"""
 
@@ -255,14 +249,9 @@ class Import(Command):
 @dataclass(frozen=True)
 class Show(Command):
     """Draw one picture: what a model rebuilds of images (reconstruction), where its encoder looks
-    (attention), or which patches are hidden (mask).
-    """
+    (attention), or which patches are hidden (mask)."""
 
-    what: Annotated[
-        Literal["reconstruction", "attention", "mask"],
-        tyro.conf.Positional,
-        tyro.conf.arg(metavar="WHAT"),
-    ]
+    what: Annotated[Picture, tyro.conf.Positional, tyro.conf.arg(metavar="WHAT")]
     """reconstruction, attention or mask"""
     checkpoint: Path
     """a checkpoint (its .safetensors or .json), or a bare name (NAME-HASH) of what is in
@@ -276,8 +265,7 @@ class Show(Command):
     unit: int | None = None
     """mask unit in pixels, a multiple of the ViT patch; default: the model's own"""
     layer: int = -1
-    """the encoder block whose attention is drawn, counted from 0, or from the end: -1 is the
-    last"""
+    """the encoder block whose attention is drawn, from 0, or from the end: -1 is the last"""
     seed: int = 0
     """of the masks"""
     device: str = "auto"
