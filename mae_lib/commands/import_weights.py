@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mae_lib.commands.options import Import
-from mae_lib.training.foreign import Told, import_weights
-from mae_lib.training.foreign_files import Said
+from mae_lib.training.foreign.files import Said
+from mae_lib.training.foreign.models import Told, import_weights
 from mae_lib.training.tiers import parse_size
 
 

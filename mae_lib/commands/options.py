@@ -28,8 +28,7 @@ class Command:
 class Pretrain(Command):
     """Pretrain one masked autoencoder, or with --sweep the paper's eight. What is already stored is
     not trained again; what was stopped goes on. For many GPUs: torchrun --nproc-per-node N -m
-    mae_lib pretrain …, also with another N than before.
-    """
+    mae_lib pretrain …, also with another N than before."""
 
     tier: TierName = "laptop"
     """sizes and lengths (mae_lib/training/tiers.py)"""
@@ -107,8 +106,7 @@ class Evaluate(Command):
     """folder of images with train/ and val/; default: the embedded world"""
     shifted: tuple[str, ...] = ()
     """shifted sets for the probe: NAME=DIR, NAME one of imagenet-v2, imagenet-r, imagenet-a,
-    imagenet-sketch, objectnet, or any other for a folder whose class folders are named as in
-    --data"""
+    imagenet-sketch, objectnet, or any other for a folder of the classes of --data"""
     stimuli: Path | None = None
     """folder of cue-conflict stimuli, <shape>/<shape>N-<texture>N.png, for shape_bias with
     --data"""

@@ -22,12 +22,15 @@ from mae_lib.commands.forecast import forecast
 from mae_lib.commands.options import Pretrain
 from mae_lib.data.datasets import Resident, nbytes
 from mae_lib.data.sources import image_source
-from mae_lib.identification.structure import estimate_groups
+from mae_lib.identification.image_groups import estimate_groups
 from mae_lib.model.autoencoder import training_flops
 from mae_lib.training import distributed
-from mae_lib.training.pretrain import RESIDENT_LIMIT, check_share, held_out_error, resolve_device
-from mae_lib.training.store import Checkpoint, find, obtain, require_free
-from mae_lib.training.tiers import SIZE_RATIO, PretrainConfig, tier
+from mae_lib.training.config import PretrainConfig
+from mae_lib.training.loop import check_share
+from mae_lib.training.pretrain import RESIDENT_LIMIT, held_out_error, resolve_device
+from mae_lib.training.store import Checkpoint, find, obtain
+from mae_lib.training.stored import require_free
+from mae_lib.training.tiers import SIZE_RATIO, tier
 
 HELD_OUT = 1000
 """Validation images that --results measures the error on, at most."""

@@ -15,11 +15,10 @@ import json
 import os
 import re
 import tarfile
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from threading import Lock
 
 from mae_lib.base.errors import InputError
 from mae_lib.data.image_files import (
@@ -334,8 +333,7 @@ class Reader:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = tuple(paths)
-        self._open: OrderedDict[int, _Handle] = OrderedDict()
-        self._lock = Lock()
+        self._opened = lru_cache(_OPEN)(_Handle)
 
     def __reduce__(self) -> tuple[type[Reader], tuple[tuple[Path, ...]]]:
         return Reader, (self._paths,)
@@ -343,11 +341,7 @@ class Reader:
     def read(self, file: int, offset: int, size: int) -> bytes:
         path = self._paths[file]
         try:
-            with self._lock:
-                handle = self._open.get(file) or self._open.setdefault(file, _Handle(path))
-                self._open.move_to_end(file)
-                if len(self._open) > _OPEN:
-                    self._open.popitem(last=False)
+            handle = self._opened(path)
             content = os.pread(handle.descriptor, size, offset)
         except OSError as error:
             raise InputError(

@@ -13,25 +13,29 @@ import numpy as np
 import pytest
 
 from mae_book.sweep import theorems as theory
-from mae_book.sweep.theorems import (
+from mae_book.sweep.random_graphs import (
     FAMILIES,
-    FIGURE_4,
-    SEEDS,
     check_mask,
-    evaluate_identify,
-    evaluate_theory,
-    figure_4_run,
     layered_hierarchies,
     mask_like_figure_4,
-    random_graphs,
     random_hierarchies,
     random_masks,
 )
-from mae_book.verdicts.claims import CLAIMS, IDENTIFIED
+from mae_book.sweep.theorems import (
+    FIGURE_4,
+    SEEDS,
+    evaluate_identify,
+    evaluate_theory,
+    figure_4_run,
+    random_graphs,
+)
+from mae_book.verdicts.claim import IDENTIFIED
+from mae_book.verdicts.claims import CLAIMS
 from mae_lib.base.errors import InputError
-from mae_lib.identification.identify import FIGURES, Case, CaseResult, table_cases
+from mae_lib.identification.cases import FIGURES, Case, CaseResult, table_cases
 from mae_lib.theory.conditions import linear_model
-from mae_lib.theory.graph import LatentGraph, figure_4
+from mae_lib.theory.graph import LatentGraph
+from mae_lib.theory.graphs import figure_4
 from mae_lib.theory.shared import locate_shared
 
 PAIR = LatentGraph([("z", "x"), ("z", "y")], ["x", "y"])

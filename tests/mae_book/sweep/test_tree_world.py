@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from mae_book.sweep import tree_world
+from mae_book.sweep.quad_world import TreeWorld
 from mae_book.sweep.tree_world import (
     DESIGNS,
     FIT,
     TEST,
     Settings,
-    TreeWorld,
     evaluate_tree_world,
     first_weights,
     train,
@@ -23,7 +23,7 @@ from mae_book.verdicts.ledger import by_run, decide
 from mae_book.verdicts.results import read_results
 from mae_lib.base.errors import InputError
 from mae_lib.base.intervals import Interval
-from mae_lib.theory.graph import quad_tree
+from mae_lib.theory.graphs import quad_tree
 from mae_lib.theory.levels import subtree_groups
 
 
@@ -195,3 +195,20 @@ def test_an_unknown_design_is_one_clear_line():
     with pytest.raises(InputError, match="no design 'squares'") as caught:
         evaluate_tree_world(("squares",))
     assert "\n" not in str(caught.value)
+
+
+def test_each_ratio_is_a_run_of_its_own_and_made_once(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(
+        tree_world,
+        "evaluate_tree_world",
+        lambda designs, seeds, settings, report: asked.append((*designs, *seeds, settings.ratio)),
+    )
+    words = ["--designs", "random", "--seeds", "7", "--ratios", "0.1", "0.9"]
+    done = tree_world.identity("random", 7, None, Settings(0.1))
+    assert done["run"] == "random-r10" and done["name"] == "random-r10-s7"
+    tree_world.main([*words, "--out", str(tmp_path)])
+    assert asked == [("random", 7, 0.1), ("random", 7, 0.9)]
+    (tmp_path / f"{done['name']}-{done['hash']}.json").write_text(json.dumps(done))
+    tree_world.main([*words, "--out", str(tmp_path)])
+    assert asked[2:] == [("random", 7, 0.9)]

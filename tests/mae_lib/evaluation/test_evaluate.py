@@ -19,11 +19,12 @@ from mae_lib.data.encoded import FolderImages
 from mae_lib.data.shifted import ShiftedSet
 from mae_lib.data.sources import image_source
 from mae_lib.evaluation import evaluate as evaluation
-from mae_lib.evaluation.evaluate import EVALUATIONS, SETTINGS, Options, evaluate, identity
+from mae_lib.evaluation.evaluate import EVALUATIONS, SETTINGS, evaluate, identity
+from mae_lib.evaluation.inputs import Options
 from mae_lib.evaluation.shape_bias import category_groups
 from mae_lib.model.autoencoder import MaskedAutoencoder
 from mae_lib.training import store
-from mae_lib.training.pretrain import Trained
+from mae_lib.training.loop import Trained
 from mae_lib.training.tiers import tier
 from mae_lib.worlds.world import EVALUATION_SETS, World
 

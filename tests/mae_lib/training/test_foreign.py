@@ -20,10 +20,11 @@ import tiny
 from mae_lib.base.errors import InputError
 from mae_lib.model.autoencoder import ModelConfig, normalise_pixels, patchify
 from mae_lib.training import store
-from mae_lib.training.foreign import Told, import_weights, read_foreign
-from mae_lib.training.foreign_files import Said
+from mae_lib.training.config import PretrainConfig
+from mae_lib.training.foreign.files import Said
+from mae_lib.training.foreign.models import Told, import_weights, read_foreign
 from mae_lib.training.pretrain import pretrain
-from mae_lib.training.tiers import PretrainConfig, tier
+from mae_lib.training.tiers import tier
 from tiny import one_thread  # noqa: F401
 
 CLOSE = dict(rtol=0, atol=1e-5)

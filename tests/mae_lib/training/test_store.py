@@ -26,7 +26,9 @@ from mae_lib.base.tensors import read_safetensors, write_safetensors
 from mae_lib.masks.masking import MaskSpec
 from mae_lib.model.autoencoder import ModelConfig, normalise_pixels
 from mae_lib.training import store
-from mae_lib.training.pretrain import Run, Trained, pretrain
+from mae_lib.training.config import PretrainConfig
+from mae_lib.training.loop import Run, Trained
+from mae_lib.training.pretrain import pretrain
 from mae_lib.training.store import (
     Checkpoint,
     checkpoints,
@@ -36,7 +38,7 @@ from mae_lib.training.store import (
     read,
     thin_curve,
 )
-from mae_lib.training.tiers import TIERS, PretrainConfig, tier
+from mae_lib.training.tiers import TIERS, tier
 from mae_lib.worlds.world import World
 
 
