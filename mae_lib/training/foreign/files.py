@@ -14,7 +14,7 @@ import json
 import re
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
@@ -77,7 +77,8 @@ def read_source(source: str | Path, pickled: bool = False) -> Source:
     file, config = _located(Path(source).expanduser())
     tensors, arguments = _tensors(file, pickled)
     name = file.stem if config is None else file.resolve().parent.name
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    with open(file, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if any(key.startswith(("vit.", "embeddings.")) for key in tensors):
         said, biased = _said_by_transformers(file, config)
         tensors = _from_transformers(tensors, biased, file)
@@ -179,18 +180,22 @@ def _said_by_transformers(file: Path, config: dict | None) -> tuple[Said, bool]:
     values = _json(pixels) if pixels.is_file() else {}
     try:
         said = Said(
-            heads=config["num_attention_heads"],
-            decoder_heads=config["decoder_num_attention_heads"],
+            heads=int(config["num_attention_heads"]),
+            decoder_heads=int(config["decoder_num_attention_heads"]),
             norm_eps=float(config["layer_norm_eps"]),
             image_size=_pair(config["image_size"]),
             normalise_target=bool(config["norm_pix_loss"]),
-            ratio=config["mask_ratio"],
-            mean=values.get("image_mean"),
-            deviation=values.get("image_std"),
+            ratio=float(config["mask_ratio"]),
+            mean=_numbers(values.get("image_mean")),
+            deviation=_numbers(values.get("image_std")),
         )
         return said, bool(config["qkv_bias"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"config.json lacks or misstates {error}: download it again") from error
+
+
+def _numbers(values: object) -> tuple[float, ...] | None:
+    return None if values is None else tuple(float(value) for value in values)
 
 
 def _pair(value: object) -> tuple[int, int]:
@@ -203,18 +208,19 @@ def _said_by_timm(config: dict) -> Said:
     try:
         with torch.device("meta"):
             model = timm.create_model(config["architecture"], **config.get("model_args", {}))
-        found = Said(
+        pixels = config.get("pretrained_cfg", {})
+        return Said(
             heads=model.blocks[0].attn.num_heads,
             norm_eps=model.norm.eps,
             image_size=_pair(model.patch_embed.img_size),
+            mean=_numbers(pixels.get("mean")),
+            deviation=_numbers(pixels.get("std")),
         )
-    except (AttributeError, RuntimeError, TypeError) as error:
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
             f"config.json names the architecture {config['architecture']!r}: of timm's models plain"
             " ViTs can be imported, such as vit_base_patch16_224.mae"
         ) from error
-    pixels = config.get("pretrained_cfg", {})
-    return replace(found, mean=pixels.get("mean"), deviation=pixels.get("std"))
 
 
 _RENAMED = (
@@ -251,8 +257,12 @@ def _from_transformers(
         else:
             found[name] = tensor
     for name, three in parts.items():
-        if set(three) != set("qkv"):
-            raise InputError(f"{file.name} lacks a part of {name}: it is cut short")
+        shapes = {tuple(part.shape) for part in three.values()}
+        if set(three) != set("qkv") or len(shapes) > 1 or shapes == {()}:
+            raise InputError(
+                f"{file.name} lacks a part of {name}, or its parts differ: it is damaged, or of"
+                " another architecture"
+            )
         found[name] = torch.cat([three[part] for part in "qkv"])
         if not biased and name.endswith(".weight"):
             found[name.removesuffix("weight") + "bias"] = torch.zeros(len(found[name]))

@@ -133,8 +133,9 @@ def _both(*layers: str) -> set[str]:
 
 
 def _depth(tensors: Mapping[str, Tensor], blocks: str) -> int:
-    numbers = [re.match(rf"{blocks}\.(\d+)\.", name) for name in tensors]
-    return 1 + max((int(match[1]) for match in numbers if match), default=-1)
+    """How many blocks there are: the first number that none has."""
+    found = {match[1] for name in tensors if (match := re.match(rf"{blocks}\.(\d+)\.", name))}
+    return next(k for k in range(len(found) + 1) if str(k) not in found)
 
 
 def _has_decoder(tensors: Mapping[str, Tensor]) -> bool:
@@ -170,7 +171,7 @@ def _check_names(source: Source) -> None:
     for name, tensor in tensors.items():
         vector = name.endswith("bias") or "norm" in name
         wanted = _DIMENSIONS.get(name, 1 if vector else 2)
-        if tensor.ndim != wanted or not tensor.numel():
+        if tensor.ndim != wanted or not tensor.numel() or (wanted == 3 and len(tensor) > 1):
             raise InputError(
                 f"{file} holds {name} of shape {list(tensor.shape)}: it is of another architecture"
             )
