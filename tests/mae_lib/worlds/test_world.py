@@ -914,9 +914,7 @@ def test_uniforms_of_other_names_positions_indices_streams_and_seeds_are_uncorre
 
 
 def _record() -> dict:
-    return json.loads(
-        resources.files("mae_lib.worlds").joinpath("assets/hard.json").read_text()
-    )
+    return json.loads(resources.files("mae_lib.worlds").joinpath("assets/hard.json").read_text())
 
 
 @lru_cache(maxsize=1)
