@@ -3,10 +3,10 @@ Imports nothing that works, so that help comes at once."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -20,8 +20,15 @@ class Command:
     work: ClassVar[str]
 
     def run(self) -> int:
-        """Imports the function, and calls it."""
-        return resolve_name(self.work)(self)
+        """Imports the function, and calls it, with `~` in paths taken for the user's folder."""
+        changes = {field.name: _at_home(getattr(self, field.name)) for field in fields(self)}
+        return resolve_name(self.work)(replace(self, **changes))
+
+
+def _at_home(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_at_home, value))
+    return value.expanduser() if isinstance(value, Path) else value
 
 
 @dataclass(frozen=True)
@@ -33,9 +40,13 @@ class Pretrain(Command):
     tier: TierName = "laptop"
     """sizes and lengths (mae_lib/training/tiers.py)"""
     data: Path | None = None
-    """folder of images (see `mae data describe`); default: the embedded world"""
-    image_size: int | None = None
-    """side of the images in pixels; patches and mask units scale with it; default: the tier's"""
+    """images: a folder, shards or a list of files (`mae data describe`); default: the embedded
+    world"""
+    image_size: str | None = None
+    """side of the images in pixels, or HEIGHTxWIDTH; patches and mask units scale with the shorter
+    side; default: the tier's"""
+    channels: int = 3
+    """3, 1 for grey images, or the number of bands"""
     sweep: bool = False
     """all eight: five ratios with unit = ViT patch, three mask units at ratio 0.75 with the small
     patch"""
@@ -352,6 +363,8 @@ class Describe(Command):
     directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """the data set's folder: class folders, or train/ and val/ with class folders or shards in
     them; or COCO's layout, with annotations/"""
+    channels: int = 3
+    """3, 1 for grey images, or the number of bands"""
     as_json: bool = False
     """print JSON"""
 

@@ -30,7 +30,7 @@ from mae_lib.training.loop import check_share
 from mae_lib.training.pretrain import RESIDENT_LIMIT, held_out_error, resolve_device
 from mae_lib.training.store import Checkpoint, find, obtain
 from mae_lib.training.stored import require_free
-from mae_lib.training.tiers import SIZE_RATIO, tier
+from mae_lib.training.tiers import SIZE_RATIO, parse_size, tier
 
 HELD_OUT = 1000
 """Validation images that --results measures the error on, at most."""
@@ -125,8 +125,9 @@ def _images(options: Pretrain, config: PretrainConfig, min_side: int) -> ImageSo
 
 def _configs(options: Pretrain) -> list[PretrainConfig]:
     sizes = tier(options.tier)
-    if options.image_size is not None:
-        sizes = sizes.at(options.image_size)
+    if options.image_size is not None or options.channels != 3:
+        size = parse_size(options.image_size) if options.image_size else sizes.model.image_size
+        sizes = sizes.at(size, options.channels)
     unit = (
         max(sizes.units) if options.sweep else (options.unit or options.patch or sizes.model.patch)
     )
