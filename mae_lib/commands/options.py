@@ -65,6 +65,11 @@ class Pretrain(Command):
     """pixels next to the mask's boundary that the loss leaves out (§3.6)"""
     strict: bool = False
     """leave the margin out on the encoder's side of the boundary too"""
+    spread: float = 0.0
+    """each step draws its masking ratio anew, from --ratio ± this much (R²MAE)"""
+    start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """a checkpoint, also an imported one, to go on from: its weights and its sizes (with the tier's
+    decoder, where it has none)"""
     seed: int = 0
     """of weights, data order, masks and augmentation"""
     steps: int | None = None
@@ -174,6 +179,8 @@ class Finetune(Command):
     was stopped goes on. For many GPUs: torchrun --nproc-per-node N -m mae_lib finetune …
     """
 
+    task: Literal["detect", "classify"] = "detect"
+    """detect; or classify, with options of its own (mae finetune --task classify --help)"""
     checkpoint: tuple[Path, ...] = ()
     """pretrained encoders (their .safetensors or .json), folders of them, or bare names (NAME-HASH)
     of what is in checkpoints/ or in the cache"""

@@ -28,9 +28,9 @@ from mae_lib.training import distributed
 from mae_lib.training.config import PretrainConfig
 from mae_lib.training.loop import check_share
 from mae_lib.training.pretrain import RESIDENT_LIMIT, held_out_error, resolve_device
-from mae_lib.training.store import Checkpoint, find, obtain
+from mae_lib.training.store import Checkpoint, checkpoint_at, continuing, find, obtain
 from mae_lib.training.stored import require_free
-from mae_lib.training.tiers import SIZE_RATIO, parse_size, tier
+from mae_lib.training.tiers import parse_size, tier
 
 HELD_OUT = 1000
 """Validation images that --results measures the error on, at most."""
@@ -124,8 +124,16 @@ def _images(options: Pretrain, config: PretrainConfig, min_side: int) -> ImageSo
 
 
 def _configs(options: Pretrain) -> list[PretrainConfig]:
-    sizes = tier(options.tier)
-    if options.image_size is not None or options.channels != 3:
+    sizes, start = tier(options.tier), None
+    if options.start is not None:
+        if options.sweep or options.image_size or options.patch or options.channels != 3:
+            raise InputError(
+                "--from brings its own sizes: leave out --sweep, --image-size, --channels and"
+                " --patch (`mae import` has sizes and patches)"
+            )
+        start = checkpoint_at(options.start)
+        sizes = continuing(sizes, start)
+    elif options.image_size is not None or options.channels != 3:
         size = parse_size(options.image_size) if options.image_size else sizes.model.image_size
         sizes = sizes.at(size, options.channels)
     unit = (
@@ -135,24 +143,18 @@ def _configs(options: Pretrain) -> list[PretrainConfig]:
         options.data, "train", sizes.model.image_size, sizes.model.channels, min_side=unit
     ).identity
     if options.sweep:
-        if (options.unit, options.patch, options.ratio, options.design, options.margin) != (
-            None,
-            None,
-            SIZE_RATIO,
-            "random",
-            0,
-        ):
+        masks = ("unit", "patch", "ratio", "design", "margin", "spread")
+        if any(getattr(options, name) != getattr(Pretrain, name) for name in masks):
             raise InputError(
-                "--sweep sets the masks itself: leave out --ratio, --unit, --patch, --design"
-                " and --margin, or --sweep"
+                "--sweep sets the masks itself: leave out --ratio, --unit, --patch, --design,"
+                " --margin and --spread, or --sweep"
             )
         configs = [c for half in sizes.sweep(data, options.seed).values() for c in half]
     else:
-        design: dict = {
-            "design": options.design,
-            "margin": options.margin,
-            "strict": options.strict,
-        }
+        names = ("design", "margin", "strict", "spread")
+        design: dict = {name: getattr(options, name) for name in names}
+        if start is not None:
+            design["start"] = start.record["digest"]
         if options.design == "groups":
             source = image_source(
                 options.data, "train", sizes.model.image_size, sizes.model.channels, min_side=unit
@@ -247,6 +249,7 @@ def _obtain(options: Pretrain, config: PretrainConfig, min_side: int) -> Checkpo
     checkpoint = obtain(
         config,
         source,
+        start=None if options.start is None else checkpoint_at(options.start),
         device=device,
         folder=options.out,
         tier=options.tier,
