@@ -20,6 +20,7 @@ from mae_book.explorers.ledger_explorer import LedgerExplorer
 from mae_book.explorers.level_explorer import LevelExplorer
 from mae_book.explorers.masking_explorer import MaskingExplorer
 from mae_book.explorers.shared_explorer import SharedExplorer
+from mae_book.explorers.worth_explorer import WorthExplorer
 from mae_book.verdicts.ledger import entries
 from mae_lib.model.autoencoder import MaskedAutoencoder
 from mae_lib.theory.graph import LatentGraph
@@ -71,7 +72,8 @@ def levels(**arguments) -> LevelExplorer:
 
 @functools.cache
 def explorer(kind: str, name: str = "") -> Explorer:
-    """One of each kind; with ``name``, one in which something is called that."""
+    """One of each kind; with ``name``, one in which something is called that, if it has
+    names."""
     names = [name or "one", "two"]
     if kind == "masking":
         return MaskingExplorer(runs()[::2], BATCH.images, names=[*names, "three"])
@@ -87,13 +89,15 @@ def explorer(kind: str, name: str = "") -> Explorer:
         return LevelExplorer({name: SMALL["quad"]}, ratios=(0.5,), masks=5)
     if kind == "levels":
         return levels()
+    if kind == "worth":
+        return WorthExplorer(0.85, 0.2, 1, masks=4)
     rows = entries(["T1a", "F4a", "T1r", "T2s"])
     if name:
         rows[0] = replace(rows[0], claim=replace(rows[0].claim, statement=name))
     return LedgerExplorer(rows, {"chapter-separability": "08_linear_separability.html"})
 
 
-KINDS = ("masking", "attention", "shared", "levels", "ledger")
+KINDS = ("masking", "attention", "shared", "levels", "worth", "ledger")
 
 READ = """
 const root = document.querySelectorAll("." + arguments[0] + "-explorer")[arguments[1] || 0];

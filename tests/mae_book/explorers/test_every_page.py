@@ -18,6 +18,7 @@ LINKS = {
     "attention": ["r75-u16-p4-s0:1:0:1:20", "r90-u8-p8-s0:0:2:3:cls"],
     "shared": ["quad-tree:0110100000000001", "skip-edges:110000000001"],
     "levels": ["pairs:block:1:0.25:2:chance", "quad:random:2:0.75:1:share"],
+    "worth": ["0.7:0.2:2:0.5", "0.95:0.0:0:0.05"],
     "ledger": ["verdict=reproduced&part=theory&text=a&sort=-claim", "sort=decisive"],
 }
 WRONG = {
@@ -29,6 +30,7 @@ WRONG = {
     "levels": [f"quad:random:{rest}" for rest in ("3:0.5:0:share", "1:0.51:0:share")]
     + ["quad:random:1:0.5:3:share", "quad:random:1:0.5:0:toString", "quad:block:2:0.5:0:share"]
     + ["nothing:random:1:0.5:0:share", "quad:none:1:0.5:0:share", "quad"],
+    "worth": ["0.8:0.2:3:0.75", "0.8:0.2:0:0.76", "0.8:0.2:0", "0.81:0.2:0:0.75", ""],
     "ledger": ["sort=nonsense", "part=§9"],
 }
 
@@ -62,6 +64,7 @@ def changed(tab, kind: str, place: int = 0) -> None:
         "attention": '[data-role="cls"]',
         "shared": '[data-role="swap"]',
         "levels": '[data-role="example"]',
+        "worth": '[data-role="ratio"]',
         "ledger": 'th[data-sort="claim"] button',
     }[kind]
     tab.click([tab.find(f".{kind}-explorer {press}")[place]])
