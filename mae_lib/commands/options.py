@@ -40,16 +40,13 @@ class Pretrain(Command):
     tier: TierName = "laptop"
     """sizes and lengths (mae_lib/training/tiers.py)"""
     data: Path | None = None
-    """images: a folder, shards or a list of files (`mae data describe`); default: the embedded
-    world"""
+    """a folder of images, shards or a list of files; default: the embedded world"""
     image_size: str | None = None
-    """side of the images in pixels, or HEIGHTxWIDTH; patches and mask units scale with the shorter
-    side; default: the tier's"""
+    """side of the images in pixels, or HEIGHTxWIDTH; patches and units scale; default: the tier's"""
     channels: int = 3
     """3, 1 for grey images, or the number of bands"""
     sweep: bool = False
-    """all eight: five ratios with unit = ViT patch, three mask units at ratio 0.75 with the small
-    patch"""
+    """all eight: five ratios with unit = ViT patch, three units at 0.75 with the small patch"""
     ratio: float = 0.75
     """share of mask units that is hidden, between 0 and 1"""
     unit: int | None = None
@@ -68,8 +65,7 @@ class Pretrain(Command):
     spread: float = 0.0
     """each step draws its masking ratio anew, from --ratio ± this much (R²MAE)"""
     start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """a checkpoint, also an imported one, to go on from: its weights and its sizes (with the tier's
-    decoder, where it has none)"""
+    """a checkpoint, also an imported one, whose weights and sizes to go on from"""
     seed: int = 0
     """of weights, data order, masks and augmentation"""
     steps: int | None = None
@@ -93,8 +89,7 @@ class Pretrain(Command):
     save_every: float = 60.0
     """seconds between resumable states"""
     accumulate: int = 1
-    """pieces that a batch is worked on in, one after another, where memory is short; the result is
-    the same"""
+    """pieces of a batch, one after another, where memory is short; the result is the same"""
     compile: bool | None = None
     """make the model's kernels by torch.compile; default: on a GPU"""
     patience: float = 30.0
@@ -111,8 +106,7 @@ class Evaluate(Command):
     """
 
     what: Annotated[Evaluation, tyro.conf.Positional, tyro.conf.arg(metavar="WHAT")]
-    """reconstruction, attention, separability, probe, few_labels (20 a class), knn, shape_bias or
-    latents (of the embedded world)"""
+    """few_labels: 20 a class; latents: of the embedded world"""
     checkpoint: tuple[Path, ...] = ()
     """checkpoints (their .safetensors or .json), folders of them, or bare names (NAME-HASH) of what
     is in checkpoints/ or in the cache"""
@@ -195,8 +189,7 @@ class Finetune(Command):
     tier: TierName = "laptop"
     """sizes and lengths (mae_lib/training/tiers.py)"""
     seed: int | None = None
-    """of heads, data order, augmentation and proposals; default: the checkpoint's own, 0 from
-    scratch"""
+    """of heads, data order and proposals; default: the checkpoint's own, 0 from scratch"""
     image_size: int | None = None
     """longer side of the images, pixels; default: the tier's"""
     anchors: tuple[float, ...] = ()
@@ -211,8 +204,7 @@ class Finetune(Command):
     lr: float | None = None
     """peak learning rate; default: the tier's"""
     layer_decay: float | None = None
-    """factor on the learning rate from one block to the one below it; default: the tier's, 1 from
-    scratch"""
+    """factor on the learning rate from a block to the one below; default: the tier's, 1 from scratch"""
     images: int | None = None
     """validation images to score on, at most; default: all"""
     out: Path | None = None
@@ -272,8 +264,7 @@ class Show(Command):
     what: Annotated[Picture, tyro.conf.Positional, tyro.conf.arg(metavar="WHAT")]
     """reconstruction, attention or mask"""
     checkpoint: Path
-    """a checkpoint (its .safetensors or .json), or a bare name (NAME-HASH) of what is in
-    checkpoints/ or in the cache"""
+    """a checkpoint: its .safetensors or .json, or a bare name (NAME-HASH) of what is at hand"""
     image: tuple[Path, ...]
     """files of images; each is resized, and cut about its centre, to the model's own shape"""
     out: Path
