@@ -42,7 +42,7 @@ class Pretrain(Command):
     data: Path | None = None
     """a folder of images, shards or a list of files; default: the embedded world"""
     image_size: str | None = None
-    """side of the images in pixels, or HEIGHTxWIDTH; patches and units scale; default: the tier's"""
+    """side of the images, pixels, or HEIGHTxWIDTH; patches and units scale; default: the tier's"""
     channels: int = 3
     """3, 1 for grey images, or the number of bands"""
     sweep: bool = False
@@ -204,7 +204,7 @@ class Finetune(Command):
     lr: float | None = None
     """peak learning rate; default: the tier's"""
     layer_decay: float | None = None
-    """factor on the learning rate from a block to the one below; default: the tier's, 1 from scratch"""
+    """factor on the rate from a block to the one below; default: the tier's, 1 from scratch"""
     images: int | None = None
     """validation images to score on, at most; default: all"""
     out: Path | None = None

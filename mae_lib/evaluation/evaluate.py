@@ -32,12 +32,12 @@ from mae_lib.evaluation.inputs import (
     DEFAULTS,
     Options,
     Stimuli,
-    _images,
-    _opened,
-    _resident,
-    _thinned,
     digest,
+    images_of,
+    open_named,
     read_stimuli,
+    resident,
+    thinned,
     world_stimuli,
 )
 from mae_lib.evaluation.latents import evaluate_latents, readout, world_latents
@@ -176,7 +176,7 @@ def _check_labels(kind: str, split: str, source: ImageSource, options: Options) 
     elif split != "train" and kind in PROBES:
         len(source.labels)  # InputError where there are none
     elif split == "train" and kind != "latents":
-        labels, classes = _thinned(source, options.train_images).labels, tuple(source.classes)
+        labels, classes = thinned(source, options.train_images).labels, tuple(source.classes)
         if kind == "knn":
             check_neighbours(options.neighbours, len(labels))
             return
@@ -191,14 +191,14 @@ def _check_labels(kind: str, split: str, source: ImageSource, options: Options) 
 def _features(
     checkpoint: Checkpoint, options: Options, split: str, count: int | None = None
 ) -> Features:
-    return features(checkpoint, _images(checkpoint, options, split, count), device=options.device)
+    return features(checkpoint, images_of(checkpoint, options, split, count), device=options.device)
 
 
 def _shifted(
     name: str, directory: Path, classes: tuple[str, ...], size: tuple[int, int], channels: int
 ) -> ShiftedSet:
     opened = open_shifted(name, directory, classes, size, channels)
-    return replace(opened, source=_resident(opened.source))
+    return replace(opened, source=resident(opened.source))
 
 
 def _stimuli(directory: Path | None, size: tuple[int, int], channels: int) -> Stimuli:
@@ -206,14 +206,14 @@ def _stimuli(directory: Path | None, size: tuple[int, int], channels: int) -> St
         opened = _world_stimuli(size[0])
     else:
         opened = read_stimuli(directory, size, channels)
-    return replace(opened, source=_resident(opened.source))
+    return replace(opened, source=resident(opened.source))
 
 
 _world_stimuli = lru_cache(maxsize=4)(world_stimuli)
 
 
 def _reconstruction(checkpoint: Checkpoint, options: Options) -> Measures:
-    source = _images(checkpoint, options, "validation", options.images)
+    source = images_of(checkpoint, options, "validation", options.images)
     return evaluate_reconstruction(
         checkpoint.load(resolve_device(options.device)),
         checkpoint.config.mask,
@@ -229,7 +229,7 @@ def _attention(checkpoint: Checkpoint, options: Options) -> Measures:
     if options.data is None:  # drawn anew for each model: the object masks come with the images
         world = World("validation", checkpoint.config.model.image_size[0])
         return evaluate_attention(model, world, min(options.images, len(world)), seed=seed)
-    source = _images(checkpoint, options, "validation", options.images)
+    source = images_of(checkpoint, options, "validation", options.images)
     return evaluate_attention(model, source, len(source), seed=seed)
 
 
@@ -271,7 +271,7 @@ def probe_sources(
     """name → (images, which classes count as right for each label), of every set that a probe is
     scored on."""
     names = EVALUATION_SETS if options.data is None else ("validation",)
-    sources = {name: _opened(options.data, name, size, channels, None) for name in names}
+    sources = {name: open_named(options.data, name, size, channels, None) for name in names}
     classes = tuple(sources["validation"].classes)
     own = torch.eye(len(classes), dtype=torch.bool)
     sets = {name: (source, own) for name, source in sources.items()}
@@ -288,7 +288,7 @@ def _pixels(options: Options, size: tuple[int, int], channels: int) -> Measures:
     """The control on raw pixels: no encoder is in it, so it is measured once in a process for the
     same images."""
     sets = probe_sources(options, size, channels)
-    train = _opened(options.data, "train", size, channels, options.train_images)
+    train = open_named(options.data, "train", size, channels, options.train_images)
     key = digest(
         [
             train.identity,
@@ -328,7 +328,7 @@ def _latents(checkpoint: Checkpoint, options: Options) -> Measures:
     """
     model, seed = checkpoint.config.model, checkpoint.config.seed or 0
     sources = {
-        split: _images(checkpoint, options, split, count)
+        split: images_of(checkpoint, options, split, count)
         for split, count in (("train", options.train_images), ("validation", None))
     }
     truth = {

@@ -77,28 +77,28 @@ def _held(named: _Named) -> ImageSource:
     return Resident(named.source)
 
 
-def _resident(source: ImageSource) -> ImageSource:
+def resident(source: ImageSource) -> ImageSource:
     """The images of a source, decoded or drawn once in a process, however many models look at them,
     and anew where they have changed."""
     return _held(_Named(digest(source.identity), source))
 
 
-def _opened(
+def open_named(
     data: Path | None, split: str, size: tuple[int, int], channels: int, count: int | None
 ) -> ImageSource:
     """``count`` images of a split at most, spread evenly over it."""
-    return _resident(_thinned(image_source(data, split, size, channels), count))
+    return resident(thinned(image_source(data, split, size, channels), count))
 
 
-def _thinned(source: ImageSource, count: int | None) -> ImageSource:
+def thinned(source: ImageSource, count: int | None) -> ImageSource:
     return source if count is None or count >= len(source) else Subset(source, count)
 
 
-def _images(
+def images_of(
     checkpoint: Checkpoint, options: Options, split: str, count: int | None = None
 ) -> ImageSource:
     model = checkpoint.config.model
-    return _opened(options.data, split, model.image_size, model.channels, count)
+    return open_named(options.data, split, model.image_size, model.channels, count)
 
 
 _NAME = re.compile(r"([a-z]+)\d+-([a-z]+)\d+")

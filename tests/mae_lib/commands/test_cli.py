@@ -103,7 +103,7 @@ def test_pretraining_on_the_world_in_a_process_of_its_own(tmp_path, cache):
         "world",
     )
     assert checkpoint.path.name in done.stdout and checkpoint.record["tier"] == "smoke"
-    assert checkpoint.record["command"] == "cli.py pretrain --tier smoke --steps 3"
+    assert checkpoint.record["command"] == "python -m mae_lib pretrain --tier smoke --steps 3"
     assert [
         name for name in written(cache) if "states" in name and not name.endswith(".lock")
     ] == []
