@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from mae_book.sweep import random_graphs as random_graphs_module
 from mae_book.sweep import theorems as theory
 from mae_book.sweep.random_graphs import (
     FAMILIES,
@@ -46,10 +47,10 @@ THEORY_CLAIMS = [claim for claim in CLAIMS.values() if claim.kind == "theory"]
 
 
 def wrong(monkeypatch, change) -> None:
-    """Has `theory` locate what ``change`` makes of the right answer."""
-    monkeypatch.setattr(
-        theory, "locate_shared", lambda graph, masked: change(locate_shared(graph, masked))
-    )
+    """Has what is tested locate what ``change`` makes of the right answer."""
+    changed = lambda graph, masked: change(locate_shared(graph, masked))
+    for module in (theory, random_graphs_module):
+        monkeypatch.setattr(module, "locate_shared", changed)
 
 
 def measured(pair) -> dict[str, float]:
