@@ -18,6 +18,7 @@ store is dropped.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import sys
@@ -28,9 +29,9 @@ from jupyter_cache.executors import load_executor
 from sphinx.application import ENV_PICKLE_FILENAME, Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
-from sphinx.util import logging
+from sphinx.util import logging as sphinx_logging
 
-logger = logging.getLogger(__name__)
+logger = sphinx_logging.getLogger(__name__)
 
 INPUTS = ("mae_lib", "book/mae_book", "checkpoints", "results", "requirements.txt")
 """Files and folders, relative to the book's root, that the chapters' numbers depend on."""
@@ -98,7 +99,7 @@ def execute_side_by_side(app: Sphinx, env: BuildEnvironment, names: list[str]) -
     cache = get_cache(app.config.nb_execution_cache_path)
     for path in chapters:
         cache.add_nb_to_project(path)
-    executor = load_executor("local-parallel", cache, logger)
+    executor = load_executor("local-parallel", cache, logging.getLogger("jupyter_cache"))
     executor.run_and_cache(filter_uris=chapters, timeout=app.config.nb_execution_timeout)
 
 

@@ -78,7 +78,10 @@ def book(tmp_path_factory) -> Path:
                 "-W",
                 "--keep-going",
             ]
-            environment = {**os.environ, "PYTHONPATH": str(root)}  # the docstrings of the copy
+            environment = {
+                **os.environ,
+                "PYTHONPATH": f"{root}:{root / 'book'}",
+            }  # the docstrings of the copy
             done = subprocess.run(
                 command,
                 cwd=root,
