@@ -47,8 +47,11 @@ from mae_lib.data.formats.decoding import Member
 from mae_lib.data.shards import ShardImages, pack
 from mae_lib.data.sources import image_source
 from mae_lib.model.autoencoder import normalise_pixels
-from mae_lib.training.pretrain import RESIDENT_LIMIT, DataOrder, Run, augment, step_generator
-from mae_lib.training.tiers import PretrainConfig, tier
+from mae_lib.training.config import PretrainConfig
+from mae_lib.training.feeding import DataOrder, augment, step_generator
+from mae_lib.training.loop import Run
+from mae_lib.training.pretrain import RESIDENT_LIMIT
+from mae_lib.training.tiers import tier
 from mae_lib.worlds.world import World
 
 WANTED = 2.0  # the resident path's rate over the step's, at least

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from mae_lib.model.autoencoder import training_flops
-from mae_lib.training.pretrain import Run
-from mae_lib.training.tiers import RATIOS, SIZE_RATIO, TIERS, PretrainConfig, tier
+from mae_lib.training.config import PretrainConfig
+from mae_lib.training.loop import Run
+from mae_lib.training.tiers import RATIOS, SIZE_RATIO, TIERS, tier
 from mae_lib.worlds.world import World
 
 BATCHES = {"paper": 256}

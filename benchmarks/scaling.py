@@ -30,8 +30,9 @@ import numpy as np
 import torch
 
 from mae_lib.masks.masking import Law, mask_batches
-from mae_lib.training.pretrain import Run
-from mae_lib.training.tiers import RATIOS, SIZE_RATIO, PretrainConfig, tier
+from mae_lib.training.config import PretrainConfig
+from mae_lib.training.loop import Run
+from mae_lib.training.tiers import RATIOS, SIZE_RATIO, tier
 
 IMAGE_SIZES, PATCHES = (32, 48, 64, 96, 128), (16, 8, 4, 2)
 MASKS, MASK_GRID = (4096, 16384, 65536), (14, 14)

@@ -23,9 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mae_lib.theory.graph import LatentGraph, quad_tree, random_dag
+from mae_lib.theory.graph import LatentGraph
+from mae_lib.theory.graphs import quad_tree, random_dag
 from mae_lib.theory.packed import locate_shared_packed, pack_masks, unpack_masks
-from mae_lib.theory.shared import locate_shared, locate_shared_batch, membership
+from mae_lib.theory.shared import locate_shared, locate_shared_batch
+from mae_lib.theory.spectra import membership
 
 BOUNDS = ("copy of the masks", "numpy.packbits")
 WANTED = {"numpy.packbits": 0.5}

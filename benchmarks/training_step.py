@@ -27,7 +27,8 @@ from mae_lib.model.autoencoder import (
     sincos_positions,
     training_flops,
 )
-from mae_lib.training.tiers import PretrainConfig, tier
+from mae_lib.training.config import PretrainConfig
+from mae_lib.training.tiers import tier
 
 CONTROL, COMPILED = "mae_lib again", "mae_lib compiled"
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from mae_book.sweep.cells import SEEDS, Cell, real_cells, world_cells
+from mae_book.sweep.cells import SEEDS, real_cells, world_cells
+from mae_book.sweep.cell import Cell
 from mae_lib.base.parameters import check_notebook_parameters, declared_parameters
 from mae_book.verdicts.claims import CLAIMS
 from mae_lib.base.errors import InputError

@@ -18,8 +18,9 @@ class ImageSource(Protocol):
 
     Attributes:
         shape: `(C, H, W)` of every image, in pixels.
-        labels: int64 `[N]` on the CPU, each in `[0, len(classes))`.
-        classes: the class names, in the order of the labels.
+        labels: int64 `[N]` on the CPU, each in `[0, len(classes))`; InputError where the images
+            have none.
+        classes: the class names, in the order of the labels; empty then.
         identity: a dict that JSON can hold and that names the data exactly, free of machine paths;
             equal identities mean equal images. It is hashed into a checkpoint's address.
     """

@@ -22,3 +22,6 @@ Evaluation = Literal[
     "latents",
 ]
 """What is measured of a frozen encoder (§3.1–§3.4, §3.6): `mae_lib.evaluation.evaluate`."""
+
+Picture = Literal["reconstruction", "attention", "mask"]
+"""What `mae show` draws: `mae_lib.commands.show`."""

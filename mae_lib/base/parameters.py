@@ -205,7 +205,9 @@ def _type_problem(name: str, value: Any, expected: Any) -> list[str]:
     if containers:
         example = "{key: value}" if containers[0] is dict else "[first, second]"
         return [f"{message}: papermill takes it as -y '{name}: {example}'"]
-    if str in options and isinstance(value, (int, float, bool, type(None))):
+    if str in options and value is None:
+        return [f"{message}: leave it out, or pass an empty text: -p {name} ''"]
+    if str in options and isinstance(value, (int, float, bool)):
         return [f"{message}: papermill's -r passes a value as text: -r {name} {value}"]
     return [f"{message}: pass -p {name} VALUE or -y '{name}: VALUE' with such a value"]
 

@@ -69,7 +69,9 @@ def versions() -> dict[str, str]:
 
 def provenance(device: torch.device | str = "cpu") -> dict:
     """Commit, hardware, versions, the command line (without folders) and the time, in UTC."""
-    command = [Path(sys.argv[0]).name if sys.argv[0] else "python", *sys.argv[1:]]
+    program = Path(sys.argv[0] or "python")
+    module = ["python", "-m", program.parent.name]
+    command = [*(module if program.name == "__main__.py" else [program.name]), *sys.argv[1:]]
     return {
         "commit": COMMIT,
         "hardware": hardware(device),

@@ -23,11 +23,12 @@ from mae_lib.evaluation.classification import (
     record_of,
     training_images,
 )
-from mae_lib.evaluation.evaluate import Options
+from mae_lib.evaluation.inputs import Options
 from mae_lib.training import distributed
 from mae_lib.training.classifier import StoredClassifier
-from mae_lib.training.pretrain import check_share, resolve_device
-from mae_lib.training.store import require_free
+from mae_lib.training.loop import check_share
+from mae_lib.training.pretrain import resolve_device
+from mae_lib.training.stored import require_free
 
 SCORING = timedelta(hours=6)
 """How long the other processes wait, while the first one scores, before they take it for hung."""

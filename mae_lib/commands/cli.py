@@ -5,6 +5,7 @@ Bad input ends with one line on standard error and exit status 2, a diverged tra
 
 from __future__ import annotations
 
+import re
 import sys
 from concurrent.futures.process import BrokenProcessPool
 from importlib import metadata
@@ -12,10 +13,24 @@ from importlib import metadata
 import tyro
 
 from mae_lib.base.errors import InputError, ProcessLost, TrainingDiverged
-from mae_lib.commands.options import Command, Data, Evaluate, Finetune, Pretrain, Sweep
+from mae_lib.commands.options import (
+    Classify,
+    Command,
+    Data,
+    Evaluate,
+    Features,
+    Finetune,
+    Import,
+    Pretrain,
+    Show,
+    Sweep,
+)
 
 COMMANDS = {
     "pretrain": Pretrain,
+    "import": Import,
+    "show": Show,
+    "features": Features,
     "evaluate": Evaluate,
     "finetune": Finetune,
     "sweep": Sweep,
@@ -28,8 +43,12 @@ def parse(arguments: list[str] | None = None) -> Command | Data:
     """The command that ``arguments`` (default: the command line's) spell; SystemExit for --help and
     for what they misspell."""
     added = {point.name: point.load() for point in metadata.entry_points(group="mae.commands")}
+    words = sys.argv[1:] if arguments is None else arguments
+    commands = COMMANDS | added
+    if words[:1] == ["finetune"] and re.search(r"--task[ =]classify", " ".join(words)):
+        commands |= {"finetune": Classify}
     return tyro.extras.subcommand_cli_from_dict(
-        COMMANDS | added,
+        commands,
         prog="mae",
         description="Masked autoencoders, pretrained and examined.",
         args=arguments,

@@ -11,7 +11,7 @@ from mae_lib.data.shards import pack
 
 def describe(options: Describe) -> int:
     """``mae data describe``: the exit status, 2 where the folder cannot be used."""
-    found = descriptions.describe(options.directory)
+    found = descriptions.describe(options.directory, channels=options.channels)
     print(json.dumps(found.to_dict(), indent=1) if options.as_json else found)
     return 0 if found.usable else 2
 

@@ -16,8 +16,9 @@ from mae_lib.commands.common import (
 )
 from mae_lib.commands.forecast import spoken
 from mae_lib.commands.options import Evaluate, Features
-from mae_lib.evaluation.evaluate import Options, evaluate, identity
+from mae_lib.evaluation.evaluate import evaluate, identity
 from mae_lib.evaluation.exported import evaluate_exported, export_features, read_exported
+from mae_lib.evaluation.inputs import Options
 from mae_lib.training.pretrain import resolve_device
 from mae_lib.training.store import checkpoint_at
 

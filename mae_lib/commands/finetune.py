@@ -27,8 +27,10 @@ from mae_lib.detection.detectors import (
 )
 from mae_lib.detection.finetune import build
 from mae_lib.training import distributed
-from mae_lib.training.pretrain import check_share, resolve_device
-from mae_lib.training.store import Checkpoint, require_free
+from mae_lib.training.loop import check_share
+from mae_lib.training.pretrain import resolve_device
+from mae_lib.training.store import Checkpoint
+from mae_lib.training.stored import require_free
 from mae_lib.training.tiers import tier
 from mae_lib.worlds.world import Scenes
 

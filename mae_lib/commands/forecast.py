@@ -20,9 +20,10 @@ from mae_lib.data.datasets import Resident, nbytes
 from mae_lib.data.image_files import cores
 from mae_lib.model.autoencoder import MaskedAutoencoder, normalise_pixels
 from mae_lib.training import distributed
-from mae_lib.training.pretrain import RESIDENT_LIMIT, augment, resolve_device
+from mae_lib.training.config import PretrainConfig
+from mae_lib.training.feeding import augment
+from mae_lib.training.pretrain import RESIDENT_LIMIT, resolve_device
 from mae_lib.training.store import Checkpoint, cache_directory, find, world_of
-from mae_lib.training.tiers import PretrainConfig
 
 if TYPE_CHECKING:
     from mae_lib.data.coco import CocoFolder

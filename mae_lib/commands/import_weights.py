@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
-from mae_lib.base.errors import InputError
 from mae_lib.commands.options import Import
-from mae_lib.training.foreign import Told, import_weights
-from mae_lib.training.foreign_files import Said
+from mae_lib.training.foreign.files import Said
+from mae_lib.training.foreign.models import Told, import_weights
+from mae_lib.training.tiers import parse_size
 
 
 def run(options: Import) -> int:
@@ -20,7 +18,7 @@ def run(options: Import) -> int:
         mean=options.mean or None,
         deviation=options.deviation or None,
     )
-    size = None if options.image_size is None else _height_and_width(options.image_size)
+    size = None if options.image_size is None else parse_size(options.image_size)
     told = Told(options.pickled, size, options.patch, known, options.encoder_only)
     stored = import_weights(options.source, options.out, told)
     config, record = stored.config, stored.record
@@ -41,11 +39,3 @@ def run(options: Import) -> int:
 
 
 _WHO = {"told": "as you say", "source": "as the source says", "usual": "as such models have it"}
-
-
-def _height_and_width(text: str) -> tuple[int, int]:
-    """``48x64`` → (48, 64); ``224`` → (224, 224)."""
-    match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text)
-    if match is None:
-        raise InputError(f"--image-size {text!r}: give HEIGHTxWIDTH in pixels, for instance 48x64")
-    return int(match[1]), int(match[2] or match[1])

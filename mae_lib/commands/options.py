@@ -3,14 +3,14 @@ Imports nothing that works, so that help comes at once."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from mae_lib.base.names import Design, Evaluation, TierName
+from mae_lib.base.names import Design, Evaluation, Picture, TierName
 
 
 class Command:
@@ -20,26 +20,33 @@ class Command:
     work: ClassVar[str]
 
     def run(self) -> int:
-        """Imports the function, and calls it."""
-        return resolve_name(self.work)(self)
+        """Imports the function, and calls it, with `~` in paths taken for the user's folder."""
+        changes = {field.name: _at_home(getattr(self, field.name)) for field in fields(self)}
+        return resolve_name(self.work)(replace(self, **changes))
+
+
+def _at_home(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_at_home, value))
+    return value.expanduser() if isinstance(value, Path) else value
 
 
 @dataclass(frozen=True)
 class Pretrain(Command):
     """Pretrain one masked autoencoder, or with --sweep the paper's eight. What is already stored is
     not trained again; what was stopped goes on. For many GPUs: torchrun --nproc-per-node N -m
-    mae_lib pretrain …, also with another N than before.
-    """
+    mae_lib pretrain …, also with another N than before."""
 
     tier: TierName = "laptop"
     """sizes and lengths (mae_lib/training/tiers.py)"""
     data: Path | None = None
-    """folder of images (see `mae data describe`); default: the embedded world"""
-    image_size: int | None = None
-    """side of the images in pixels; patches and mask units scale with it; default: the tier's"""
+    """a folder of images, shards or a list of files; default: the embedded world"""
+    image_size: str | None = None
+    """side of the images, pixels, or HEIGHTxWIDTH; patches and units scale; default: the tier's"""
+    channels: int = 3
+    """3, 1 for grey images, or the number of bands"""
     sweep: bool = False
-    """all eight: five ratios with unit = ViT patch, three mask units at ratio 0.75 with the small
-    patch"""
+    """all eight: five ratios with unit = ViT patch, three units at 0.75 with the small patch"""
     ratio: float = 0.75
     """share of mask units that is hidden, between 0 and 1"""
     unit: int | None = None
@@ -55,6 +62,10 @@ class Pretrain(Command):
     """pixels next to the mask's boundary that the loss leaves out (§3.6)"""
     strict: bool = False
     """leave the margin out on the encoder's side of the boundary too"""
+    spread: float = 0.0
+    """each step draws its masking ratio anew, from --ratio ± this much (R²MAE)"""
+    start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """a checkpoint, also an imported one, whose weights and sizes to go on from"""
     seed: int = 0
     """of weights, data order, masks and augmentation"""
     steps: int | None = None
@@ -78,8 +89,7 @@ class Pretrain(Command):
     save_every: float = 60.0
     """seconds between resumable states"""
     accumulate: int = 1
-    """pieces that a batch is worked on in, one after another, where memory is short; the result is
-    the same"""
+    """pieces of a batch, one after another, where memory is short; the result is the same"""
     compile: bool | None = None
     """make the model's kernels by torch.compile; default: on a GPU"""
     patience: float = 30.0
@@ -96,8 +106,7 @@ class Evaluate(Command):
     """
 
     what: Annotated[Evaluation, tyro.conf.Positional, tyro.conf.arg(metavar="WHAT")]
-    """reconstruction, attention, separability, probe, few_labels (20 a class), knn, shape_bias or
-    latents (of the embedded world)"""
+    """few_labels: 20 a class; latents: of the embedded world"""
     checkpoint: tuple[Path, ...] = ()
     """checkpoints (their .safetensors or .json), folders of them, or bare names (NAME-HASH) of what
     is in checkpoints/ or in the cache"""
@@ -107,8 +116,7 @@ class Evaluate(Command):
     """folder of images with train/ and val/; default: the embedded world"""
     shifted: tuple[str, ...] = ()
     """shifted sets for the probe: NAME=DIR, NAME one of imagenet-v2, imagenet-r, imagenet-a,
-    imagenet-sketch, objectnet, or any other for a folder whose class folders are named as in
-    --data"""
+    imagenet-sketch, objectnet, or any other for a folder of the classes of --data"""
     stimuli: Path | None = None
     """folder of cue-conflict stimuli, <shape>/<shape>N-<texture>N.png, for shape_bias with
     --data"""
@@ -165,6 +173,8 @@ class Finetune(Command):
     was stopped goes on. For many GPUs: torchrun --nproc-per-node N -m mae_lib finetune …
     """
 
+    task: Literal["detect", "classify"] = "detect"
+    """detect; or classify, with options of its own (mae finetune --task classify --help)"""
     checkpoint: tuple[Path, ...] = ()
     """pretrained encoders (their .safetensors or .json), folders of them, or bare names (NAME-HASH)
     of what is in checkpoints/ or in the cache"""
@@ -179,8 +189,7 @@ class Finetune(Command):
     tier: TierName = "laptop"
     """sizes and lengths (mae_lib/training/tiers.py)"""
     seed: int | None = None
-    """of heads, data order, augmentation and proposals; default: the checkpoint's own, 0 from
-    scratch"""
+    """of heads, data order and proposals; default: the checkpoint's own, 0 from scratch"""
     image_size: int | None = None
     """longer side of the images, pixels; default: the tier's"""
     anchors: tuple[float, ...] = ()
@@ -195,8 +204,7 @@ class Finetune(Command):
     lr: float | None = None
     """peak learning rate; default: the tier's"""
     layer_decay: float | None = None
-    """factor on the learning rate from one block to the one below it; default: the tier's, 1 from
-    scratch"""
+    """factor on the rate from a block to the one below; default: the tier's, 1 from scratch"""
     images: int | None = None
     """validation images to score on, at most; default: all"""
     out: Path | None = None
@@ -217,8 +225,7 @@ class Finetune(Command):
 class Import(Command):
     """Make a checkpoint of weights from elsewhere: timm's MAE ViTs, transformers' ViTMAE, and the
     files of Meta's own code. Its features, reconstructions and loss are the source's; everything
-    here that reads a checkpoint reads it.
-    """
+    here that reads a checkpoint reads it."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """a .safetensors of timm's, a folder of transformers or timm (config.json and
@@ -226,28 +233,23 @@ class Import(Command):
     out: Path
     """folder for the checkpoint"""
     pickled: bool = False
-    """open a .pth or .bin, which is a pickle: only if you trust where it is from; its tensors alone
-    are read"""
+    """open a .pth or .bin, a pickle whose source you trust; its tensors alone are read"""
     image_size: str | None = None
     """HEIGHTxWIDTH in pixels, if not the source's own: positions are interpolated"""
     patch: int | None = None
-    """ViT patch in pixels, if not the source's own: the patch embedding is resampled (of an encoder
-    alone)"""
+    """ViT patch in pixels, if not the source's own: its embedding is resampled; no decoder's is"""
     encoder_only: bool = False
     """leave the decoder out"""
     ratio: float | None = None
     """masking ratio of its training, where you know it and the source does not say"""
     normalise_target: bool | None = None
-    """whether its decoder predicts normalised patches (norm_pix_loss), where the source does not
-    say"""
+    """whether its decoder predicts normalised patches (norm_pix_loss), where it does not say"""
     heads: int | None = None
-    """attention heads of the encoder, where the source does not say; known for ViT-B, -L and -H"""
+    """the encoder's attention heads, where the source does not say; known for ViT-B, -L and -H"""
     decoder_heads: int | None = None
-    """attention heads of the decoder, where the source does not say; known for MAE's own, 8 blocks
-    of width 512"""
+    """the decoder's, where the source does not say; known for 8 blocks of width 512"""
     mean: tuple[float, ...] = ()
-    """of the pixels in [0, 1] that it was given, a number a channel; default: the source's, else
-    ImageNet's"""
+    """of pixels in [0, 1], a number a channel, where the source does not say; else ImageNet's"""
     deviation: tuple[float, ...] = ()
     """the same, of their standard deviation"""
 
@@ -257,18 +259,12 @@ class Import(Command):
 @dataclass(frozen=True)
 class Show(Command):
     """Draw one picture: what a model rebuilds of images (reconstruction), where its encoder looks
-    (attention), or which patches are hidden (mask).
-    """
+    (attention), or which patches are hidden (mask)."""
 
-    what: Annotated[
-        Literal["reconstruction", "attention", "mask"],
-        tyro.conf.Positional,
-        tyro.conf.arg(metavar="WHAT"),
-    ]
+    what: Annotated[Picture, tyro.conf.Positional, tyro.conf.arg(metavar="WHAT")]
     """reconstruction, attention or mask"""
     checkpoint: Path
-    """a checkpoint (its .safetensors or .json), or a bare name (NAME-HASH) of what is in
-    checkpoints/ or in the cache"""
+    """a checkpoint: its .safetensors or .json, or a bare name (NAME-HASH) of what is at hand"""
     image: tuple[Path, ...]
     """files of images; each is resized, and cut about its centre, to the model's own shape"""
     out: Path
@@ -278,8 +274,7 @@ class Show(Command):
     unit: int | None = None
     """mask unit in pixels, a multiple of the ViT patch; default: the model's own"""
     layer: int = -1
-    """the encoder block whose attention is drawn, counted from 0, or from the end: -1 is the
-    last"""
+    """the encoder block whose attention is drawn, from 0, or from the end: -1 is the last"""
     seed: int = 0
     """of the masks"""
     device: str = "auto"
@@ -366,6 +361,8 @@ class Describe(Command):
     directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """the data set's folder: class folders, or train/ and val/ with class folders or shards in
     them; or COCO's layout, with annotations/"""
+    channels: int = 3
+    """3, 1 for grey images, or the number of bands"""
     as_json: bool = False
     """print JSON"""
 

@@ -22,12 +22,15 @@ from mae_lib.commands.forecast import forecast
 from mae_lib.commands.options import Pretrain
 from mae_lib.data.datasets import Resident, nbytes
 from mae_lib.data.sources import image_source
-from mae_lib.identification.structure import estimate_groups
+from mae_lib.identification.image_groups import estimate_groups
 from mae_lib.model.autoencoder import training_flops
 from mae_lib.training import distributed
-from mae_lib.training.pretrain import RESIDENT_LIMIT, check_share, held_out_error, resolve_device
-from mae_lib.training.store import Checkpoint, find, obtain, require_free
-from mae_lib.training.tiers import SIZE_RATIO, PretrainConfig, tier
+from mae_lib.training.config import PretrainConfig
+from mae_lib.training.loop import check_share
+from mae_lib.training.pretrain import RESIDENT_LIMIT, held_out_error, resolve_device
+from mae_lib.training.store import Checkpoint, checkpoint_at, continuing, find, obtain
+from mae_lib.training.stored import require_free
+from mae_lib.training.tiers import parse_size, tier
 
 HELD_OUT = 1000
 """Validation images that --results measures the error on, at most."""
@@ -121,9 +124,18 @@ def _images(options: Pretrain, config: PretrainConfig, min_side: int) -> ImageSo
 
 
 def _configs(options: Pretrain) -> list[PretrainConfig]:
-    sizes = tier(options.tier)
-    if options.image_size is not None:
-        sizes = sizes.at(options.image_size)
+    sizes, start = tier(options.tier), None
+    if options.start is not None:
+        if options.sweep or options.image_size or options.patch or options.channels != 3:
+            raise InputError(
+                "--from brings its own sizes: leave out --sweep, --image-size, --channels and"
+                " --patch (`mae import` has sizes and patches)"
+            )
+        start = checkpoint_at(options.start)
+        sizes = continuing(sizes, start)
+    elif options.image_size is not None or options.channels != 3:
+        size = parse_size(options.image_size) if options.image_size else sizes.model.image_size
+        sizes = sizes.at(size, options.channels)
     unit = (
         max(sizes.units) if options.sweep else (options.unit or options.patch or sizes.model.patch)
     )
@@ -131,24 +143,18 @@ def _configs(options: Pretrain) -> list[PretrainConfig]:
         options.data, "train", sizes.model.image_size, sizes.model.channels, min_side=unit
     ).identity
     if options.sweep:
-        if (options.unit, options.patch, options.ratio, options.design, options.margin) != (
-            None,
-            None,
-            SIZE_RATIO,
-            "random",
-            0,
-        ):
+        masks = ("unit", "patch", "ratio", "design", "margin", "spread")
+        if any(getattr(options, name) != getattr(Pretrain, name) for name in masks):
             raise InputError(
-                "--sweep sets the masks itself: leave out --ratio, --unit, --patch, --design"
-                " and --margin, or --sweep"
+                "--sweep sets the masks itself: leave out --ratio, --unit, --patch, --design,"
+                " --margin and --spread, or --sweep"
             )
         configs = [c for half in sizes.sweep(data, options.seed).values() for c in half]
     else:
-        design: dict = {
-            "design": options.design,
-            "margin": options.margin,
-            "strict": options.strict,
-        }
+        names = ("design", "margin", "strict", "spread")
+        design: dict = {name: getattr(options, name) for name in names}
+        if start is not None:
+            design["start"] = start.record["digest"]
         if options.design == "groups":
             source = image_source(
                 options.data, "train", sizes.model.image_size, sizes.model.channels, min_side=unit
@@ -243,6 +249,7 @@ def _obtain(options: Pretrain, config: PretrainConfig, min_side: int) -> Checkpo
     checkpoint = obtain(
         config,
         source,
+        start=None if options.start is None else checkpoint_at(options.start),
         device=device,
         folder=options.out,
         tier=options.tier,

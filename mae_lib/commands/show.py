@@ -18,7 +18,8 @@ from mae_lib.drawing.figures import image_rows, masked_pictures
 from mae_lib.evaluation.attention import attention_maps
 from mae_lib.masks.masking import MaskSpec
 from mae_lib.model.autoencoder import MaskedAutoencoder, normalise_pixels, to_unit_range
-from mae_lib.training.pretrain import resolve_device, step_generator
+from mae_lib.training.feeding import step_generator
+from mae_lib.training.pretrain import resolve_device
 from mae_lib.training.store import Checkpoint, checkpoint_at
 
 DOTS = 200

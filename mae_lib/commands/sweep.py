@@ -25,7 +25,7 @@ from mae_lib.base.files import write_json
 from mae_lib.base.parameters import check_notebook_parameters
 from mae_lib.commands.common import require_writable
 from mae_lib.commands.options import Sweep
-from mae_lib.data.image_files import existing_folder
+from mae_lib.data.image_files import existing
 from mae_lib.training.pretrain import resolve_device
 
 
@@ -101,7 +101,7 @@ def run_sweep(
     for parameters in runs:
         check_notebook_parameters(notebook, parameters)
         if folder := parameters.get("data_root"):  # two names that mean the same in every chapter
-            existing_folder(folder)
+            existing(folder)
         if device := parameters.get("device"):
             resolve_device(device)
     try:

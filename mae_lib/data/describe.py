@@ -32,9 +32,8 @@ from mae_lib.data.encoded import EncodedImages, FolderImages
 from mae_lib.data.formats.coco_layouts import inner_folder, splits_of
 from mae_lib.data.formats.tars import holds_shards
 from mae_lib.data.image_files import (
-    ARRAYS,
     existing,
-    is_image,
+    images_among,
     shown,
     split_folders,
     split_of,
@@ -244,10 +243,8 @@ def _inventory(root: Path) -> tuple[list[str], int, list[str]]:
         found += walk(root)
     except InputError as error:
         blocked = [str(error)]
-    files = [name for name in found if is_image(name)] or [
-        name for name in found if name.lower().endswith(ARRAYS)
-    ]
-    return sorted(files), len(found) - len(files), blocked
+    files = images_among(found)
+    return files, len(found) - len(files), blocked
 
 
 def _loadable(

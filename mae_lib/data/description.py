@@ -226,7 +226,7 @@ def look(file: Path | Member, ask: Ask) -> Look:
             check_sides(file, (width, height), ask.min_side)
             return Look(_ending(file), f"{count} bands", (width, height))
         with opened(file) as image:
-            oddities = list(_oddities(image))
+            oddities = list(_oddities(image, ask.channels))
             mode = image.mode
             # which Pillow turns, and forgets, while it loads
             turned = image.format == "TIFF" and orientation(image) != 1
@@ -243,15 +243,17 @@ def _ending(file: Path | Member) -> str:
     return Path(file.name).suffix.removeprefix(".").upper()
 
 
-def _oddities(image: Image.Image) -> Iterator[str]:
+def _oddities(image: Image.Image, channels: int) -> Iterator[str]:
     """What an opened, not yet loaded image has that is unusual, and what will be done with it."""
     # a BMP's 16 bits are those of a whole pixel
     if (image.format != "BMP" and ";16" in str(image.tile)) or image.mode.startswith("I"):
         yield "16-bit file(s) are scaled to 8 bits"
     if image.mode == "F":
         yield "float file(s) are scaled from [0, 1] to 8 bits"
-    if image.mode[0] in "1LIF":
+    if channels == 3 and image.mode[0] in "1LIF":
         yield "greyscale file(s) are repeated over three channels"
+    if channels == 1 and image.mode[0] not in "1LIF":
+        yield "colour file(s) are turned to grey"
     if image.mode == "CMYK":
         yield "CMYK file(s) are converted to RGB without their colour profile"
     if means_nothing(image):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mae_lib.base.errors import InputError
@@ -24,6 +24,7 @@ __all__ = [
     "entries",
     "subfolders",
     "is_image",
+    "images_among",
     "walk",
     "split_folders",
     "split_of",
@@ -38,8 +39,8 @@ EXTENSIONS = (
 """Of images that Pillow decodes."""
 
 ARRAYS = (".npy",)
-"""Of arrays of bands: read where a folder holds no images of `EXTENSIONS`, beside which they would
-be something else about these."""
+"""Of arrays of bands: images in folders that hold none of `EXTENSIONS`, beside which they would be
+something else about these."""
 
 LISTS = (".txt", ".lst", ".list")
 """Of text files with the path of an image in each line."""
@@ -118,6 +119,19 @@ def subfolders(folder: Path) -> list[str]:
 
 def is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
+
+
+def images_among(names: Iterable[str]) -> list[str]:
+    """The images among files' paths, sorted; arrays where no other image lies in their folder."""
+    named = sorted(names)
+    pictures = {name for name in named if is_image(name)}
+    housed = {name.rpartition("/")[0] for name in pictures}
+    return [
+        name
+        for name in named
+        if name in pictures
+        or (name.lower().endswith(ARRAYS) and name.rpartition("/")[0] not in housed)
+    ]
 
 
 def walk(

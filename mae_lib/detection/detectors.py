@@ -28,14 +28,8 @@ from mae_lib.detection.mask_rcnn import detect, detector
 from mae_lib.model.autoencoder import MaskedAutoencoder
 from mae_lib.training.once import obtain_once
 from mae_lib.training.pretrain import resolve_device
-from mae_lib.training.store import (
-    Checkpoint,
-    Stored,
-    find_stored,
-    read_stored,
-    search_path,
-    thin_curve,
-)
+from mae_lib.training.store import Checkpoint, thin_curve
+from mae_lib.training.stored import Stored, find_stored, read_stored, search_path
 from mae_lib.training.tiers import run_name, tier
 
 DETECT_BATCH = 16
@@ -58,7 +52,7 @@ class StoredDetector(Stored):
 
 
 def read_detector(path: str | Path) -> StoredDetector:
-    """The detector at ``path``: see :func:`mae_lib.training.store.read_stored`."""
+    """The detector at ``path``: see :func:`mae_lib.training.stored.read_stored`."""
     return read_stored(StoredDetector, path)
 
 
@@ -66,7 +60,7 @@ def find_detector(
     config: FinetuneConfig, folder: str | Path | None = None
 ) -> StoredDetector | None:
     """The detector of ``config`` in ``folder`` (default: the project's checkpoints and the cache),
-    or None: see :func:`mae_lib.training.store.find_stored`."""
+    or None: see :func:`mae_lib.training.stored.find_stored`."""
     return find_stored(
         StoredDetector,
         config,

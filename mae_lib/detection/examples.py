@@ -13,10 +13,7 @@ from torch.nn import functional as F
 from mae_lib.data.coco import CocoFolder, Instances
 from mae_lib.detection.config import FinetuneConfig
 from mae_lib.detection.mask_rcnn import to_float
-from mae_lib.training.pretrain import (
-    DataOrder,
-    step_generator,
-)
+from mae_lib.training.feeding import DataOrder, step_generator
 from mae_lib.worlds.world import boxes_of
 
 Example = tuple[Tensor, dict[str, Tensor]]

@@ -25,14 +25,9 @@ from mae_lib.detection.examples import Example, Examples
 from mae_lib.detection.mask_rcnn import detector, parameter_groups
 from mae_lib.model.autoencoder import MaskedAutoencoder
 from mae_lib.training import distributed
-from mae_lib.training.pretrain import (
-    Run,
-    check_share,
-    drive,
-    learning_rate,
-    resolve_device,
-    step_generator,
-)
+from mae_lib.training.feeding import step_generator
+from mae_lib.training.loop import Run, check_share, drive, learning_rate
+from mae_lib.training.pretrain import resolve_device
 from mae_lib.training.store import Checkpoint
 
 # --------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from mae_lib.base.errors import InputError
 from mae_lib.base.image_source import ImageSource
 from mae_lib.base.intervals import Interval, bootstrap
 from mae_lib.model.autoencoder import MaskedAutoencoder, normalise_pixels
-from mae_lib.training.pretrain import step_generator
+from mae_lib.training.feeding import step_generator
 
 OBJECT = 0.5
 """A patch is an object patch if at least this share of its pixels is the object's."""

@@ -19,14 +19,16 @@ from mae_lib.base.intervals import Interval, bootstrap
 from mae_lib.base.provenance import provenance
 from mae_lib.data.datasets import Subset
 from mae_lib.data.sources import image_source
-from mae_lib.evaluation.evaluate import Options, probe_sources
+from mae_lib.evaluation.evaluate import probe_sources
+from mae_lib.evaluation.inputs import Options
 from mae_lib.evaluation.probe import right
 from mae_lib.model.autoencoder import normalise_pixels
 from mae_lib.training.classifier import Classifier, StoredClassifier, classify
 from mae_lib.training.once import obtain_once
 from mae_lib.training.pretrain import resolve_device
 from mae_lib.training.recipes import RECIPES, ClassifyConfig, encoder_alone
-from mae_lib.training.store import Checkpoint, find_stored, search_path
+from mae_lib.training.store import Checkpoint
+from mae_lib.training.stored import find_stored, search_path
 from mae_lib.training.tiers import tier
 
 

@@ -5,11 +5,9 @@ handed to the module that measures; the record says what was measured on what, b
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,7 +18,6 @@ from mae_lib.base.errors import InputError
 from mae_lib.base.image_source import ImageSource
 from mae_lib.base.intervals import Interval
 from mae_lib.base.provenance import provenance
-from mae_lib.data.datasets import Resident, Subset
 from mae_lib.data.shifted import ShiftedSet, open_shifted
 from mae_lib.data.sources import image_source
 from mae_lib.evaluation.attention import evaluate_attention, untrained
@@ -30,6 +27,18 @@ from mae_lib.evaluation.few_labels import (
     check_neighbours,
     evaluate_few_labels,
     evaluate_knn,
+)
+from mae_lib.evaluation.inputs import (
+    DEFAULTS,
+    Options,
+    Stimuli,
+    digest,
+    images_of,
+    open_named,
+    read_stimuli,
+    resident,
+    thinned,
+    world_stimuli,
 )
 from mae_lib.evaluation.latents import evaluate_latents, readout, world_latents
 from mae_lib.evaluation.probe import check_labels, evaluate_pixels, evaluate_probe
@@ -41,7 +50,6 @@ from mae_lib.evaluation.shape_bias import (
     category_probabilities,
     evaluate_shape_bias,
 )
-from mae_lib.evaluation.stimuli import Stimuli, read_stimuli, world_stimuli
 from mae_lib.training.pretrain import resolve_device
 from mae_lib.training.store import Checkpoint
 from mae_lib.training.tiers import run_name
@@ -65,38 +73,7 @@ PROBES = ("probe", "few_labels", "knn")
 """Evaluations that score a classifier on shifted sets too."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the evaluations are run on.
-
-    Attributes:
-        data: folder with train/ and val/ of class folders; None: the embedded world.
-        shifted: name → folder of a shifted set for the probe (see `mae_lib.data.shifted`); the
-            embedded world brings its own five.
-        stimuli: folder of Geirhos's cue-conflict stimuli; needed with ``data``, the embedded world
-            brings its own.
-        images: validation images of the reconstruction and the attention. train_images: images that
-            a probe is trained on; both at most.
-        neighbours: how many training images vote in knn.
-        device: auto, cpu, cuda or cuda:N. seed: of masks, probes and the draw of ten classes.
-    """
-
-    data: Path | None = None
-    shifted: Mapping[str, Path] = field(default_factory=dict)
-    stimuli: Path | None = None
-    images: int = 1000
-    train_images: int = 8192
-    device: str = "auto"
-    seed: int = 0
-    neighbours: int = 20
-
-    def __post_init__(self) -> None:
-        for name in ("images", "train_images"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}: an evaluation needs at least 1")
-
-
-def evaluate(kind: str, checkpoint: Checkpoint, options: Options = Options()) -> dict:
+def evaluate(kind: str, checkpoint: Checkpoint, options: Options = DEFAULTS) -> dict:
     """The record of one evaluation of one stored model.
 
     Args:
@@ -199,7 +176,7 @@ def _check_labels(kind: str, split: str, source: ImageSource, options: Options) 
     elif split != "train" and kind in PROBES:
         len(source.labels)  # InputError where there are none
     elif split == "train" and kind != "latents":
-        labels, classes = _thinned(source, options.train_images).labels, tuple(source.classes)
+        labels, classes = thinned(source, options.train_images).labels, tuple(source.classes)
         if kind == "knn":
             check_neighbours(options.neighbours, len(labels))
             return
@@ -211,58 +188,17 @@ def _check_labels(kind: str, split: str, source: ImageSource, options: Options) 
             category_probabilities(torch.zeros(1, len(classes)), classes, category_groups())
 
 
-def digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class _Named:
-    """A source that stands for its identity: equal to any other of the same images."""
-
-    identity: str
-    source: ImageSource = field(compare=False)
-
-
-@lru_cache(maxsize=16)
-def _held(named: _Named) -> ImageSource:
-    return Resident(named.source)
-
-
-def _resident(source: ImageSource) -> ImageSource:
-    """The images of a source, decoded or drawn once in a process, however many models look at them,
-    and anew where they have changed."""
-    return _held(_Named(digest(source.identity), source))
-
-
-def _opened(
-    data: Path | None, split: str, size: tuple[int, int], channels: int, count: int | None
-) -> ImageSource:
-    """``count`` images of a split at most, spread evenly over it."""
-    return _resident(_thinned(image_source(data, split, size, channels), count))
-
-
-def _thinned(source: ImageSource, count: int | None) -> ImageSource:
-    return source if count is None or count >= len(source) else Subset(source, count)
-
-
-def _images(
-    checkpoint: Checkpoint, options: Options, split: str, count: int | None = None
-) -> ImageSource:
-    model = checkpoint.config.model
-    return _opened(options.data, split, model.image_size, model.channels, count)
-
-
 def _features(
     checkpoint: Checkpoint, options: Options, split: str, count: int | None = None
 ) -> Features:
-    return features(checkpoint, _images(checkpoint, options, split, count), device=options.device)
+    return features(checkpoint, images_of(checkpoint, options, split, count), device=options.device)
 
 
 def _shifted(
     name: str, directory: Path, classes: tuple[str, ...], size: tuple[int, int], channels: int
 ) -> ShiftedSet:
     opened = open_shifted(name, directory, classes, size, channels)
-    return replace(opened, source=_resident(opened.source))
+    return replace(opened, source=resident(opened.source))
 
 
 def _stimuli(directory: Path | None, size: tuple[int, int], channels: int) -> Stimuli:
@@ -270,14 +206,14 @@ def _stimuli(directory: Path | None, size: tuple[int, int], channels: int) -> St
         opened = _world_stimuli(size[0])
     else:
         opened = read_stimuli(directory, size, channels)
-    return replace(opened, source=_resident(opened.source))
+    return replace(opened, source=resident(opened.source))
 
 
 _world_stimuli = lru_cache(maxsize=4)(world_stimuli)
 
 
 def _reconstruction(checkpoint: Checkpoint, options: Options) -> Measures:
-    source = _images(checkpoint, options, "validation", options.images)
+    source = images_of(checkpoint, options, "validation", options.images)
     return evaluate_reconstruction(
         checkpoint.load(resolve_device(options.device)),
         checkpoint.config.mask,
@@ -293,7 +229,7 @@ def _attention(checkpoint: Checkpoint, options: Options) -> Measures:
     if options.data is None:  # drawn anew for each model: the object masks come with the images
         world = World("validation", checkpoint.config.model.image_size[0])
         return evaluate_attention(model, world, min(options.images, len(world)), seed=seed)
-    source = _images(checkpoint, options, "validation", options.images)
+    source = images_of(checkpoint, options, "validation", options.images)
     return evaluate_attention(model, source, len(source), seed=seed)
 
 
@@ -335,7 +271,7 @@ def probe_sources(
     """name → (images, which classes count as right for each label), of every set that a probe is
     scored on."""
     names = EVALUATION_SETS if options.data is None else ("validation",)
-    sources = {name: _opened(options.data, name, size, channels, None) for name in names}
+    sources = {name: open_named(options.data, name, size, channels, None) for name in names}
     classes = tuple(sources["validation"].classes)
     own = torch.eye(len(classes), dtype=torch.bool)
     sets = {name: (source, own) for name, source in sources.items()}
@@ -352,7 +288,7 @@ def _pixels(options: Options, size: tuple[int, int], channels: int) -> Measures:
     """The control on raw pixels: no encoder is in it, so it is measured once in a process for the
     same images."""
     sets = probe_sources(options, size, channels)
-    train = _opened(options.data, "train", size, channels, options.train_images)
+    train = open_named(options.data, "train", size, channels, options.train_images)
     key = digest(
         [
             train.identity,
@@ -392,7 +328,7 @@ def _latents(checkpoint: Checkpoint, options: Options) -> Measures:
     """
     model, seed = checkpoint.config.model, checkpoint.config.seed or 0
     sources = {
-        split: _images(checkpoint, options, split, count)
+        split: images_of(checkpoint, options, split, count)
         for split, count in (("train", options.train_images), ("validation", None))
     }
     truth = {

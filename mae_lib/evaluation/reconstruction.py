@@ -26,7 +26,7 @@ from mae_lib.model.autoencoder import (
     to_unit_range,
     unpatchify,
 )
-from mae_lib.training.pretrain import step_generator
+from mae_lib.training.feeding import step_generator
 from mae_lib.worlds.world import WorldBatch, rendering
 
 METRICS = ("ssim", "fsim", "psnr", "mse")
@@ -44,25 +44,28 @@ _FSIM_ROWS = 32  # images at a time: FSIM holds 16 complex maps of each
 
 
 def scores(images: Tensor, reconstructions: Tensor) -> dict[str, Tensor]:
-    """The four metrics of §3.1, image by image. The reference is ``images``; all four are
-    symmetric.
+    """The four metrics of §3.1, image by image, as far as they are defined for so many bands. The
+    reference is ``images``; all are symmetric.
 
     Args:
         images, reconstructions: float [B, C, H, W] in [0, 1], of one shape and on one device, H and
             W at least 11 (SSIM's window).
 
     Returns:
-        ``ssim``: mean structural similarity in [−1, 1], 1 for equal images: Gaussian window of 11
-        px and σ 1.5, population covariance, each channel by itself, places whose window crosses the
-        border left out, no downsampling. scikit-image's ``structural_similarity`` with
-        ``gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1,
-        channel_axis=0``.
-        ``fsim``: feature similarity in [0, 1] with colour (FSIMc), of grey images without (FSIM),
-        of other bands than three or one left out; piq's, in the precision of the images; from 384
-        px on it is taken of a downsampled image, by its definition. A constant image has no
-        features: its FSIM against another image hangs on rounding.
-        ``psnr``: 10 log₁₀(1 / MSE), decibels; infinite for equal images, as scikit-image has it.
-        ``mse``: mean squared difference over pixels and channels.
+        Name → values:
+
+        - ``ssim``: mean structural similarity in [−1, 1], 1 for equal images: Gaussian window of 11
+          px and σ 1.5, population covariance, each channel by itself, places whose window crosses
+          the border left out, no downsampling. scikit-image's ``structural_similarity`` with
+          ``gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1,
+          channel_axis=0``.
+        - ``fsim``: feature similarity in [0, 1] with colour (FSIMc), of grey images without (FSIM),
+          of other bands than three or one left out; piq's, in the precision of the images; from
+          384 px on it is taken of a downsampled image, by its definition. A constant image has no
+          features: its FSIM against another image hangs on rounding.
+        - ``psnr``: 10 log₁₀(1 / MSE), decibels; infinite for equal images, as scikit-image has it.
+        - ``mse``: mean squared difference over pixels and channels.
+
         Each [B] on the images' device: fsim in the images' precision (at least float32), the others
         float64.
 

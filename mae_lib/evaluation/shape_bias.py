@@ -335,8 +335,8 @@ def evaluate_shape_bias(
         )
         if groups is not None:
             probabilities, names = category_probabilities(probabilities, train.classes, groups)
-            shape, texture = (_renumbered(cue, tuple(groups), names) for cue in cues)
-            cues = shape, texture
+            first, second = (_renumbered(cue, tuple(groups), names) for cue in cues)
+            cues = first, second
         found = shape_bias(probabilities, *cues)
         measures[f"{pool}/bias"], measures[f"{pool}/accuracy"] = (
             found.bias_interval(seed),

@@ -126,4 +126,4 @@ class ModelConfig:
 
 ELSEWHERE = ("norm_eps", "positions", "pixel_mean", "pixel_deviation")
 """Fields of `ModelConfig` that only weights from elsewhere need
-(:mod:`mae_lib.training.imported`)."""
+(:mod:`mae_lib.training.config`)."""

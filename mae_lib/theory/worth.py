@@ -47,7 +47,9 @@ def locate_shared_patches(
     """
     common = common_ancestors_batch(graph, masks, ignored)
     over = [[z in graph.ancestors[x] for z in graph.latents] for x in graph.observables]
-    above = torch.tensor(over, device=masks.device) if isinstance(masks, Tensor) else np.array(over)
+    above = np.array(over, bool).reshape(len(graph.observables), len(graph.latents))
+    if isinstance(masks, Tensor):
+        above = torch.from_numpy(above).to(masks.device)  # type: ignore[assignment]
     # i is hidden, so a latent above it is in CA exactly if it has a visible descendant.
     known = common[:, None, :] & above & masks[:, :, None]
     found = known & True

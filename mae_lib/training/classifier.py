@@ -30,21 +30,12 @@ from mae_lib.base.image_source import ImageSource
 from mae_lib.data.datasets import Resident, nbytes
 from mae_lib.model.autoencoder import MaskedAutoencoder, normalise_pixels
 from mae_lib.training import distributed
-from mae_lib.training.pretrain import (
-    RESIDENT_LIMIT,
-    DataOrder,
-    Run,
-    augment,
-    begin_with,
-    check_share,
-    drive,
-    learning_rate,
-    resolve_device,
-    shares,
-    step_generator,
-)
+from mae_lib.training.feeding import DataOrder, augment, step_generator
+from mae_lib.training.loop import Run, begin_with, check_share, drive, learning_rate, shares
+from mae_lib.training.pretrain import RESIDENT_LIMIT, resolve_device
 from mae_lib.training.recipes import ClassifyConfig
-from mae_lib.training.store import Checkpoint, Stored, thin_curve
+from mae_lib.training.store import Checkpoint, thin_curve
+from mae_lib.training.stored import Stored
 
 
 class Classifier(nn.Module):

@@ -14,7 +14,7 @@ from torch import nn
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import DamagedFile, cache_directory, remove_parts, set_aside
 from mae_lib.training import distributed
-from mae_lib.training.store import Kind, require_free, store_model
+from mae_lib.training.stored import Kind, require_free, store_model
 
 
 def obtain_once(

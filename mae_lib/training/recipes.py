@@ -51,7 +51,7 @@ class ClassifyConfig:
         steps, batch: optimiser steps, images a step. base_lr: peak rate of the head, per 256 images
             of batch. layer_decay: factor on the rate from one block to the one below it. warmup:
             share of the steps; then half a cosine to zero. weight_decay, betas: AdamW's.
-        crop, flip, crop_from: as of `mae_lib.training.tiers.PretrainConfig`. rand_augment: timm's
+        crop, flip, crop_from: as of `mae_lib.training.config.PretrainConfig`. rand_augment: timm's
             name of a RandAugment, none where empty. mixup, cutmix: the parameters of their beta
             laws, 0: none. label_smoothing: in [0, 1). drop_path: of the last block; it grows
             linearly from 0.

@@ -23,7 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from mae_book.verdicts.results import results_directory
 from mae_lib.masks.masking import MaskSpec
 from mae_lib.model.autoencoder import MaskedAutoencoder, ModelConfig, training_flops
-from mae_lib.training.tiers import RATIOS, PretrainConfig, tier
+from mae_lib.training.config import PretrainConfig
+from mae_lib.training.tiers import RATIOS, tier
 from tiny import one_thread  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]

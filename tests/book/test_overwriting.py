@@ -38,8 +38,9 @@ from mae_lib.evaluation import evaluate
 from mae_lib.evaluation.shape_bias import category_groups
 from mae_lib.model.autoencoder import MaskedAutoencoder
 from mae_lib.training import store
-from mae_lib.training.pretrain import Trained
-from mae_lib.training.store import Checkpoint, checkpoints, find, require_free, stored_in
+from mae_lib.training.loop import Trained
+from mae_lib.training.store import Checkpoint, checkpoints, find
+from mae_lib.training.stored import require_free, stored_in
 
 NUMBER = {"number": Interval(0.5, 0.25, 0.75, 4)}
 EVALUATIONS = ("reconstruction", "probe", "shape_bias")

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from mae_lib.model.autoencoder import MaskedAutoencoder, ModelConfig
 from mae_lib.training import store
-from mae_lib.training.pretrain import Trained
-from mae_lib.training.tiers import PretrainConfig
+from mae_lib.training.config import PretrainConfig
+from mae_lib.training.loop import Trained
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["mae_lib.training.store"])

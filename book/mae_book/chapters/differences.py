@@ -20,7 +20,7 @@ from mae_lib.base.errors import InputError
 from mae_lib.base.intervals import Interval, over_seeds
 from mae_lib.base.runs import RATIO_RUNS, RUNS, SIZE_RUNS
 from mae_lib.masks.masking import mask_batches
-from mae_lib.theory.graph import quad_tree
+from mae_lib.theory.graphs import quad_tree
 from mae_lib.theory.levels import MaskLevels, mask_levels
 from mae_lib.training.tiers import tier
 

@@ -19,7 +19,7 @@ from mae_lib.base.intervals import Interval, over_seeds
 from mae_lib.drawing.figures import HIDDEN_GREY, MARKERS, PALETTE, image_rows
 from mae_lib.masks.designs import margin_maps
 from mae_lib.masks.masking import hidden_map
-from mae_lib.training.tiers import PretrainConfig
+from mae_lib.training.config import PretrainConfig
 
 KINDS = {
     "shown to the encoder": None,

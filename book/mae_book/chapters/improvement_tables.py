@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mae_book.chapters.evaluation_figures import LABELS, TICKS, sweep_table
-from mae_book.verdicts.claims import Claim
+from mae_book.verdicts.claim import Claim
 from mae_book.verdicts.ledger import by_run
 from mae_lib.base.errors import InputError
 from mae_lib.base.intervals import Interval, over_seeds

@@ -16,7 +16,7 @@ from mae_lib.masks.designs import Design, margin_maps, sample_design
 from mae_lib.masks.masking import MaskSpec, hidden_map
 from mae_lib.theory.graph import LatentGraph
 from mae_lib.theory.shared import locate_shared_batch
-from mae_lib.training.tiers import PretrainConfig
+from mae_lib.training.config import PretrainConfig
 
 CLASS = "class"
 

@@ -12,14 +12,15 @@ is stored.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 from mae_book.sweep import ratio_prediction, second_moments, tree_world
-from mae_book.sweep import theorems as theory
+from mae_book.sweep.cell import FEWER, Cell, Command
 from mae_book.sweep.experiments import EXPERIMENTS, Experiment
+from mae_book.sweep.pretrainings import Pretraining, designs_of, sweep_of
+from mae_book.sweep.theory_cells import moments_cell, theory_cells, tree_world_cell
 from mae_book.verdicts.ladder import MEASURED, RUNGS, Rung
 from mae_lib.base.errors import InputError
 from mae_lib.data.coco import open_coco
@@ -27,24 +28,17 @@ from mae_lib.data.formats.coco_scenes import scenes_identity
 from mae_lib.data.sources import image_source
 from mae_lib.detection.detectors import finetune_config
 from mae_lib.evaluation.evaluate import SETTINGS
-from mae_lib.identification.structure import estimate_groups
 from mae_lib.training import tiers
+from mae_lib.training.config import PretrainConfig
 from mae_lib.training.store import Checkpoint, named
-from mae_lib.training.tiers import PretrainConfig, Tier, run_name
 from mae_lib.worlds.world import Scenes
 
-Command = tuple[str, ...]
 SEEDS = (0, 1, 2)
-GROUPS = 8
-"""Groups of patches of the pretraining whose masks follow a structure estimated from the images
-(§3.6)."""
 
 REAL_EVALUATIONS = ("reconstruction", "attention", "separability", "probe")
 """Of twenty ImageNet classes: shape_bias needs the stimuli's own classes, latents the embedded
 world."""
 
-FEWER = {"smoke": {"images": 64, "train_images": 512}}
-"""tier → evaluation options that are not the default."""
 
 TINY_TRAINING = 40_000
 """Training images of the probes of Tiny-ImageNet: of two hundred classes, where 8,192 would be
@@ -54,49 +48,6 @@ NUCLEI = {"image_size": 192, "anchors": (8, 16, 24, 40), "proposals": 300, "step
 """Fine-tuning on nuclei: small, and many in an image."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One file of numbers, ``results/KIND[/DATA]/NAME-HASH.json``, and what makes it.
-
-    Attributes:
-        kind, data, name, hash: its place; data "" where a kind has none. hash "" as long as it
-            cannot be known: a detector's depends on the weights that it starts from, and these are
-            not trained yet.
-        needs: ids of the cells that must be there first. before: commands that make sure of what it
-            needs. last: the command that makes the file;
-            into: its option for the folder, which is the file's own or, with ``whole``, that of all
-                results. A command may make several cells.
-    """
-
-    kind: str
-    data: str
-    name: str
-    hash: str
-    needs: tuple[str, ...]
-    before: tuple[Command, ...] = field(repr=False)
-    last: Command = field(repr=False)
-    into: str = field(default="--results", repr=False)
-    whole: bool = field(default=False, repr=False)
-
-    @property
-    def id(self) -> str:
-        """``probe/world/r75-u8-p8-s0``, ``tree_world/random-r50-s0``."""
-        return "/".join(part for part in (self.kind, self.data, self.name) if part)
-
-    def path(self, results: Path) -> Path:
-        """The file it makes; one that never exists as long as its hash cannot be known."""
-        return results / self.kind / self.data / f"{self.name}-{self.hash or 'pending'}.json"
-
-    def commands(self, results: Path = Path("results")) -> tuple[Command, ...]:
-        """The words of each command, to be run one after another from the repository's root; they
-        write under ``results``."""
-        return *self.before, (
-            *self.last,
-            self.into,
-            str(results if self.whole else results / self.kind / self.data),
-        )
-
-
 def world_cells(tier: str = "laptop", seeds: Sequence[int] = SEEDS) -> dict[str, Cell]:
     """id → cell of everything on the embedded world at a tier; at the laptop tier also what has no
     tier (the quad-tree world, the theory, with the seeds of its own), the experiments of
@@ -104,11 +55,11 @@ def world_cells(tier: str = "laptop", seeds: Sequence[int] = SEEDS) -> dict[str,
     sweep (`mae_book.verdicts.ladder`), which has its own. InputError for an unknown tier."""
     sizes = tiers.tier(tier)
     world = image_source(None, "train", sizes.model.image_size).identity
-    sweep = {seed: _sweep(sizes, world, seed) for seed in seeds}
+    sweep = {seed: sweep_of(sizes, world, seed) for seed in seeds}
     cells: list[Cell] = []
     for seed in seeds:
-        trained = [_Pretraining("world", tier, config) for config in sweep[seed].values()]
-        arms = [_Pretraining("designs", tier, config) for config in _designs(sizes, world, seed)]
+        trained = [Pretraining("world", tier, config) for config in sweep[seed].values()]
+        arms = [Pretraining("designs", tier, config) for config in designs_of(sizes, world, seed)]
         cells += [each.cell() for each in (*trained, *arms)]
         kinds = [kind for kind in MEASURED if kind != "few_labels"]  # of the second sweep alone
         cells += [
@@ -122,18 +73,18 @@ def world_cells(tier: str = "laptop", seeds: Sequence[int] = SEEDS) -> dict[str,
             for patch in (sizes.model.patch, sizes.small_patch)
         ]
     if tier == "laptop":
-        cells += [_tree_world(design, seed) for seed in seeds for design in tree_world.DESIGNS]
+        cells += [tree_world_cell(design, seed) for seed in seeds for design in tree_world.DESIGNS]
         cells += [
-            _tree_world("random", seed, ratio)
+            tree_world_cell("random", seed, ratio)
             for seed in tree_world.SEEDS
             for ratio in ratio_prediction.RATIOS
         ]
         cells += [
-            _moments(
+            moments_cell(
                 "world", image_source(None, "train", (second_moments.SIDE, second_moments.SIDE))
             )
         ]
-        cells += _theory()
+        cells += theory_cells()
         for experiment in EXPERIMENTS.values():
             cells += _experiment(experiment, tier, world, seeds)
         for rung in RUNGS.values():
@@ -173,16 +124,16 @@ def real_cells(
                 " images"
             )
     cells: list[Cell] = []
-    twenty: dict[tuple[str, int], _Pretraining] = {}
+    twenty: dict[tuple[str, int], Pretraining] = {}
     if in20 is not None:
         sizes = tiers.tier("laptop")
         source = image_source(in20, "train", sizes.model.image_size)
         data = source.identity
-        cells.append(_moments("in20", source, str(in20)))
+        cells.append(moments_cell("in20", source, str(in20)))
         twenty = {
-            (run, seed): _Pretraining("in20", "laptop", c, str(in20))
+            (run, seed): Pretraining("in20", "laptop", c, str(in20))
             for seed in seeds
-            for run, c in _sweep(sizes, data, seed).items()
+            for run, c in sweep_of(sizes, data, seed).items()
         }
         cells += [each.cell() for each in twenty.values()]
         cells += [
@@ -196,8 +147,8 @@ def real_cells(
         cells += [_evaluation("probe", "pacs", each, words=where) for each in twenty.values()]
     if dsb2018 is not None:
         nuclei = open_coco(dsb2018, "train")
-        start = _Pretraining(
-            "in20", "laptop", _sweep(tiers.tier("laptop"), data, 0)["r75"], str(in20)
+        start = Pretraining(
+            "in20", "laptop", sweep_of(tiers.tier("laptop"), data, 0)["r75"], str(in20)
         )
         for seed in seeds:
             cells.append(
@@ -225,7 +176,7 @@ def real_cells(
             for seed in seeds
             for config in sizes.sweep(data, seed)["ratio"]
         ]
-        tiny = [_Pretraining("tinyin32", "laptop", config, str(tinyin32)) for config in configs]
+        tiny = [Pretraining("tinyin32", "laptop", config, str(tinyin32)) for config in configs]
         fuller = {"train_images": TINY_TRAINING}
         cells += [each.cell() for each in tiny] + [
             _evaluation("probe", "tinyin32", each, fuller) for each in tiny
@@ -240,90 +191,10 @@ def real_cells(
     return _by_id(cells)
 
 
-@dataclass(frozen=True)
-class _Pretraining:
-    """A pretraining of the list: where its record lies, and what is trained on which folder (None:
-    the embedded world)."""
-
-    data: str
-    tier: str
-    config: PretrainConfig
-    folder: str | None = None
-
-    @property
-    def stem(self) -> str:
-        return f"{self.config.name}-{self.config.hash}"
-
-    @property
-    def where(self) -> Command:
-        return () if self.folder is None else ("--data", self.folder)
-
-    @property
-    def words(self) -> Command:
-        """The command that trains it: what differs from the tier's own."""
-        config, sizes = self.config, tiers.tier(self.tier)
-        side = config.model.image_size[0]
-        own = sizes.at(side).config(config.data)
-        words = ["mae", "pretrain", "--tier", self.tier, *self.where]
-        words += ["--image-size", side] if side != sizes.model.image_size[0] else []
-        words += ["--ratio", config.ratio] if config.ratio != own.ratio else []
-        words += ["--patch", config.model.patch] if config.model.patch != own.model.patch else []
-        words += ["--unit", config.unit] if config.unit != config.model.patch else []
-        words += ["--design", config.design] if config.design != "random" else []
-        words += ["--groups", len(set(config.groups))] if config.groups else []
-        words += ["--margin", config.margin] if config.margin else []
-        words += ["--strict"] if config.strict else []
-        words += ["--steps", config.steps] if config.steps != own.steps else []
-        words += ["--batch", config.batch] if config.batch != own.batch else []
-        words += ["--base-lr", config.base_lr] if config.base_lr != own.base_lr else []
-        words += (
-            ["--decoder-depth", config.model.decoder_depth]
-            if config.model.decoder_depth != own.model.decoder_depth
-            else []
-        )
-        return tuple(map(str, (*words, "--seed", config.seed)))
-
-    def cell(self) -> Cell:
-        return Cell(
-            "pretraining", self.data, self.config.name, self.config.hash, (), (), self.words
-        )
-
-
-def _sweep(sizes: Tier, data: dict, seed: int) -> dict[str, PretrainConfig]:
-    """run → config of the paper's eight."""
-    return {
-        run_name(config, sizes.name): config
-        for half in sizes.sweep(data, seed).values()
-        for config in half
-    }
-
-
-def _designs(sizes: Tier, data: dict, seed: int) -> list[PretrainConfig]:
-    """The arms of §3.6 beside the sweep's own: margins on contiguous and on scattered masks, and
-    masks that follow parts, the object, or groups."""
-    patch = sizes.model.patch
-    arms = [
-        {"unit": 2 * patch},
-        {"unit": 2 * patch, "margin": patch},
-        {"unit": 2 * patch, "margin": patch // 2, "strict": True},
-        {"margin": patch // 2},
-        {"design": "parts"},
-        {"design": "object"},
-        {"design": "groups", "groups": _groups(sizes.name)},
-    ]
-    return [sizes.config(data, seed=seed, **arm) for arm in arms]
-
-
-@lru_cache(maxsize=4)
-def _groups(tier_name: str) -> tuple[int, ...]:
-    model = tiers.tier(tier_name).model
-    return estimate_groups(image_source(None, "train", model.image_size), model.patch, GROUPS)
-
-
 def _evaluation(
     kind: str,
     data: str,
-    of: _Pretraining,
+    of: Pretraining,
     options: Mapping[str, int] | None = None,
     words: Command | None = None,
 ) -> Cell:
@@ -357,7 +228,7 @@ def _detector(
     data: str,
     train,
     tier_name: str,
-    of: _Pretraining | None = None,
+    of: Pretraining | None = None,
     patch: int | None = None,
     seed: int | None = None,
     folder: str | None = None,
@@ -414,65 +285,6 @@ def _stored(stem: str) -> Checkpoint | None:
         return None
 
 
-def _moments(data: str, source, folder: str | None = None) -> Cell:
-    named = second_moments.identity(data, source)
-    last = ("python", "-m", "mae_book.sweep.second_moments")
-    last += ("--data", folder, "--name", data) if folder else ()
-    return Cell("moments", data, named["name"], named["hash"], (), (), last, "--out")
-
-
-def _tree_world(design: str, seed: int, ratio: float = tree_world.Settings.ratio) -> Cell:
-    settings = tree_world.Settings(ratio)
-    identity = tree_world.identity(design, seed, _tree_groups(design, seed), settings)
-    last = ("python", "-m", "mae_book.sweep.tree_world", "--designs", design, "--seeds", str(seed))
-    last += ("--ratios", str(ratio)) if ratio != tree_world.Settings.ratio else ()
-    return Cell("tree_world", "", identity["name"], identity["hash"], (), (), last, "--out")
-
-
-@cache
-def _tree_groups(design: str, seed: int) -> tuple[int, ...] | None:
-    groups = tree_world.DESIGNS[design].groups
-    return groups(_reference(seed)) if groups else None
-
-
-@lru_cache(maxsize=8)
-def _reference(seed: int):
-    return tree_world.TreeWorld(seed).reference
-
-
-def _theory() -> list[Cell]:
-    """The claims of §2: one command a kind and seed makes all its files."""
-    named: dict[str, list[tuple[str, dict]]] = {kind: [] for kind in theory.SEEDS}
-    for seed in theory.SEEDS["theory"]:
-        graphs = {"random graphs": theory.random_graphs(seed)[0]}
-        for several in (False, True):
-            graphs |= {
-                f"{run}, several parents" if several else run: theory.figure_4_run(
-                    run, seed, several
-                )[0]
-                for run in theory.FIGURE_4
-            }
-        named["theory"] += graphs.items()
-    for seed in theory.SEEDS["identify"]:
-        named["identify"] += [theory.fold_run(seed), *theory.identify_runs(seed)]
-    cells = []
-    for kind, runs in named.items():
-        for run, config in runs:
-            last = (
-                "python",
-                "-m",
-                "mae_book.sweep.theorems",
-                "--kind",
-                kind,
-                "--seeds",
-                str(config["seed"]),
-            )
-            cells.append(
-                Cell(kind, "", *theory._named(run, config), (), (), last, "--out", whole=True)
-            )
-    return cells
-
-
 def _experiment(
     experiment: Experiment, tier_name: str, world: dict, seeds: Sequence[int]
 ) -> list[Cell]:
@@ -491,10 +303,10 @@ def _experiment(
     for seed in experiment.seeds:
         if experiment.grows and seed not in seeds:
             continue
-        configs = _sweep(tiers.tier(tier_name), world, seed)
+        configs = sweep_of(tiers.tier(tier_name), world, seed)
         for run in experiment.runs:
             config = replace(configs[run], model=replace(configs[run].model, **model), **own)
-            trained = _Pretraining(data, tier_name, config)
+            trained = Pretraining(data, tier_name, config)
             cells.append(trained.cell())
             cells += [
                 _evaluation(kind, experiment.data, trained, experiment.options)
@@ -507,15 +319,15 @@ def _rung(rung: Rung, tier_name: str, world: dict) -> list[Cell]:
     """The cells of one length of the second sweep, seed by seed, the ratios before the units."""
     sizes, scenes, cells = tiers.tier(tier_name), _scenes(tier_name), []
     for seed in rung.seeds:
-        swept = _sweep(sizes, world, seed)
+        swept = sweep_of(sizes, world, seed)
         trained = [
-            _Pretraining(rung.data, tier_name, replace(swept[run], **rung.training))
+            Pretraining(rung.data, tier_name, replace(swept[run], **rung.training))
             for run in rung.runs
         ]
         arms = (
             [
-                _Pretraining(rung.data, tier_name, replace(c, **rung.training))
-                for c in _designs(sizes, world, seed)
+                Pretraining(rung.data, tier_name, replace(c, **rung.training))
+                for c in designs_of(sizes, world, seed)
             ]
             if seed in rung.arms
             else []

@@ -47,7 +47,7 @@ class Experiment:
         data: folder under results/KIND/ that holds the variant's records. baseline: of the records
             it is set beside.
         training: fields of `PretrainConfig` (or of its model) that are changed; options: those of
-            `mae_lib.evaluation.evaluate.Options`.
+            `mae_lib.evaluation.inputs.Options`.
         seeds, runs, kinds: what is evaluated, run by run for all seeds before the next seed is
             begun; the seeds that are complete count, if three are.
         tests: kind → comparisons that decide on the cause.

@@ -17,13 +17,13 @@ model explains of all pixels' variance, hidden share × (1 − loss), should lie
 Gaussian account and Σ w_h v_h, what A1–A5 allow at most (Corollary 8).
 
 **The embedded world and twenty ImageNet classes.** EV and G are those of the best linear prediction
-of patch colours, from the training images' own second moments (`mae_lib.identification.moments`; mean
-colours of the 8 × 8 patches of 8 px, 8,192 images), far being farther than one patch: G_1 is what
-visible patches beyond the eight neighbours add. Predicted, for the ratio sweep's linear probe
-(``mean/validation``): the order of G_1, and both pairs, decided in the same way. The runs that
-decide are the second sweep's, on the embedded world: 9,600 steps of 16 on the seeds 5 to 7, and
-28,800 on the seeds 3 to 7. The first sweep's, and that of twenty classes after 1,200 steps, are
-shown beside it: both were known.
+of patch colours, from the training images' own second moments
+(`mae_lib.identification.moments`; mean colours of the 8 × 8 patches of 8 px, 8,192 images), far
+being farther than one patch: G_1 is what visible patches beyond the eight neighbours add.
+Predicted, for the ratio sweep's linear probe (``mean/validation``): the order of G_1, and both
+pairs, decided in the same way. The runs that decide are the second sweep's, on the embedded world:
+9,600 steps of 16 on the seeds 5 to 7, and 28,800 on the seeds 3 to 7. The first sweep's, and that
+of twenty classes after 1,200 steps, are shown beside it: both were known.
 
 **Seen before this was written.** The tables of G and EV for ρ = .7, .8, .9 and ν = .2 of the issue
 that asked for this; v_h of the five quad-tree worlds and the prediction from them; of their
@@ -41,9 +41,10 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from mae_book.sweep.tree_world import LEVELS, TreeWorld
+from mae_book.sweep.quad_world import TreeWorld
+from mae_book.sweep.tree_world import LEVELS
 from mae_book.sweep.tree_world import SEEDS as TREE_SEEDS
-from mae_book.verdicts.claims import Claim
+from mae_book.verdicts.claim import Claim
 from mae_book.verdicts.comparisons import Above, Ordered
 from mae_lib.base.runs import RATIO_RUNS
 from mae_lib.theory.worth import context_gain, finite_height_shares

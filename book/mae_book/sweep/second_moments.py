@@ -24,8 +24,8 @@ from mae_lib.base.records import own_record, write_result
 from mae_lib.base.runs import RATIO_RUNS
 from mae_lib.data.datasets import ImageSource
 from mae_lib.data.sources import image_source
+from mae_lib.identification.image_groups import patch_features
 from mae_lib.identification.moments import linear_gain, one_map_explained, patch_covariance
-from mae_lib.identification.structure import patch_features
 
 SIDE, PATCH, IMAGES, MASKS, SEED = 64, 8, 8_192, 64, 0
 """Pixels of an image and of a patch, images looked at (all where there are fewer), masks of a

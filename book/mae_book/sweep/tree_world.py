@@ -8,11 +8,11 @@ mechanism, as image statistics are the same everywhere: with a mechanism of its 
 pilot of 1200 steps learned nothing (loss 0.99 of the variance). A ViT patch is one pixel.
 
 The designs (`DESIGNS`), all at ratio .5, so that the cost is equal: random patches; whole subtrees
-of level 1 (2 × 2) or 2 (4 × 4) of the true tree; 16 or 4 groups that `mae_lib.identification.structure`
-estimates from 4096 draws; *shifted2*, blocks of 4 × 4 moved by one pixel both ways, as large as the
-subtrees and off the tree; random patches and shifted blocks with a margin of one pixel left out of
-the loss. Theorem 1 (`mae_lib.theory.levels`) puts c at level 1 for random and shifted2, at 2 for
-subtrees1 and for both with a margin, at 3 for subtrees2.
+of level 1 (2 × 2) or 2 (4 × 4) of the true tree; 16 or 4 groups that
+`mae_lib.identification.structure` estimates from 4096 draws; *shifted2*, blocks of 4 × 4 moved by
+one pixel both ways, as large as the subtrees and off the tree; random patches and shifted blocks
+with a margin of one pixel left out of the loss. Theorem 1 (`mae_lib.theory.levels`) puts c at level
+1 for random and shifted2, at 2 for subtrees1 and for both with a margin, at 3 for subtrees2.
 
 The test, written before the runs that decide it; pilots saw random masks and seed 1001 alone. Seeds
 0 … 4, each of process, data, first weights and masks alike, the same for all designs (paired), run
@@ -20,13 +20,13 @@ seed by seed; should time end first, the seeds that are complete count, at least
 below. Measure: R², on 2000 fresh draws, of ridge regressions (`mae_lib.evaluation.latents.ridge`,
 fitted on 4000 others) from the mean of the trained encoder's tokens of the whole, unmasked image to
 the noises of a level: ``mean/level3`` … ``mean/level0``, the mean over that level's nodes. What is
-compared is in `mae_book.verdicts.claims.TREE_CLAIMS`, decided as in `mae_book.verdicts.ledger`:
-*reproduced* if the 95 % t-interval of the paired difference lies above 0 for every test of the
-claim, *not reproduced* if one lies below 0, else *undecided*. Reported beside it, deciding nothing:
-the same from one pixel's token (``token/``), by kernel ridge (``mean-kernel/``), from the untrained
-encoder (``untrained/``, ``untrained-kernel/``) and from the raw pixels (``pixels/``,
-``pixels-kernel/``): all that is there, but 256 numbers to regress on from 4000 draws, so no upper
-bound.
+compared is in `mae_book.verdicts.further_claims.TREE_CLAIMS`, decided as in
+`mae_book.verdicts.ledger`: *reproduced* if the 95 % t-interval of the paired difference lies above
+0 for every test of the claim, *not reproduced* if one lies below 0, else *undecided*. Reported
+beside it, deciding nothing: the same from one pixel's token (``token/``), by kernel ridge
+(``mean-kernel/``), from the untrained encoder (``untrained/``, ``untrained-kernel/``) and from the
+raw pixels (``pixels/``, ``pixels-kernel/``): all that is there, but 256 numbers to regress on from
+4000 draws, so no upper bound.
 """
 
 from __future__ import annotations
@@ -44,29 +44,25 @@ import torch
 from sklearn.metrics import r2_score
 from torch import Tensor
 
+from mae_book.sweep.quad_world import GRID, LEVELS, TreeWorld
 from mae_book.verdicts.results import results_directory
 from mae_lib.base.errors import InputError
 from mae_lib.base.intervals import over_seeds
 from mae_lib.base.provenance import provenance
 from mae_lib.base.records import own_record, write_result
 from mae_lib.evaluation.latents import ridge
-from mae_lib.identification.process import LeakyMap, Process, Sample
 from mae_lib.identification.scores import DRAWS, kernel_ridge_r2
 from mae_lib.identification.structure import (
-    bipartitions,
-    estimate_tree,
     information_distances,
     neighbour_joining,
     partition,
-    robinson_foulds,
 )
 from mae_lib.masks.designs import margin_maps, sample_design
 from mae_lib.masks.masking import MaskSpec
 from mae_lib.model.autoencoder import MaskedAutoencoder, ModelConfig
-from mae_lib.theory.graph import LatentGraph, Name, quad_tree
+from mae_lib.theory.graphs import quad_tree
 from mae_lib.theory.levels import shifted_groups, subtree_groups
 
-GRID, LEVELS = (8, 8), 3
 FIT, TEST = 4000, 2000
 """Draws that a ridge regression is fitted on, and draws that it is scored on."""
 
@@ -74,7 +70,6 @@ TOKENS = (18, 21, 42, 45)
 """Pixels whose token is read out by itself, one in each quadrant; the mean over them is
 reported."""
 
-ESTIMATION_DRAWS = 4096
 
 SEEDS = (0, 1, 2, 3, 4)
 
@@ -132,92 +127,6 @@ DESIGNS: dict[str, Design] = {
     "margin1": Design(None, 1),
     "shifted2-margin1": Design(_true(2, 1), 1),
 }
-
-
-class TreeWorld:
-    """Images from a process on the quad-tree: [B, 4, 8, 8], each channel of each pixel standardised
-    over 4096 draws.
-
-    Args:
-        seed: of the mechanisms, one for each level.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.graph: LatentGraph = quad_tree(GRID)
-        generator = torch.Generator().manual_seed(seed)
-        shared = {dim: LeakyMap(dim, generator) for dim in range(1, LEVELS + 2)}
-        # not standardised, as when the runs were registered: a node's own scale would also make
-        # the nodes of a level differ
-        self.process = Process(self.graph, seed, lambda dim, _: shared[dim], standardised=False)
-        self.reference = self._observed(
-            self.process.sample(ESTIMATION_DRAWS, torch.Generator().manual_seed(seed + 2**20))
-        )
-        self._deviation, self._mean = torch.std_mean(self.reference, 0)
-
-    def images(self, sample: Sample) -> Tensor:
-        """float [B, 4, 8, 8] of a sample."""
-        x = (self._observed(sample) - self._mean) / self._deviation
-        return x.transpose(1, 2).unflatten(2, GRID)
-
-    def noises(self, sample: Sample, level: int, below: Name | None = None) -> Tensor:
-        """float [B, nodes of the level]: what is new at a level; of the ancestors of the observable
-        ``below`` alone, where one is given."""
-        nodes = [
-            v
-            for v in self.graph.nodes
-            if self.graph.levels[v] == level and (below is None or v in self.graph.ancestors[below])
-        ]
-        return torch.cat([sample.noises[v] for v in nodes], 1)
-
-    def _observed(self, sample: Sample) -> Tensor:
-        return torch.stack([sample.values[x] for x in self.graph.observables], 1)
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """How well the tree of a quad-tree process is estimated from ``draws`` draws, over ``seeds``
-    processes with a mechanism of its own at each node.
-
-    Attributes:
-        lacking: share of the true tree's bipartitions that the binary tree of neighbour joining
-            lacks, mean over seeds. exact: share of seeds in which the contracted tree
-            (`structure.estimate_tree`) is the true one. groups: share in which cutting gives
-            exactly the 2 × 2 blocks.
-    """
-
-    draws: int
-    seeds: int
-    lacking: float
-    exact: float
-    groups: float
-
-
-def recovery(
-    draws: Sequence[int], grid: tuple[int, int] = (4, 4), seeds: int = 20
-) -> list[Recovery]:
-    """A `Recovery` for each number of draws. InputError as of `structure.information_distances` and
-    `graph.quad_tree`."""
-    graph, rows = quad_tree(grid), []
-    true, wanted = len(bipartitions(graph)), subtree_groups(graph, 1)
-    for count in draws:
-        found = []
-        for seed in range(seeds):
-            values = (
-                Process(graph, seed, standardised=False)
-                .sample(count, torch.Generator().manual_seed(seed + 2**20))
-                .values
-            )
-            distances = information_distances(
-                torch.stack([values[x] for x in graph.observables], 1)
-            )
-            tree = neighbour_joining(distances)
-            lacking = robinson_foulds(tree.rooted(), graph)[0] / true
-            groups = tuple(partition(tree, max(wanted) + 1).tolist()) == wanted
-            found.append(
-                (lacking, robinson_foulds(estimate_tree(distances), graph) == (0, 0), groups)
-            )
-        rows.append(Recovery(count, seeds, *(sum(column) / seeds for column in zip(*found))))
-    return rows
 
 
 def train(

@@ -14,93 +14,21 @@ config's family, at the laptop tier's lengths in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-
-from mae_book.verdicts.comparisons import Above, Alike, AtLeast, Comparison, NotBelow
+from mae_book.verdicts.claim import (
+    IDENTIFIED,
+    SHIFTED,
+    TABLE_1_RATIO,
+    TABLE_1_SIZE,
+    TABLE_2,
+    TABLE_3,
+    Claim,
+    peak,
+    rising,
+    wide,
+)
+from mae_book.verdicts.comparisons import Above, Alike, AtLeast, NotBelow
 from mae_lib.base.errors import InputError
 from mae_lib.base.runs import RATIO_RUNS, SIZE_RUNS
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One row of the ledger.
-
-    Attributes:
-        id, where, statement: the claim. kind: folder under results/ with its measures. chapter: its
-            page. tests: all must come out.
-        paper: measure → run → the paper's number, where it gives numbers (accuracies in percent).
-        data: folder under results/KIND/ that decides; none where a kind has no images (the
-            theory's).
-    """
-
-    id: str
-    where: str
-    statement: str
-    kind: str
-    chapter: str
-    tests: tuple[Comparison, ...]
-    paper: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    data: str = "world"
-
-
-def _peak(measure: str, peak: str, others: Iterable[str]) -> tuple[Above, ...]:
-    return tuple(Above(measure, peak, other) for other in others)
-
-
-def _rising(measure: str, runs: Sequence[str]) -> tuple[Above, ...]:
-    return tuple(Above(measure, high, low) for low, high in zip(runs, runs[1:]))
-
-
-def _percent(rows: Mapping[str, str], runs: Sequence[str]) -> dict[str, dict[str, float]]:
-    return {
-        measure: dict(zip(runs, map(float, numbers.split()))) for measure, numbers in rows.items()
-    }
-
-
-SHIFTED = ("v2", "viewpoint", "rendition", "hard", "sketch")
-"""The embedded world's counterparts of ImageNet-v2, ObjectNet, ImageNet-R, ImageNet-A and
-ImageNet-Sketch, in the order of Table 1."""
-
-TABLE_1_RATIO = _percent(
-    {
-        "mean/validation": "47.45 53.58 60.07 67.41 62.97",
-        "mean/v2": "34.72 40.34 46.71 54.23 49.52",
-        "mean/viewpoint": "9.42 11.54 13.94 18.24 15.87",
-        "mean/rendition": "14.63 18.68 22.44 25.20 19.11",
-        "mean/hard": "2.00 2.49 2.89 3.76 2.76",
-        "mean/sketch": "7.25 10.27 12.58 15.51 10.46",
-    },
-    RATIO_RUNS,
-)
-TABLE_1_SIZE = _percent(
-    {
-        "mean/validation": "62.57 68.96 73.31",
-        "mean/v2": "49.17 55.94 61.35",
-        "mean/viewpoint": "13.44 13.73 19.03",
-        "mean/rendition": "19.42 24.23 27.84",
-        "mean/hard": "3.73 6.29 12.69",
-        "mean/sketch": "10.73 18.81 28.30",
-    },
-    SIZE_RUNS,
-)
-TABLE_3 = _percent(
-    {"box/AP": "30.47 32.38 34.87 39.72 37.17", "mask/AP": "28.24 29.95 32.11 36.35 34.35"},
-    RATIO_RUNS,
-)
-TABLE_2 = {"mean/bias": dict(zip(RATIO_RUNS, (0.1352, 0.2545, 0.2458, 0.2563, 0.2014)))}
-
-IDENTIFIED = ("c = z1", "c = z2", "c = z3", "c = z2, z3")
-"""The cases of `mae_lib.identification.identify` that meet the conditions of Theorem 2."""
-
-WIDE_MASKS = ("xx..", "x...", "xxx.", "x.x.")
-"""Masks that the one wide model of `mae_lib.identification.identify` is measured on: c as in
-`IDENTIFIED`."""
-
-
-def _wide(which: str) -> tuple[str, ...]:
-    return tuple(f"one model, {which}, {mask}" for mask in WIDE_MASKS)
-
 
 # Measures. reconstruction: PROTOCOL/METRIC. attention: TOKEN/MEASURE, lift being the share of
 # attention on the object less the object's share of the area. separability: POOL/MEASURE. probe:
@@ -168,10 +96,10 @@ CLAIMS: dict[str, Claim] = {
             (AtLeast("c_to_code", "fold", 0.9),),
             data="",
         ),
-        # T2t is statement C (mae_lib.identification.excess), registered after it was proved and before
-        # any run of the process with standardised nodes. Seen before, on the process without:
-        # c → code .88 to .98 and c → D(code) .89 to .98 for one wide model of seed 3; c → code of
-        # the four cases on seeds 3 to 7; that the leak shrinks with steps and width.
+        # T2t is statement C (mae_lib.identification.excess), registered after it was proved and
+        # before any run of the process with standardised nodes. Seen before, on the process
+        # without: c → code .88 to .98 and c → D(code) .89 to .98 for one wide model of seed 3; c →
+        # code of the four cases on seeds 3 to 7; that the leak shrinks with steps and width.
         Claim(
             "T2t",
             "Theorem 2, trained (ours)",
@@ -182,18 +110,18 @@ CLAIMS: dict[str, Claim] = {
             (
                 *(AtLeast("code_to_c", case, 0.9) for case in IDENTIFIED),
                 *(AtLeast("c_to_output", case, 0.95) for case in IDENTIFIED),
-                *(AtLeast("output_less_code", run, 0.0) for run in _wide("every mask")),
+                *(AtLeast("output_less_code", run, 0.0) for run in wide("every mask")),
                 *(
                     Above("excess", short, long)
-                    for short, long in zip(_wide("500 steps"), _wide("8000 steps"))
+                    for short, long in zip(wide("500 steps"), wide("8000 steps"))
                 ),
                 *(
                     Above("leak", short, long)
-                    for short, long in zip(_wide("500 steps"), _wide("8000 steps"))
+                    for short, long in zip(wide("500 steps"), wide("8000 steps"))
                 ),
                 *(
                     Above("leak", narrow, wide)
-                    for narrow, wide in zip(_wide("width 32"), _wide("width 256"))
+                    for narrow, wide in zip(wide("width 32"), wide("width 256"))
                 ),
             ),
             data="",
@@ -235,7 +163,7 @@ CLAIMS: dict[str, Claim] = {
             tuple(
                 test
                 for metric in ("ssim", "fsim")
-                for test in _peak(f"readout/{metric}", "r75", ("r10", "r90"))
+                for test in peak(f"readout/{metric}", "r75", ("r10", "r90"))
             ),
         ),
         Claim(
@@ -269,7 +197,7 @@ CLAIMS: dict[str, Claim] = {
             "[CLS] attention is more object-centred from 0.1 to 0.75; 0.9 picks up background",
             "attention",
             "chapter-attention",
-            _peak("cls/lift", "r75", ("r10", "r90")),
+            peak("cls/lift", "r75", ("r10", "r90")),
         ),
         Claim(
             "F7",
@@ -278,7 +206,7 @@ CLAIMS: dict[str, Claim] = {
             " ratios",
             "attention",
             "chapter-attention",
-            _peak("object/lift", "r75", ("r10", "r90")),
+            peak("object/lift", "r75", ("r10", "r90")),
         ),
         Claim(
             "F6p",
@@ -295,7 +223,7 @@ CLAIMS: dict[str, Claim] = {
             "separability",
             "chapter-separability",
             (
-                *_rising("mean/purity", RATIO_RUNS[:4]),
+                *rising("mean/purity", RATIO_RUNS[:4]),
                 Alike("mean/purity", "r75", "r90", margin=0.02),
             ),
         ),
@@ -305,7 +233,7 @@ CLAIMS: dict[str, Claim] = {
             "separability rises with the mask unit",
             "separability",
             "chapter-separability",
-            _rising("mean/purity", SIZE_RUNS),
+            rising("mean/purity", SIZE_RUNS),
         ),
         Claim(
             "T1r",
@@ -313,7 +241,7 @@ CLAIMS: dict[str, Claim] = {
             "linear probing over the ratio peaks at 0.75",
             "probe",
             "chapter-separability",
-            _peak("mean/validation", "r75", ("r10", "r25", "r50", "r90")),
+            peak("mean/validation", "r75", ("r10", "r25", "r50", "r90")),
             {"mean/validation": TABLE_1_RATIO["mean/validation"]},
         ),
         Claim(
@@ -325,7 +253,7 @@ CLAIMS: dict[str, Claim] = {
             tuple(
                 test
                 for name in SHIFTED
-                for test in _peak(f"mean/{name}", "r75", ("r10", "r25", "r50", "r90"))
+                for test in peak(f"mean/{name}", "r75", ("r10", "r25", "r50", "r90"))
             ),
             {f"mean/{name}": TABLE_1_RATIO[f"mean/{name}"] for name in SHIFTED},
         ),
@@ -338,7 +266,7 @@ CLAIMS: dict[str, Claim] = {
             tuple(
                 test
                 for name in ("validation", *SHIFTED)
-                for test in _rising(f"mean/{name}", SIZE_RUNS)
+                for test in rising(f"mean/{name}", SIZE_RUNS)
             ),
             TABLE_1_SIZE,
         ),
@@ -364,7 +292,7 @@ CLAIMS: dict[str, Claim] = {
             tuple(
                 test
                 for measure in TABLE_3
-                for test in _peak(measure, "r75", ("r10", "r25", "r50", "r90"))
+                for test in peak(measure, "r75", ("r10", "r25", "r50", "r90"))
             ),
             TABLE_3,
         ),
@@ -375,7 +303,7 @@ CLAIMS: dict[str, Claim] = {
             "detection",
             "chapter-transfer",
             tuple(
-                test for measure in TABLE_3 for test in _peak(measure, "middle", ("small", "large"))
+                test for measure in TABLE_3 for test in peak(measure, "middle", ("small", "large"))
             ),
         ),
         Claim(
@@ -454,100 +382,6 @@ CLAIMS: dict[str, Claim] = {
         ),
     )
 }
-
-
-def _real(identity: str, data: str, measures: Iterable[str] = ()) -> Claim:
-    """A claim's tests on a folder of photographs; on ``measures`` alone, where that folder does not
-    give all (or gives others, for the shifted sets)."""
-    own = CLAIMS[identity]
-    first = own.tests[0].measure
-    repeated = tuple(
-        replace(test, measure=measure)
-        for measure in measures
-        for test in own.tests
-        if test.measure == first
-    )
-    return replace(own, tests=repeated or own.tests, data=data)
-
-
-REAL: dict[str, Claim] = {
-    each.id: each
-    for each in (
-        *(_real(identity, "in20") for identity in ("F5a", "F5b", "F5c", "F8a", "F8b", "T1r")),
-        _real("T1v", "pacs", ("mean/art_painting", "mean/cartoon", "mean/sketch")),
-        _real("T1p", "in20", ("mean/validation",)),
-        _real("T2s", "geirhos"),
-        _real("T3b", "dsb2018"),
-    )
-}
-"""The claims that are also tested on photographs, by the same tests: models of twenty ImageNet
-classes at 64 px (``in20``; PACS' other styles are its shifted sets) and of Tiny-ImageNet at 32 px
-on Geirhos's cue-conflict stimuli; T3b on nuclei (Data Science Bowl 2018). F6, F7 and F6p need the
-objects' masks, which these folders lack; T3 and T3p need eight models fine-tuned on COCO; S1 to S3
-need the latents, which no photograph tells.
-"""
-
-TREE_CLAIMS: dict[str, Claim] = {
-    claim.id: claim
-    for claim in (
-        Claim(
-            "S2-tree",
-            "§3.6, quad-tree",
-            "masks that hide whole subtrees read out the level they point at better than random"
-            " ones",
-            "tree_world",
-            "chapter-improvements",
-            (
-                Above("mean/level3", "subtrees2-r50", "random-r50"),
-                Above("mean/level2", "subtrees1-r50", "random-r50"),
-            ),
-            data="",
-        ),
-        Claim(
-            "S2e-tree",
-            "§3.6, quad-tree",
-            "the same with the subtrees estimated from data",
-            "tree_world",
-            "chapter-improvements",
-            (
-                Above("mean/level3", "estimated4-r50", "random-r50"),
-                Above("mean/level2", "estimated16-r50", "random-r50"),
-            ),
-            data="",
-        ),
-        Claim(
-            "S2c-tree",
-            "ours",
-            "it is the tree and not the size of the blocks: equally large blocks off the tree read"
-            " out the root worse",
-            "tree_world",
-            "chapter-improvements",
-            (Above("mean/level3", "subtrees2-r50", "shifted2-r50"),),
-            data="",
-        ),
-        Claim(
-            "S1-tree",
-            "§3.6, quad-tree",
-            "a margin on contiguous masks off the tree, which takes c from level 1 to 2, reads out"
-            " level 2 better",
-            "tree_world",
-            "chapter-improvements",
-            (Above("mean/level2", "shifted2-margin1-r50", "shifted2-r50"),),
-            data="",
-        ),
-        Claim(
-            "S1m-tree",
-            "§3.6, scattered",
-            "the same margin on random patches",
-            "tree_world",
-            "chapter-improvements",
-            (Above("mean/level2", "margin1-r50", "random-r50"),),
-            data="",
-        ),
-    )
-}
-"""The comparisons that decide, as `mae_book.verdicts.ledger.decide` takes them with
-`results/tree_world`."""
 
 
 def claim(identity: str) -> Claim:

@@ -20,7 +20,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "probe": ("mae_lib.evaluation.probe", "mae_lib.data.shifted", *_ENCODER),
     "few_labels": ("mae_lib.evaluation.few_labels", "mae_lib.data.shifted", *_ENCODER),
     "knn": ("mae_lib.evaluation.few_labels", "mae_lib.data.shifted", *_ENCODER),
-    "shape_bias": ("mae_lib.evaluation.stimuli", "mae_lib.evaluation.features", *_ENCODER),
+    "shape_bias": ("mae_lib.evaluation.shape_bias", "mae_lib.evaluation.features", *_ENCODER),
     "latents": ("mae_lib.evaluation.latents", *_ENCODER),
     "detection": ("mae_lib.detection.detectors", *_ENCODER),
     "tree_world": ("mae_book.sweep.tree_world",),
@@ -41,10 +41,10 @@ GLUE = dict.fromkeys(
         "shape_bias",
         "latents",
     ),
-    "mae_lib.evaluation.evaluate",
+    ("mae_lib.evaluation.evaluate", "mae_lib.evaluation.inputs"),
 )
-"""kind → a module that opens the images and hands them on; itself without what it imports, since it
-imports every kind's modules."""
+"""kind → modules that open the images and hand them on; these without what they import, since they
+import every kind's modules."""
 
 SILENT = (
     "mae_lib.base",
@@ -82,7 +82,7 @@ def modules(kind: str) -> tuple[str, ...]:
         if module not in reached:
             reached.add(module)
             waiting.extend(imported(module))
-    return tuple(sorted(reached | ({GLUE[kind]} if kind in GLUE else set())))
+    return tuple(sorted(reached | set(GLUE.get(kind, ()))))
 
 
 @cache

@@ -26,7 +26,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import get_args
 
-from mae_book.verdicts.claims import CLAIMS, Claim
+from mae_book.verdicts.claim import Claim
+from mae_book.verdicts.claims import CLAIMS
 from mae_book.verdicts.ledger import Decision, decide
 from mae_book.verdicts.results import read_results, results_directory
 from mae_lib.base.errors import InputError

@@ -16,9 +16,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mae_book.verdicts.claim import Claim
+
 # chapters read these from here, and the runs
-from mae_book.verdicts.claims import CLAIMS, REAL, TREE_CLAIMS, Claim
+from mae_book.verdicts.claims import CLAIMS
 from mae_book.verdicts.comparisons import SEEDS, Comparison, Verdict
+from mae_book.verdicts.further_claims import REAL, TREE_CLAIMS
 from mae_book.verdicts.results import read_results, results_directory
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import write_json

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mae_book.verdicts.claims import Claim
+from mae_book.verdicts.claim import Claim
 from mae_book.verdicts.comparisons import Above
 from mae_book.verdicts.ladder import rung
-from mae_lib.training.tiers import PretrainConfig, tier
+from mae_lib.training.config import PretrainConfig
+from mae_lib.training.tiers import tier
 from mae_lib.worlds.world import World
 
 STEPS = 9_600

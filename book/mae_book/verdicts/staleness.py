@@ -22,7 +22,8 @@ from mae_book.verdicts.results import results_directory
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import write_json
 from mae_lib.base.records import recorded
-from mae_lib.evaluation.evaluate import EVALUATIONS, Options, identity
+from mae_lib.evaluation.evaluate import EVALUATIONS, identity
+from mae_lib.evaluation.inputs import Options
 from mae_lib.training.store import checkpoints
 
 

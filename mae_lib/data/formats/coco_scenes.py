@@ -23,7 +23,8 @@ from mae_lib.base.files import write_text
 from mae_lib.data.annotations import read
 from mae_lib.data.contents import file_digests, fingerprint
 from mae_lib.data.image_files import shown
-from mae_lib.worlds.world import WORLD_VERSION, Scenes
+from mae_lib.worlds.law import WORLD_VERSION
+from mae_lib.worlds.world import Scenes
 
 __all__ = ["scenes_identity", "own_identity", "require_same", "write"]
 

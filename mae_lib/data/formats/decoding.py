@@ -275,7 +275,7 @@ def _decode_bands(
 
 def crop_box(width: int, height: int, draws: Sequence[float], smallest: float) -> Box:
     """A random part of a picture of `width` × `height` pixels, `(left, top, right, bottom)`: what
-    `mae_lib.training.pretrain.augment` and torchvision's RandomResizedCrop draw, but to fractions
+    `mae_lib.training.feeding.augment` and torchvision's RandomResizedCrop draw, but to fractions
     of a pixel.
 
     Its area is uniform in [`smallest`, 1] of the picture's, the logarithm of its width over its

@@ -16,6 +16,7 @@ from mae_lib.data.image_files import (
     ARRAYS,
     EXTENSIONS,
     entries,
+    images_among,
     is_image,
     shown,
     split_folder,
@@ -65,7 +66,7 @@ def select(data: Path, split: str | None, only: Collection[str] | None = None) -
         if only is not None:
             raise InputError(str(error)) from error
         _refuse_inner_splits(root)
-        return _unlabelled(root, _images_under(root), cut, split, str(error))
+        return _unlabelled(root, images_among(walk(root)), cut, split, str(error))
 
 
 def _labelled(
@@ -87,7 +88,7 @@ def _labelled(
         )
     files, labels = [], []
     for label, name in enumerate(classes):
-        found = _images_under(root / name) if name in present else []
+        found = images_among(walk(root / name)) if name in present else []
         if name in present and not found:
             cure = "delete it or fill it; or point at the folder of class folders"
             raise _NoLabels(
@@ -237,14 +238,6 @@ def _locate(directory: Path, split: str | None) -> tuple[Path, Path | None, bool
     if meant == "val" and (train := split_folder(directory, "train")):
         cure += f"; or point at {shown(directory / train)}, of which a tenth is then held out"
     raise InputError(f"{shown(directory)} has no split '{split}' ({found}): {cure}")
-
-
-def _images_under(folder: Path) -> list[str]:
-    """The images under a folder; where there are none, its arrays."""
-    names = sorted(walk(folder))
-    return [name for name in names if is_image(name)] or [
-        name for name in names if name.lower().endswith(ARRAYS)
-    ]
 
 
 def _strangers(names: Iterable[str]) -> str:

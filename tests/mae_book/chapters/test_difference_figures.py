@@ -13,7 +13,7 @@ from mae_book.chapters.difference_figures import (
     paper_table,
 )
 from mae_book.chapters.differences import Effect
-from mae_book.verdicts.claims import Claim
+from mae_book.verdicts.claim import Claim
 from mae_book.verdicts.comparisons import Above, Grows
 from mae_book.verdicts.ledger import Decision, Entry
 from mae_lib.base.errors import InputError

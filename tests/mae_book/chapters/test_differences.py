@@ -18,7 +18,7 @@ from mae_lib.base.errors import InputError
 from mae_lib.base.runs import RATIO_RUNS, RUNS, SIZE_RUNS
 from mae_lib.evaluation.evaluate import SETTINGS
 from mae_lib.model.autoencoder import ModelConfig
-from mae_lib.training.tiers import PretrainConfig
+from mae_lib.training.config import PretrainConfig
 
 MADE_UP = Experiment("long", "", "", "long", training={"steps": 9}, kinds=("probe",))
 EFFECT = {"r10": 0.4, "r75": 0.5, "r90": 0.45}

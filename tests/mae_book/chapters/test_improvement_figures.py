@@ -32,7 +32,8 @@ from mae_book.chapters.improvement_tables import (
     readouts,
     tree_table,
 )
-from mae_book.verdicts.claims import Claim, claim
+from mae_book.verdicts.claim import Claim
+from mae_book.verdicts.claims import claim
 from mae_book.verdicts.comparisons import Above, AtLeast, Grows, NotBelow
 from mae_book.verdicts.ledger import decide
 from mae_lib.base.errors import InputError

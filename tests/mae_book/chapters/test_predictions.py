@@ -10,8 +10,9 @@ from mae_book.chapters.predictions import cell_masks, object_graph, shared_by_de
 from mae_lib.base.errors import InputError
 from mae_lib.masks.designs import margin_maps
 from mae_lib.masks.masking import boundary, hidden_map, mask_batches
-from mae_lib.theory.graph import quad_tree
-from mae_lib.theory.shared import expected_spectrum, locate_shared, mean_level, membership
+from mae_lib.theory.graphs import quad_tree
+from mae_lib.theory.shared import locate_shared
+from mae_lib.theory.spectra import expected_spectrum, mean_level, membership
 from mae_lib.training.tiers import tier
 from mae_lib.worlds.world import World
 

@@ -95,5 +95,5 @@ def test_refusals():
         LedgerExplorer([])
     with pytest.raises(InputError, match="one claim"):
         LedgerExplorer([ROWS[0], ROWS[0]])
-    with pytest.raises(InputError, match="column"):
+    with pytest.raises(InputError, match="no sort 'size': choose one of 'order', 'id'"):
         LedgerExplorer(ROWS).selected(sort="size")

@@ -1,153 +1,45 @@
 """The explorer of levels: every number of its tables is what `locate_shared` says of masks drawn
-anew, and its faces agree. The browser is in another file."""
+anew, and its faces agree; in a browser, its page keeps a unit where the next hierarchy has it."""
 
 from __future__ import annotations
 
 import base64
-import html as markup
 import math
 import re
 import shlex
 
 import numpy as np
 import pytest
-import torch
+from bs4 import BeautifulSoup
+from test_level_spectra import SETTINGS
 
+from browser import in_browser, tab, tab_to, write  # noqa: F401 (tab is a fixture)
+from explorers import READ, SMALL, explorer, follow, levels, look
 from looking import Page, drawn  # noqa: F401 (renders and closes every figure)
-from mae_book.explorers.level_explorer import (
+from mae_book.explorers.level_explorer import LevelExplorer
+from mae_book.explorers.level_spectra import (
     EXAMPLES,
     MEASURES,
     MOST_MASKS,
-    RATIOS,
-    LevelExplorer,
     Levels,
     level_graphs,
     sampled_levels,
 )
-from mae_book.explorers.shared_explorer import CHAPTER
 from mae_book.verdicts.results import repository
 from mae_lib.base.errors import InputError
-from mae_lib.base.intervals import Interval, bootstrap
+from mae_lib.base.intervals import Interval
 from mae_lib.base.parameters import check_notebook_parameters
-from mae_lib.masks.masking import mask_batches
-from mae_lib.theory.graph import LatentGraph, quad_tree
-from mae_lib.theory.levels import mask_levels
-from mae_lib.theory.shared import expected_spectrum, locate_shared, tree_membership
-
-SMALL = {"quad": (quad_tree((4, 4)), (4, 4)), "pairs": (quad_tree((4, 8), 2), (4, 8))}
-SETTINGS = [
-    ("quad", "random", 1, 0.25),
-    ("quad", "random", 2, 0.75),
-    ("pairs", "random", 2, 0.5),
-    ("pairs", "independent", 1, 0.1),
-    ("pairs", "block", 1, 0.5),
-]
-
-
-def small(**arguments) -> LevelExplorer:
-    return LevelExplorer(SMALL, **{"ratios": (0.1, 0.25, 0.5, 0.75), "masks": 60, **arguments})
+from mae_lib.theory.graph import LatentGraph
+from mae_lib.theory.graphs import quad_tree
 
 
 @pytest.fixture(scope="module")
-def explorer() -> LevelExplorer:
-    return small(selected="pairs", law="random", unit=2, ratio=0.25, example=1)
-
-
-@pytest.fixture(scope="module")
-def text(explorer) -> str:
-    return explorer.html()
+def shown() -> LevelExplorer:
+    return levels(selected="pairs", law="random", unit=2, ratio=0.25, example=1)
 
 
 def words(interval: Interval) -> str:
     return f"{interval:.4f}" if interval.value else "none seen"
-
-
-def drawn_masks(
-    name: str, law: str, unit: int, ratio: float, masks: int, seed: int = 0
-) -> torch.Tensor:
-    return torch.cat(
-        [m for m, _ in mask_batches(law, SMALL[name][1], ratio, unit, masks=masks, seed=seed)]
-    )
-
-
-# --------------------------------------------------------------------------------------------------
-# The numbers
-
-
-@pytest.mark.parametrize("name, law, unit, ratio", SETTINGS)
-def test_every_number_is_that_of_locate_shared_one_mask_at_a_time(name, law, unit, ratio):
-    graph, grid = SMALL[name]
-    found, masks = (
-        sampled_levels(graph, grid, law, unit, ratio, 150, seed=3),
-        drawn_masks(name, law, unit, ratio, 150, seed=3),
-    )
-    counts = torch.zeros(150, graph.height, dtype=torch.float64)
-    for k, mask in enumerate(masks):
-        shared = locate_shared(
-            graph, [x for x, hidden in zip(graph.observables, mask.tolist()) if hidden]
-        )
-        for level, count in shared.level_spectrum.items():
-            counts[k, level - 1] = count
-        if k < EXAMPLES:
-            assert torch.equal(found.masks[k], mask)
-            assert {
-                z for z, inside in zip(graph.latents, found.c[k].tolist()) if inside
-            } == shared.c
-    total, levels = counts.sum(), torch.arange(1, graph.height + 1)
-    assert found.hidden == pytest.approx(float(masks.double().mean()))
-    assert (
-        len(found.masks) == len(found.c) == EXAMPLES
-        and len(found.share) == len(found.chance) == graph.height
-    )
-    for level in range(graph.height):
-        latents = sum(graph.levels[z] == level + 1 for z in graph.latents)
-        pair = torch.stack([counts[:, level], counts.sum(1)], 1)
-        for interval, expected in (
-            (found.share[level], bootstrap(pair, lambda x: x[..., 0].sum(1) / x[..., 1].sum(1))),
-            (found.chance[level], bootstrap(counts[:, level] / latents)),
-        ):
-            assert [interval.value, interval.low, interval.high] == pytest.approx(
-                [expected.value, expected.low, expected.high], abs=1e-12
-            ) and interval.n == 150
-    assert found.level.value == pytest.approx(float((counts * levels).sum() / total))
-    members = bootstrap(counts.sum(1))
-    assert [found.members.value, found.members.low, found.members.high] == pytest.approx(
-        [members.value, members.low, members.high]
-    )
-    assert sum(share.value for share in found.share) == pytest.approx(1)
-
-
-def test_the_mean_level_is_mask_levels_own():
-    for name, law, unit, ratio in SETTINGS:
-        graph, grid = SMALL[name]
-        mine, theirs = (
-            sampled_levels(graph, grid, law, unit, ratio, 80).level,
-            mask_levels(graph, mask_batches(law, grid, ratio, unit, masks=80)).level,
-        )
-        assert [mine.value, mine.low, mine.high] == pytest.approx(
-            [theirs.value, theirs.low, theirs.high], abs=1e-12
-        )
-
-
-def test_chances_are_the_closed_form_within_their_intervals():
-    graph, grid = SMALL["pairs"]
-    latents = np.array(
-        [
-            sum(graph.levels[z] == level for z in graph.latents)
-            for level in range(1, graph.height + 1)
-        ]
-    )
-    inside = []
-    for seed, ratio in enumerate(RATIOS):
-        exact = expected_spectrum(graph, tree_membership(graph, ratio))[1:]
-        found = sampled_levels(graph, grid, "independent", 1, ratio, seed=seed).chance
-        # An interval means something where the event is seen now and then: 30 times in all masks.
-        inside += [
-            f.low <= value / n <= f.high
-            for f, value, n in zip(found, exact, latents)
-            if value * MOST_MASKS > 30
-        ]
-    assert len(inside) > 45 and np.mean(inside) > 0.87
 
 
 def test_a_mask_that_shares_nothing_leaves_no_share():
@@ -164,51 +56,30 @@ def test_a_mask_that_shares_nothing_leaves_no_share():
         and math.isnan(empty.level.value)
         and empty.chance[0].value == 0 == empty.members.value
     )
-    explorer = LevelExplorer({"halves": (halves, (1, 2))}, ratios=(0.5,), masks=20)
-    assert explorer.beside_the_paper("halves", "random", 1) == "these masks leave no c at any ratio"
-    assert (
-        explorer.example_words("halves", "random", 1, 0.5, 0) == "hides 1 of 2 patches; c is empty"
-    )
-    table = Page(explorer.html()).data()["graphs"][0]["masks"][0]["settings"][0]
-    assert (
-        table["share"] == ["undefined"]
-        and table["level"] == "undefined"
-        and table["at"] == [None, None]
-    )
-    explorer.figure()
+    alone = LevelExplorer({"halves": (halves, (1, 2))}, ratios=(0.5,), masks=20)
+    assert alone.beside_the_paper("halves", "random", 1) == "these masks leave no c at any ratio"
+    assert alone.example_words("halves", "random", 1, 0.5, 0) == "hides 1 of 2 patches; c is empty"
+    table = Page(alone.html()).data()["graphs"][0]["masks"][0]["settings"][0]
+    assert table["share"] == ["undefined"] and table["level"] == "undefined"
+    alone.figure()
 
 
-# --------------------------------------------------------------------------------------------------
-# The page
-
-
-def test_every_entry_of_the_page_is_the_librarys(text, explorer):
-    page = Page(text)
-    assert page.open == [] and len(page.scripts) == 1 and len(set(page.ids)) == len(page.ids)
-    data, seen = page.data(), 0
-    assert data["ratios"] == [0.1, 0.25, 0.5, 0.75] and [g["name"] for g in data["graphs"]] == list(
-        SMALL
-    )
-    assert data["selected"] == {
-        "graph": 1,
-        "law": "random",
-        "unit": 2,
-        "ratio": 1,
-        "example": 1,
-        "measure": "share",
-    }
+def test_every_entry_of_the_page_is_the_librarys(shown):
+    data, seen = Page(shown.html()).data(), 0
+    assert [row[0] for row in data["choices"]["ratio"]] == [0.1, 0.25, 0.5, 0.75]
+    assert [table["name"] for table in data["graphs"]] == list(SMALL)
     for table in data["graphs"]:
         graph, (rows, columns) = SMALL[table["name"]]
         assert table["levels"] == [graph.levels[z] for z in graph.latents] and (
             table["columns"],
             table["patches"],
         ) == (columns, rows * columns)
-        assert [(m["law"], m["unit"]) for m in table["masks"]] == explorer.rows(table["name"])
+        assert [(m["law"], m["unit"]) for m in table["masks"]] == shown.rows(table["name"])
         for masks in table["masks"]:
-            assert masks["paper"] == explorer.beside_the_paper(
+            assert masks["paper"] == shown.beside_the_paper(
                 table["name"], masks["law"], masks["unit"]
             )
-            for ratio, setting in zip(data["ratios"], masks["settings"], strict=True):
+            for ratio, setting in zip(shown.ratios, masks["settings"], strict=True):
                 key = (table["name"], masks["law"], masks["unit"], ratio)
                 try:
                     found = sampled_levels(graph, (rows, columns), *key[1:], 60)
@@ -217,7 +88,7 @@ def test_every_entry_of_the_page_is_the_librarys(text, explorer):
                         "hidden": f"no such mask: {error}",
                         "level": "–",
                         "members": "–",
-                    } and explorer.levels(*key) == str(error)
+                    } and shown.levels(*key) == str(error)
                     continue
                 seen += 1
                 assert (
@@ -243,8 +114,8 @@ def test_every_entry_of_the_page_is_the_librarys(text, explorer):
     assert seen > 20
 
 
-def test_an_outline_is_the_border_of_the_patches_below_a_latent(text):
-    for table in Page(text).data()["graphs"]:
+def test_an_outline_is_the_border_of_the_patches_below_a_latent(shown):
+    for table in Page(shown.html()).data()["graphs"]:
         graph, (_, columns) = SMALL[table["name"]]
         for z, path in zip(graph.latents, table["outlines"], strict=True):
             places = [
@@ -260,123 +131,57 @@ def test_an_outline_is_the_border_of_the_patches_below_a_latent(text):
             )
 
 
-def test_a_chart_has_a_point_a_setting_and_a_gap_where_there_is_none(text, explorer):
-    table = Page(text).data()["graphs"][0]
-    lines = re.findall(
-        r'<g data-row="(\d)"[^>]*>(?:(?!</g>).)*?<path class="line" d="([^"]*)"', text
-    )[: 2 * len(table["masks"])]
-    for k, masks in enumerate(table["masks"]):
-        for chart, offset in ((0, 0), (1, len(table["masks"]))):
-            row, path = lines[k + offset]
-            points = [s["at"][chart] for s in masks["settings"] if "at" in s]
-            assert (
-                int(row) == k
-                and [list(map(float, p.split())) for p in re.split("[ML]", path)[1:]] == points
-            )
-    without = [m["unit"] for m in table["masks"] if any("at" not in s for s in m["settings"])]
-    assert without == [2]  # of the 4 units of 2 × 2 patches a ratio of 0.1 hides none
-    level = [
-        s["at"][0][1]
-        for s in next(m for m in table["masks"] if m["law"] == "random" and m["unit"] == 2)[
-            "settings"
-        ][1:]
-    ]
-    assert level == pytest.approx([10.0] * 3)  # level 2 of 2, at the top
-
-
-def test_the_page_is_one_fragment_that_keeps_to_itself(text, explorer):
-    assert not re.search(
-        r"https?:(?!//www\.w3\.org/2000/svg)|@import|url\(|innerHTML|fetch|XMLHttp", text
-    )
-    for _, attributes in Page(text).elements:
-        assert not {"src", "href", "onclick"} & attributes.keys()
-    assert f'[id="{Page(text).ids[0]}"]' in Page(text).scripts[0]
-    # the same at every build
-    assert (
-        text
-        == small(selected="pairs", law="random", unit=2, ratio=0.25, example=1).html()
-        == explorer._repr_html_()
-    )
-    assert Page(small().html()).ids != Page(text).ids
+def test_a_chart_has_a_point_a_setting_and_a_gap_where_there_is_none(shown):
+    soup = BeautifulSoup(shown.picture(*shown.start), "html.parser")
+    for chart in soup.select(".chart"):
+        for group, row in zip(chart.select("g"), shown.rows("pairs"), strict=True):
+            means = shown.means("pairs", *row)
+            path = group.select_one(".line")["d"]
+            points = [list(map(float, p.split())) for p in re.split("[ML]", path)[1:]]
+            assert points == [[r, round(-p.value, 4)] for r, p in means.items()]
+            here = row == ("random", 2)
+            assert group.has_attr("data-on") == here
+            mark = f"M0.25 {-means[0.25].value:.4f}h0" if here else ""
+            assert group.select_one(".mark")["d"] == mark
+    # of the 4 units of 2 × 2 patches a ratio of 0.1 hides none
+    assert list(shown.means("quad", "random", 2)) == [0.25, 0.5, 0.75]
 
 
 def test_the_books_own_page_is_light_enough():
     assert len(LevelExplorer(masks=10).html().encode()) < 400_000
 
 
-def test_without_scripts_the_page_shows_its_first_state(text, explorer):
-    before_script = text.split("<script>")[0]
-    shown = before_script.split('<div data-graph="1">')[1]
-    assert '<div data-graph="0" hidden>' in before_script
-    assert explorer.example_words("pairs", "random", 2, 0.25, 1) in markup.unescape(shown)
-    found = explorer.levels("pairs", "random", 2, 0.25)
-    assert re.findall(r'class="value">([^<]*)', shown) == [words(v) for v in found.share][::-1]
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["</script><b id=out>", "<!--<script>", '"}];alert(1);//', "$id ${data} $$", "日本 & <i>"],
-)
-def test_a_name_cannot_break_out(name):
-    page = Page(LevelExplorer({name: SMALL["quad"]}, ratios=(0.5,), masks=5).html())
-    assert page.open == [] and len(page.scripts) == 1 and len(page.ids) == 1
-    assert (
-        page.data()["graphs"][0]["name"] == name
-        and "<" not in page.scripts[0].split("const data")[1].split("const at")[0]
-    )
-
-
 # --------------------------------------------------------------------------------------------------
 # The other faces, and the command
 
 
-def test_the_live_face_shows_the_librarys_answer(explorer):
-    for name, law, unit, ratio in SETTINGS + [("quad", "random", 2, 0.1)]:
+def test_the_drawing_shows_the_librarys_answer(shown):
+    for name, law, unit, ratio in [*SETTINGS, ("quad", "random", 2, 0.1)]:
         for measure in MEASURES:
-            shown = explorer.live_html(name, law, unit, ratio, 2, measure)
-            found = explorer.levels(name, law, unit, ratio)
-            assert (
-                markup.escape(explorer.command(name, law, unit, ratio, 2, measure)) in shown
-                and MEASURES[measure] in shown
-            )
-            for text in (
-                *explorer.reading(name, law, unit, ratio).values(),
-                explorer.example_words(name, law, unit, ratio, 2),
-            ):
-                assert markup.escape(text) in shown
-            values = re.findall(r'class="value">([^<]*)', shown)
+            soup = BeautifulSoup(shown.picture(name, law, unit, ratio, 2, measure), "html.parser")
+            found = shown.levels(name, law, unit, ratio)
+            assert soup.select_one(".measure").get_text() == MEASURES[measure]
+            values = [cell.get_text() for cell in soup.select(".value")]
             if isinstance(found, str):
-                assert set(values) == {"–"} and found.startswith(
-                    "masking ratio 0.1 hides no unit of 4"
-                )
+                assert set(values) == {"–"} and found.startswith("masking ratio 0.1 hides no unit")
                 continue
             assert values == [words(v) for v in getattr(found, measure)][::-1]
-            hidden = re.search(r'class="hidden" d="([^"]*)"', shown)[1]
-            columns = SMALL[name][1][1]
-            assert (
-                sorted(int(y) * columns + int(x) for x, y in re.findall(r"M(\d+) (\d+)", hidden))
-                == found.masks[2].nonzero()[:, 0].tolist()
-            )
+            lengths = [
+                float(re.search(r"width:([\d.]+)", bar["style"])[1])
+                for bar in soup.select(".track .fill")
+            ]
+            shares = [100 * v.value for v in getattr(found, measure)][::-1]
+            assert lengths == pytest.approx(shares, abs=0.011)
+            hidden, columns = soup.select_one(".mask .hidden")["d"], SMALL[name][1][1]
+            places = [int(y) * columns + int(x) for x, y in re.findall(r"M(\d+) (\d+)", hidden)]
+            assert sorted(places) == found.masks[2].nonzero()[:, 0].tolist()
 
 
-def test_the_widget_answers_every_control(explorer):
-    graph, law, unit, ratio, example, measure, shown = explorer.widget().children
-    state = lambda: (
-        graph.value,
-        law.value,
-        unit.value if law.value == "random" else 1,
-        ratio.value,
-        example.value,
-        measure.value,
-    )
-    assert state() == explorer.selected == (
-        "pairs",
-        "random",
-        2,
-        0.25,
-        1,
-        "share",
-    ) and shown.value == explorer.live_html(*state())
+def test_the_widget_answers_every_control(shown):
+    *controls, error, view = shown.widget().children
+    graph, law, unit, ratio, example, measure = controls
+    state = lambda: tuple(control.value for control in controls)
+    assert state() == shown.start == ("pairs", "random", 2, 0.25, 1, "share")
     for control, value in (
         (ratio, 0.5),
         (unit, 1),
@@ -389,32 +194,27 @@ def test_the_widget_answers_every_control(explorer):
         (graph, "pairs"),
     ):
         control.value = value
-        assert shown.value == explorer.live_html(*state())
-        assert unit.disabled == (law.value != "random") and list(unit.options) == [
-            u for kind, u in explorer.rows(graph.value) if kind == "random"
-        ]
+        assert view.value == shown.live_html(*state()) and not error.value
+        offered = [u for kind, u in shown.rows(graph.value) if kind == law.value]
+        assert [u for _, u in unit.options] == offered and unit.disabled == (law.value != "random")
     assert state() == ("pairs", "random", 2, 0.5, 2, "chance")
 
 
-def test_the_figure_is_the_selected_state(explorer):
-    left, middle, right = explorer.figure().axes
-    found = explorer.levels(*explorer.selected[:4])
-    assert [bar.get_width() for bar in left.patches] == pytest.approx(
-        [v.value for v in found.share]
-    )
-    assert (
-        sorted(int(p.get_y()) * 8 + int(p.get_x()) for p in middle.patches[1:])
-        == found.masks[1].nonzero()[:, 0].tolist()
-    )
-    assert len(right.lines) == len(explorer.rows("pairs")) + 1
-    assert [float(v[0]) for v in right.lines[-1].get_data()] == pytest.approx(
+def test_the_figure_is_the_selected_state(shown):
+    left, middle, right = shown.figure().axes
+    found = shown.levels(*shown.start[:4])
+    lengths = [bar.get_width() for bar in left.patches]
+    assert lengths == pytest.approx([v.value for v in found.share])
+    assert np.array_equal(middle.images[0].get_array().reshape(-1), found.masks[1])
+    assert len(right.lines) == len(shown.rows("pairs")) + 1
+    assert [float(v[0]) for v in right.lines[0].get_data()] == pytest.approx(
         [0.25, found.level.value]
     )
-    small(unit=2, ratio=0.1).figure()  # of which there is no mask
+    levels(unit=2, ratio=0.1).figure()  # of which there is no mask
 
 
-def test_what_is_said_beside_the_paper_follows_from_the_intervals(explorer, monkeypatch):
-    real = explorer.levels("pairs", "random", 1, 0.5)
+def test_what_is_said_beside_the_paper_follows_from_the_intervals(shown, monkeypatch):
+    real = shown.levels("pairs", "random", 1, 0.5)
 
     def faked(*levels):
         found = {
@@ -427,15 +227,15 @@ def test_what_is_said_beside_the_paper_follows_from_the_intervals(explorer, monk
                 real.masks,
                 real.c,
             )
-            for r, v in zip(explorer.ratios, levels)
+            for r, v in zip(shown.ratios, levels)
         }
-        monkeypatch.setattr(explorer, "levels", lambda name, law, unit, ratio: found[ratio])
-        return explorer.beside_the_paper("pairs", "random", 1)
+        monkeypatch.setattr(shown, "levels", lambda name, law, unit, ratio: found[ratio])
+        return shown.beside_the_paper("pairs", "random", 1)
 
     assert faked(1, 2, 2, 1).endswith("lower at both ends, as the paper says")
     assert faked(3, 2, 2, 3).endswith("higher at both ends: the other way round")
-    for levels in ((1, 2, 2, 2), (2, 2, 2, 1), (2, 2, 2.1, 2), (1, 2, 2, 3)):
-        assert faked(*levels).endswith(
+    for values in ((1, 2, 2, 2), (2, 2, 2, 1), (2, 2, 2.1, 2), (1, 2, 2, 3)):
+        assert faked(*values).endswith(
             "not lower at both ends, or by less than these masks can tell"
         )
     assert faked(1, 3, 2, 1).startswith(
@@ -448,10 +248,10 @@ def test_what_is_said_beside_the_paper_follows_from_the_intervals(explorer, monk
     [({"masks": 4000}, {}), ({"masks": 200, "seed": 7}, {"tier": "smoke", "seed": 7})],
 )
 def test_the_command_gives_the_state_back(arguments, given):
-    explorer = LevelExplorer(**arguments)
+    shown = LevelExplorer(**arguments)
     state = ("quad-tree-14", "random", 7, 0.35, 2, "chance")
-    program, notebook, output, *options = shlex.split(explorer.command(*state))
-    assert (program, notebook, output) == ("papermill", CHAPTER, "out.ipynb") and set(
+    program, notebook, output, *options = shlex.split(shown.command(*state))
+    assert (program, notebook, output) == ("papermill", LevelExplorer.CHAPTER, "out.ipynb") and set(
         options[::3]
     ) == {"-p"}
     kinds = {"level_unit": int, "level_example": int, "level_ratio": float, "seed": int}
@@ -472,15 +272,15 @@ def test_the_command_gives_the_state_back(arguments, given):
             state,
         )
     )
-    check_notebook_parameters(repository() / CHAPTER, found)
+    check_notebook_parameters(repository() / LevelExplorer.CHAPTER, found)
 
 
 def test_what_the_chapter_does_not_have_has_a_call_instead():
     graph, _grid = SMALL["pairs"]
-    explorer = small(selected="pairs")
-    call = explorer.command("pairs", "random", 2, 0.25, 1)
+    shown = levels(selected="pairs")
+    call = shown.command("pairs", "random", 2, 0.25, 1)
     assert call == "sampled_levels(graph, (4, 8), 'random', 2, 0.25, masks=60, seed=0)"
-    assert eval(call).level == explorer.levels("pairs", "random", 2, 0.25).level
+    assert eval(call).level == shown.levels("pairs", "random", 2, 0.25).level
     assert (
         LevelExplorer(masks=77)
         .command("quad-tree-16", "block", 1, 0.5)
@@ -499,7 +299,7 @@ def test_what_the_chapter_does_not_have_has_a_call_instead():
         )
 
 
-def test_bad_input_is_named(explorer):
+def test_bad_input_is_named(shown):
     for arguments, says in (
         ({"graphs": {}}, "at least one hierarchy"),
         ({"ratios": ()}, "and one ratio"),
@@ -509,22 +309,57 @@ def test_bad_input_is_named(explorer):
             {"graphs": {"q": (quad_tree((4, 4)), (4, 5))}},
             "grid of 4 × 5 patches does not fit graph 'q', which has 16",
         ),
-        ({"selected": "nothing"}, "no hierarchy 'nothing': choose one of quad-tree-16"),
-        ({"law": "none"}, "no law of masks 'none': choose one of random"),
-        ({"unit": 3}, "'random' over 'quad-tree-16' have no unit 3: choose one of 1, 2, 4, 8"),
+        ({"selected": "nothing"}, "no graph 'nothing': choose one of 'quad-tree-16'"),
+        ({"law": "none"}, "no law 'none': choose one of 'random'"),
+        ({"unit": 3}, "no unit 3: choose one of 1, 2, 4, 8"),
         (
             {"law": "block", "unit": 2},
-            "'block' over 'quad-tree-16' have no unit 2: choose one of 1",
+            "no unit 2: choose one of 1",
         ),
-        ({"ratio": 0.51}, "0.51 is not tabulated: choose one of 0.05"),
-        ({"example": 3}, "no example mask 3"),
-        ({"measure": "mean"}, "no measure 'mean': choose one of share, chance"),
+        ({"ratio": 0.51}, "no ratio 0.51: choose one of 0.05, 0.1, 0.15, 0.2, …, 0.95"),
+        ({"example": 3}, "no example 3"),
+        ({"measure": "mean"}, "no measure 'mean': choose one of 'share', 'chance'"),
     ):
         with pytest.raises(InputError, match=re.escape(says)):
             LevelExplorer(**arguments)
-    with pytest.raises(InputError, match="no hierarchy 'nothing'"):
-        explorer.levels("nothing", "random", 1, 0.5)
+    with pytest.raises(InputError, match="no graph 'nothing'"):
+        shown.levels("nothing", "random", 1, 0.5)
     with pytest.raises(InputError, match="draw 1 to 4000"):
         sampled_levels(*SMALL["quad"], "random", 1, 0.5, 5000)
     with pytest.raises(InputError, match="hides no unit"):
         sampled_levels(*SMALL["quad"], "random", 2, 0.1)
+
+
+# --------------------------------------------------------------------------------------------------
+# In a browser
+
+
+@in_browser
+def test_every_setting_by_link(tab, tmp_path):
+    shown, k = explorer("levels"), 0
+    tab.screen(1100, 1500)
+    tab.open(write(tmp_path, shown.html()))
+    for name in SMALL:
+        for law, unit in shown.rows(name):
+            for ratio in shown.ratios:
+                state = (name, law, unit, ratio, k % EXAMPLES, list(MEASURES)[k % 2])
+                follow(tab, shown.link(*state))
+                found, k = look(tab, shown), k + 1
+                assert found["state"] == state and not found["note"]
+    assert k > 30
+
+
+@in_browser
+def test_a_unit_that_the_next_hierarchy_lacks_becomes_the_nearest(tab, tmp_path):
+    shown = explorer("levels")
+    focus = f"const read = function () {{ {READ} }}; return read('levels');"
+    tab.open(write(tmp_path, shown.html()) + shown.link("pairs", "random", 4, 0.5, 0, "share"))
+    for role, keys, state in (
+        ("graph", ["Home"], ("quad", "random", 2)),
+        ("law", ["Home", "Down", "Down"], ("quad", "block", 1)),
+        ("law", ["Home"], ("quad", "random", 2)),
+        ("graph", ["Down"], ("pairs", "random", 4)),  # what was asked for is there again
+    ):
+        tab_to(tab, focus, role, "Shift+Tab" if keys == ["Down"] else "Tab")
+        tab.press(*keys)
+        assert look(tab, shown)["state"] == (*state, 0.5, 0, "share")

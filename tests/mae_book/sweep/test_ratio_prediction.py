@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mae_book.sweep import ratio_prediction
+from mae_book.sweep.quad_world import TreeWorld
 from mae_book.sweep.ratio_prediction import (
     DECIDING,
     RATIOS,
@@ -21,11 +22,10 @@ from mae_book.sweep.ratio_prediction import (
     tree_curves,
     tree_variances,
 )
-from mae_book.sweep.tree_world import TreeWorld
 from mae_book.verdicts.results import results_directory
 from mae_lib.base.runs import RATIO_RUNS
 from mae_lib.identification.excess import determined_share
-from mae_lib.theory.graph import quad_tree
+from mae_lib.theory.graphs import quad_tree
 
 
 def test_pixels_meet_where_the_tree_says():

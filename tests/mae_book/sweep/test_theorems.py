@@ -12,26 +12,31 @@ from functools import partial
 import numpy as np
 import pytest
 
+from mae_book.sweep import random_graphs as random_graphs_module
 from mae_book.sweep import theorems as theory
-from mae_book.sweep.theorems import (
+from mae_book.sweep.random_graphs import (
     FAMILIES,
-    FIGURE_4,
-    SEEDS,
     check_mask,
-    evaluate_identify,
-    evaluate_theory,
-    figure_4_run,
     layered_hierarchies,
     mask_like_figure_4,
-    random_graphs,
     random_hierarchies,
     random_masks,
 )
-from mae_book.verdicts.claims import CLAIMS, IDENTIFIED
+from mae_book.sweep.theorems import (
+    FIGURE_4,
+    SEEDS,
+    evaluate_identify,
+    evaluate_theory,
+    figure_4_run,
+    random_graphs,
+)
+from mae_book.verdicts.claim import IDENTIFIED
+from mae_book.verdicts.claims import CLAIMS
 from mae_lib.base.errors import InputError
-from mae_lib.identification.identify import FIGURES, Case, CaseResult, table_cases
+from mae_lib.identification.cases import FIGURES, Case, CaseResult, table_cases
 from mae_lib.theory.conditions import linear_model
-from mae_lib.theory.graph import LatentGraph, figure_4
+from mae_lib.theory.graph import LatentGraph
+from mae_lib.theory.graphs import figure_4
 from mae_lib.theory.shared import locate_shared
 
 PAIR = LatentGraph([("z", "x"), ("z", "y")], ["x", "y"])
@@ -42,10 +47,10 @@ THEORY_CLAIMS = [claim for claim in CLAIMS.values() if claim.kind == "theory"]
 
 
 def wrong(monkeypatch, change) -> None:
-    """Has `theory` locate what ``change`` makes of the right answer."""
-    monkeypatch.setattr(
-        theory, "locate_shared", lambda graph, masked: change(locate_shared(graph, masked))
-    )
+    """Has what is tested locate what ``change`` makes of the right answer."""
+    changed = lambda graph, masked: change(locate_shared(graph, masked))
+    for module in (theory, random_graphs_module):
+        monkeypatch.setattr(module, "locate_shared", changed)
 
 
 def measured(pair) -> dict[str, float]:

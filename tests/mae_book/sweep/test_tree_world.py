@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from mae_book.sweep import tree_world
+from mae_book.sweep.quad_world import TreeWorld
 from mae_book.sweep.tree_world import (
     DESIGNS,
     FIT,
     TEST,
     Settings,
-    TreeWorld,
     evaluate_tree_world,
     first_weights,
     train,
@@ -23,7 +23,7 @@ from mae_book.verdicts.ledger import by_run, decide
 from mae_book.verdicts.results import read_results
 from mae_lib.base.errors import InputError
 from mae_lib.base.intervals import Interval
-from mae_lib.theory.graph import quad_tree
+from mae_lib.theory.graphs import quad_tree
 from mae_lib.theory.levels import subtree_groups
 
 

@@ -11,7 +11,8 @@ from datetime import datetime
 import pytest
 
 from mae_book.verdicts import ladder, results
-from mae_book.verdicts.claims import CLAIMS, SHIFTED
+from mae_book.verdicts.claim import SHIFTED
+from mae_book.verdicts.claims import CLAIMS
 from mae_book.verdicts.ladder import DECIDING, RUNGS, rung, smallest_effect
 from mae_book.verdicts.results import results_directory
 from mae_lib.base.errors import InputError

@@ -9,8 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mae_book.verdicts.claims import CLAIMS, REAL, Claim, claim
+from mae_book.verdicts.claim import Claim
+from mae_book.verdicts.claims import CLAIMS, claim
 from mae_book.verdicts.comparisons import SEEDS, Above, Alike, AtLeast, Grows, NotBelow
+from mae_book.verdicts.further_claims import REAL
 from mae_book.verdicts.ledger import by_run, decide, seeds_needed, spreads, under
 from mae_lib.base.errors import InputError
 from mae_lib.base.intervals import Interval, over_seeds

@@ -8,7 +8,7 @@ from mae_book.verdicts.ladder import rung
 from mae_book.verdicts.ledger import decide
 from mae_book.verdicts.registered import RANDOM_RATIO, STEPS, random_ratio_configs
 from mae_lib.masks.designs import drawn_ratio
-from mae_lib.training.pretrain import step_generator
+from mae_lib.training.feeding import step_generator
 
 
 def test_the_arm_is_the_run_of_its_claim_and_costs_what_the_fixed_ratio_does() -> None:

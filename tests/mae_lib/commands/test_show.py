@@ -16,7 +16,7 @@ import tiny
 from image_folders import picture, save
 from mae_lib.base.errors import InputError
 from mae_lib.commands.options import Import, Show
-from mae_lib.data.image_files import decode
+from mae_lib.data.formats.decoding import decode
 from mae_lib.evaluation.attention import attention_maps
 from mae_lib.model.autoencoder import normalise_pixels, to_unit_range
 from mae_lib.training import store
@@ -117,7 +117,7 @@ def test_imported_weights_are_shown_in_two_commands(tmp_path, photo, capsys) -> 
     ):
         with pytest.raises(InputError, match=message):
             mae(Show, what, *shared, *more, "--out", tmp_path / "b.png")
-    with pytest.raises(InputError, match=r"'16by40': give HEIGHTxWIDTH"):
+    with pytest.raises(InputError, match=r"image size '16by40': give a side"):
         mae(Import, source, "--out", tmp_path / "out", "--image-size", "16by40")
     assert not (tmp_path / "b.png").exists()
 

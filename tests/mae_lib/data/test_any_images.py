@@ -21,8 +21,9 @@ from mae_lib.data.encoded import FolderImages
 from mae_lib.data.image_files import EXTENSIONS, is_image
 from mae_lib.data.shards import ShardImages, pack
 from mae_lib.data.sources import image_source
-from mae_lib.evaluation.evaluate import Options, evaluate
+from mae_lib.evaluation.evaluate import evaluate
 from mae_lib.evaluation.features import encode
+from mae_lib.evaluation.inputs import Options
 from mae_lib.training import store
 from mae_lib.training.pretrain import pretrain
 from mae_lib.training.tiers import parse_size, tier

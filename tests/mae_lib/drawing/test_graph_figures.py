@@ -26,7 +26,8 @@ from mae_lib.drawing.graph_figures import (
     node_kinds,
     svg,
 )
-from mae_lib.theory.graph import LatentGraph, figure_4, quad_tree, random_dag, tree
+from mae_lib.theory.graph import LatentGraph
+from mae_lib.theory.graphs import figure_4, quad_tree, random_dag, tree
 from mae_lib.theory.shared import locate_shared
 
 GRAPH, MASKS = figure_4()

@@ -22,7 +22,7 @@ from mae_lib.model.autoencoder import normalise_pixels
 from mae_lib.training import store
 from mae_lib.training.classifier import ClassifyRun, StoredClassifier, build, classify
 from mae_lib.training.recipes import RECIPES, ClassifyConfig, encoder_alone
-from mae_lib.training.store import read_stored
+from mae_lib.training.stored import read_stored
 from tiny import one_thread  # noqa: F401
 
 

@@ -19,11 +19,13 @@ from mae_lib.data.encoded import FolderImages
 from mae_lib.data.shifted import ShiftedSet
 from mae_lib.data.sources import image_source
 from mae_lib.evaluation import evaluate as evaluation
-from mae_lib.evaluation.evaluate import EVALUATIONS, SETTINGS, Options, evaluate, identity
+from mae_lib.evaluation import inputs
+from mae_lib.evaluation.evaluate import EVALUATIONS, SETTINGS, evaluate, identity
+from mae_lib.evaluation.inputs import Options
 from mae_lib.evaluation.shape_bias import category_groups
 from mae_lib.model.autoencoder import MaskedAutoencoder
 from mae_lib.training import store
-from mae_lib.training.pretrain import Trained
+from mae_lib.training.loop import Trained
 from mae_lib.training.tiers import tier
 from mae_lib.worlds.world import EVALUATION_SETS, World
 
@@ -38,7 +40,7 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setenv("MAE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("mae_lib.worlds.world.EVALUATION_LENGTH", 300)
     monkeypatch.setattr("mae_lib.worlds.world.hard_indices", lambda every=torch.arange(300): every)
-    for kept in (evaluation._held, evaluation._world_stimuli):
+    for kept in (inputs._held, evaluation._world_stimuli):
         kept.cache_clear()
     torch.set_num_threads(1)
 
@@ -316,7 +318,7 @@ def test_images_changed_between_two_commands_of_one_process_are_looked_at_anew(t
     for turn in (0, 5000, 0):
         pictures(turn)
         held = {
-            name: evaluation._images(real, replace(FEW, data=folder), name).images(range(3))
+            name: evaluation.images_of(real, replace(FEW, data=folder), name).images(range(3))
             for name in ("train", "validation")
         }
         assert all(

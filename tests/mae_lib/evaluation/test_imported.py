@@ -13,11 +13,12 @@ from image_folders import fill
 from mae_lib.base.errors import InputError
 from mae_lib.data.coco import write_scenes
 from mae_lib.detection.detectors import StoredDetector, finetune_config, obtain_detector, run_of
-from mae_lib.evaluation.evaluate import Options, evaluate, identity
+from mae_lib.evaluation.evaluate import evaluate, identity
 from mae_lib.evaluation.features import encode
+from mae_lib.evaluation.inputs import Options
 from mae_lib.training import store
-from mae_lib.training.foreign import Told, import_weights
-from mae_lib.training.foreign_files import Said
+from mae_lib.training.foreign.files import Said
+from mae_lib.training.foreign.models import Told, import_weights
 from mae_lib.worlds.world import Scenes, World
 
 FEW = Options(images=12, train_images=400, device="cpu")

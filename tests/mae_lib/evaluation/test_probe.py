@@ -16,17 +16,12 @@ from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from mae_book.chapters.robustness import relative_to_validation
 from mae_lib.base.errors import InputError
 from mae_lib.data.datasets import Resident
 from mae_lib.evaluation import probe as probing
 from mae_lib.evaluation.features import Features, encode
-from mae_lib.evaluation.probe import (
-    RATES,
-    evaluate_pixels,
-    evaluate_probe,
-    relative_to_validation,
-    train_probe,
-)
+from mae_lib.evaluation.probe import RATES, evaluate_pixels, evaluate_probe, train_probe
 from mae_lib.training import store
 from mae_lib.worlds.world import World
 from tiny import one_thread  # noqa: F401 (every test on one thread)

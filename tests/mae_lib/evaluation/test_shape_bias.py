@@ -17,6 +17,7 @@ from image_folders import picture, save
 from looking import drawn  # noqa: F401 (renders and closes every figure)
 from mae_lib.base.errors import InputError
 from mae_lib.evaluation.features import POOLS, Features
+from mae_lib.evaluation.inputs import Stimuli, read_stimuli, world_stimuli
 from mae_lib.evaluation.shape_bias import (
     category_groups,
     category_probabilities,
@@ -26,7 +27,6 @@ from mae_lib.evaluation.shape_bias import (
     references,
     shape_bias,
 )
-from mae_lib.evaluation.stimuli import Stimuli, read_stimuli, world_stimuli
 from mae_lib.worlds.law import CLASSES
 from mae_lib.worlds.world import World
 

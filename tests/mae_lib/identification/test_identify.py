@@ -12,23 +12,19 @@ import torch
 
 from mae_lib.base.errors import InputError
 from mae_lib.identification import identify
-from mae_lib.identification.excess import determined_share
-from mae_lib.identification.identify import (
+from mae_lib.identification.cases import (
     FIGURES,
     Case,
     CaseResult,
-    elbow,
     elbow_cases,
     every_mask_case,
     masked_names,
     reference_graph,
-    resample,
-    run_case,
-    run_cases,
-    run_fold,
-    table,
     table_cases,
 )
+from mae_lib.identification.excess import determined_share
+from mae_lib.identification.fold import run_fold
+from mae_lib.identification.identify import elbow, resample, run_case, run_cases, table
 from mae_lib.identification.process import CorrelatedNormal, Process
 from mae_lib.identification.scores import DRAWS, FIT, energy_score, kernel_ridge_r2
 from mae_lib.theory.graph import LatentGraph

@@ -19,7 +19,8 @@ from mae_lib.identification.process import (
     draw_matrix,
     standard_normal,
 )
-from mae_lib.theory.graph import LatentGraph, quad_tree, random_dag, tree
+from mae_lib.theory.graph import LatentGraph
+from mae_lib.theory.graphs import quad_tree, random_dag, tree
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -11,21 +11,21 @@ from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
 from mae_lib.base.errors import InputError
+from mae_lib.identification.image_groups import estimate_groups, patch_features
 from mae_lib.identification.process import Process
 from mae_lib.identification.structure import (
     LatentTree,
     bipartitions,
     covariance_distances,
-    estimate_groups,
     estimate_tree,
     information_distances,
     neighbour_joining,
     partition,
-    patch_features,
     robinson_foulds,
 )
 from mae_lib.theory.conditions import linear_model
-from mae_lib.theory.graph import LatentGraph, quad_tree
+from mae_lib.theory.graph import LatentGraph
+from mae_lib.theory.graphs import quad_tree
 from mae_lib.worlds.world import World
 
 

@@ -21,8 +21,10 @@ from mae_lib.masks.designs import (
 )
 from mae_lib.masks.masking import MaskSpec, hidden_map
 from mae_lib.model.autoencoder import MaskedAutoencoder, gather, patchify
-from mae_lib.training.pretrain import Run, pretrain
-from mae_lib.training.tiers import PretrainConfig, tier
+from mae_lib.training.config import PretrainConfig
+from mae_lib.training.loop import Run
+from mae_lib.training.pretrain import pretrain
+from mae_lib.training.tiers import tier
 from mae_lib.worlds.law import CLASSES
 from mae_lib.worlds.world import World
 

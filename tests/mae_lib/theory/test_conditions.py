@@ -18,7 +18,8 @@ from mae_lib.theory.conditions import (
     minimal_sets,
     valid_sets,
 )
-from mae_lib.theory.graph import LatentGraph, figure_4, random_dag, tree
+from mae_lib.theory.graph import LatentGraph
+from mae_lib.theory.graphs import figure_4, random_dag, tree
 from mae_lib.theory.shared import locate_shared
 
 FORK = LatentGraph([("z", "x"), ("z", "y")], ["x", "y"], {"z": 2})

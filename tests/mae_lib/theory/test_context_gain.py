@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import mae_lib
 from mae_lib.base.errors import InputError
-from mae_lib.theory.graph import tree
+from mae_lib.theory.graphs import tree
 from mae_lib.theory.worth import context_gain, explained_variance, height_shares
 
 

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mae_lib.base.errors import InputError
-from mae_lib.theory.graph import LatentGraph, figure_4, quad_tree, random_dag, tree
+from mae_lib.theory.graph import LatentGraph
+from mae_lib.theory.graphs import figure_4, quad_tree, random_dag, tree
 
 DIAMOND = LatentGraph(
     [("a", "b"), ("a", "c"), ("b", "d"), ("c", "d"), ("d", "x"), ("a", "y")],

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from mae_lib.base.errors import InputError
 from mae_lib.masks.masking import mask_batches
-from mae_lib.theory.graph import LatentGraph, quad_tree, random_dag, tree
-from mae_lib.theory.shared import locate_shared, mean_level
+from mae_lib.theory.graph import LatentGraph
+from mae_lib.theory.graphs import quad_tree, random_dag, tree
+from mae_lib.theory.shared import locate_shared
+from mae_lib.theory.spectra import mean_level
 from mae_lib.theory.worth import (
     LARGEST,
     finite_height_shares,

@@ -11,7 +11,8 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from mae_lib.theory.graph import LatentGraph, figure_4, quad_tree, random_dag, tree
+from mae_lib.theory.graph import LatentGraph
+from mae_lib.theory.graphs import figure_4, quad_tree, random_dag, tree
 from mae_lib.theory.lattice import identifiable
 from mae_lib.theory.shared import locate_shared
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mae_lib.base.errors import InputError
-from mae_lib.theory.graph import LatentGraph, quad_tree, random_dag
+from mae_lib.theory.graph import LatentGraph
+from mae_lib.theory.graphs import quad_tree, random_dag
 from mae_lib.theory.levels import (
     group_batches,
     margin_table,
@@ -15,7 +16,8 @@ from mae_lib.theory.levels import (
     shifted_groups,
     subtree_groups,
 )
-from mae_lib.theory.shared import expected_spectrum, locate_shared, mean_level, tree_membership
+from mae_lib.theory.shared import locate_shared
+from mae_lib.theory.spectra import expected_spectrum, mean_level, tree_membership
 
 GRAPH, GRID = quad_tree((8, 8)), (8, 8)
 

@@ -17,7 +17,8 @@ from test_shared import graphs, on_accelerator
 
 from mae_lib.base.errors import InputError
 from mae_lib.theory import packed
-from mae_lib.theory.graph import LatentGraph, quad_tree, random_dag
+from mae_lib.theory.graph import LatentGraph
+from mae_lib.theory.graphs import quad_tree, random_dag
 from mae_lib.theory.packed import locate_shared_packed, pack_masks, unpack_masks
 from mae_lib.theory.shared import common_ancestors_batch, locate_shared, locate_shared_batch
 

@@ -25,13 +25,12 @@ from mae_lib.base.errors import InputError
 from mae_lib.masks.masking import MaskSpec, mask_batches
 from mae_lib.theory import shared
 from mae_lib.theory.conditions import linear_model, minimal_sets, valid_sets
-from mae_lib.theory.graph import LatentGraph, figure_4, quad_tree, random_dag, tree
-from mae_lib.theory.shared import (
-    common_ancestors_batch,
+from mae_lib.theory.graph import LatentGraph
+from mae_lib.theory.graphs import figure_4, quad_tree, random_dag, tree
+from mae_lib.theory.shared import common_ancestors_batch, locate_shared, locate_shared_batch
+from mae_lib.theory.spectra import (
     expected_spectrum,
     level_map,
-    locate_shared,
-    locate_shared_batch,
     mean_level,
     membership,
     share_above,

@@ -21,9 +21,11 @@ from mae_lib.base.errors import InputError, ProcessLost
 from mae_lib.base.tensors import read_safetensors, write_safetensors
 from mae_lib.masks.designs import sample_design
 from mae_lib.training import distributed
-from mae_lib.training.pretrain import DataOrder, Run, pretrain, step_generator
+from mae_lib.training.config import PretrainConfig
+from mae_lib.training.feeding import DataOrder, step_generator
+from mae_lib.training.loop import Run
+from mae_lib.training.pretrain import pretrain
 from mae_lib.training.store import checkpoints
-from mae_lib.training.tiers import PretrainConfig
 from mae_lib.worlds.world import World
 
 KILLS = int(os.environ.get("MAE_KILLS", 3))

@@ -16,7 +16,8 @@ import tiny
 from mae_lib.base.errors import InputError
 from mae_lib.data.encoded import FolderImages
 from mae_lib.training import pretrain as loop
-from mae_lib.training.pretrain import DataOrder, ahead, pretrain, step_generator
+from mae_lib.training.feeding import DataOrder, ahead, step_generator
+from mae_lib.training.pretrain import pretrain
 
 
 def test_what_is_read_ahead_comes_in_order_and_no_further_ahead_than_asked() -> None:

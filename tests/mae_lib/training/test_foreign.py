@@ -20,10 +20,11 @@ import tiny
 from mae_lib.base.errors import InputError
 from mae_lib.model.autoencoder import ModelConfig, normalise_pixels, patchify
 from mae_lib.training import store
-from mae_lib.training.foreign import Told, import_weights, read_foreign
-from mae_lib.training.foreign_files import Said
+from mae_lib.training.config import PretrainConfig
+from mae_lib.training.foreign.files import Said
+from mae_lib.training.foreign.models import Told, import_weights, read_foreign
 from mae_lib.training.pretrain import pretrain
-from mae_lib.training.tiers import PretrainConfig, tier
+from mae_lib.training.tiers import tier
 from tiny import one_thread  # noqa: F401
 
 CLOSE = dict(rtol=0, atol=1e-5)
@@ -359,6 +360,7 @@ def altered(**changes) -> dict[str, torch.Tensor]:
         ({"mask_token": torch.ones(1, 1, 8)}, FOUR, r"lacks decoder_blocks.0"),
         ({"norm__bias": torch.full((32,), torch.nan)}, FOUR, r"norm.bias is not made of finite"),
         ({"norm__bias": torch.ones(16)}, FOUR, r"do not fit together.*encoder_norm.bias"),
+        ({"pos_embed": torch.ones(2, 17, 32)}, FOUR, r"holds pos_embed of shape \[2, 17, 32\]"),
         ({"cls_token": torch.ones(32)}, FOUR, r"holds cls_token of shape \[32\]"),
         ({"pos_embed": torch.ones(1, 15, 32)}, FOUR, r"positions for 14 patches of 8 px.*HxW"),
         ({"patch_embed__proj__weight": torch.ones(32, 3, 8, 4)}, FOUR, r"must be square"),
@@ -387,7 +389,10 @@ def test_tensors_of_another_kind_are_refused(tmp_path, changes, told, message) -
     [
         ({"model_type": "vit"}, r"model_type 'vit'"),
         ({"hidden_act": "relu"}, r"hidden_act 'relu'"),
-        ({"num_attention_heads": None}, r"encoder width|lacks or misstates|does not say"),
+        ({"num_attention_heads": None}, r"lacks or misstates"),
+        ({"num_attention_heads": [4]}, r"lacks or misstates"),
+        ({"num_attention_heads": 5}, r"encoder width 32 must be divisible by its 5 heads"),
+        ({"image_size": [32, 32, 32]}, r"lacks or misstates"),
         ({"image_size": 64}, r"positions for 16 patches of 8 px, which a 64×64 image does not"),
     ],
 )

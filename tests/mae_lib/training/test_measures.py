@@ -15,7 +15,8 @@ from mae_lib.model.autoencoder import (
     normalise_pixels,
     training_flops,
 )
-from mae_lib.training.pretrain import held_out_error, step_generator
+from mae_lib.training.feeding import step_generator
+from mae_lib.training.pretrain import held_out_error
 from mae_lib.training.store import Checkpoint
 from mae_lib.worlds.world import World
 

@@ -28,15 +28,9 @@ from mae_lib.base.errors import InputError, TrainingDiverged
 from mae_lib.base.files import DamagedFile, write_json
 from mae_lib.base.tensors import read_safetensors, write_safetensors
 from mae_lib.training import pretrain as loop
-from mae_lib.training.pretrain import (
-    DataOrder,
-    Run,
-    augment,
-    learning_rate,
-    pretrain,
-    resolve_device,
-    step_generator,
-)
+from mae_lib.training.feeding import DataOrder, augment, step_generator
+from mae_lib.training.loop import Run, learning_rate
+from mae_lib.training.pretrain import pretrain, resolve_device
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import math
 import re
 from pathlib import Path
 
-from mae_lib.training.pretrain import learning_rate
+from mae_lib.training.loop import learning_rate
 from mae_lib.training.tiers import RATIOS, SIZE_RATIO, tier
 
 PAGE = Path(__file__).resolve().parents[3] / "book" / "scaling.md"

@@ -19,14 +19,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
-from mae_lib.base import files
+from mae_lib.base import tensors as tensor_files
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import DamagedFile
 from mae_lib.base.tensors import read_safetensors, write_safetensors
 from mae_lib.masks.masking import MaskSpec
 from mae_lib.model.autoencoder import ModelConfig, normalise_pixels
 from mae_lib.training import store
-from mae_lib.training.pretrain import Run, Trained, pretrain
+from mae_lib.training.config import PretrainConfig
+from mae_lib.training.loop import Run, Trained
+from mae_lib.training.pretrain import pretrain
 from mae_lib.training.store import (
     Checkpoint,
     checkpoints,
@@ -36,7 +38,7 @@ from mae_lib.training.store import (
     read,
     thin_curve,
 )
-from mae_lib.training.tiers import TIERS, PretrainConfig, tier
+from mae_lib.training.tiers import TIERS, tier
 from mae_lib.worlds.world import World
 
 
@@ -312,18 +314,18 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_anew(
 ) -> None:
     """safetensors opens a file twice: its reader had the head of one state and the tensors of the
     next."""
-    path, digest, turns = tmp_path / "state", files.content_digest, []
+    path, digest, turns = tmp_path / "state", tensor_files.content_digest, []
     write_safetensors(path, {"a": torch.zeros(3)}, {"step": "1"})
 
     def replaced(tensors, metadata):
         turns.append(metadata)
         if len(turns) == 1:
-            monkeypatch.setattr(files, "content_digest", digest)
+            monkeypatch.setattr(tensor_files, "content_digest", digest)
             write_safetensors(path, {"a": torch.ones(3)}, {"step": "2"})
             return "of neither"
         return digest(tensors, metadata)
 
-    monkeypatch.setattr(files, "content_digest", replaced)
+    monkeypatch.setattr(tensor_files, "content_digest", replaced)
     tensors, metadata = read_safetensors(path)
     assert metadata["step"] == "2" and torch.equal(tensors["a"], torch.ones(3))
 

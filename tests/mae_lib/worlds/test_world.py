@@ -123,12 +123,13 @@ def test_images_are_the_same_in_another_process_and_with_two_threads(tmp_path):
 
 
 def _environment() -> dict[str, str]:
-    root = str(Path(__file__).resolve().parents[3])
+    root = Path(__file__).resolve().parents[3]
+    places = [str(root), str(root / "tests" / "helpers"), os.environ.get("PYTHONPATH")]
     # Passive: two threads that spin while they wait would starve each other on a busy machine.
     return dict(
         os.environ,
         OMP_WAIT_POLICY="PASSIVE",
-        PYTHONPATH=os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+        PYTHONPATH=os.pathsep.join(filter(None, places)),
     )
 
 
@@ -913,9 +914,7 @@ def test_uniforms_of_other_names_positions_indices_streams_and_seeds_are_uncorre
 
 
 def _record() -> dict:
-    return json.loads(
-        resources.files("mae_lib.worlds.world").joinpath("assets/hard.json").read_text()
-    )
+    return json.loads(resources.files("mae_lib.worlds").joinpath("assets/hard.json").read_text())
 
 
 @lru_cache(maxsize=1)
@@ -949,7 +948,7 @@ def test_the_shipped_classifier_is_the_recorded_one():
 
     record, world = _record(), World("validation")
     with resources.as_file(
-        resources.files("mae_lib.worlds.world").joinpath("assets/reference.safetensors")
+        resources.files("mae_lib.worlds").joinpath("assets/reference.safetensors")
     ) as path:
         assert read_safetensors(path)[1]["digest"] == record["reference_digest"]
     accuracy = float((predictions(_reference(), world, len(world)) == world.labels).double().mean())
