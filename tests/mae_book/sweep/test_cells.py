@@ -20,6 +20,7 @@ from mae_book.verdicts.results import results_directory
 from mae_lib.base.errors import InputError
 from mae_lib.commands.cli import main, parse
 from mae_lib.commands.options import Evaluate, Finetune, Pretrain
+from mae_lib.commands.pretrain import _configs
 from mae_lib.training import store
 
 LADDER = {rung.data for rung in RUNGS.values()}
@@ -154,7 +155,7 @@ def test_pretraining_commands_train_the_config_that_the_file_is_named_by(world):
             and command.out is None
             and command.results == Path("R/pretraining") / cell.data
         )
-        (config,) = command._configs()
+        (config,) = _configs(command)
         assert (config.name, config.hash) == (cell.name, cell.hash)
 
 
@@ -165,7 +166,7 @@ def test_pretraining_commands_on_folders_train_the_config_that_the_file_is_named
     ]
     assert Counter(cell.data for cell in trained) == {"in20": 8, "tinyin32": 5}
     for cell in trained:
-        (config,) = words(cell.commands()[-1])._configs()
+        (config,) = _configs(words(cell.commands()[-1]))
         assert (config.name, config.hash) == (cell.name, cell.hash)
         assert config.steps == {"in20": 500, "tinyin32": 1000}[cell.data]
 
@@ -265,7 +266,7 @@ def test_a_rung_of_the_second_sweep_is_its_runs_and_seeds_in_every_kind(world, r
         cell for cell in world.values() if (cell.kind, cell.data) == ("pretraining", rung.data)
     ]
     for cell in trained[:2] + trained[-1:]:
-        (config,) = words(cell.commands()[-1])._configs()
+        (config,) = _configs(words(cell.commands()[-1]))
         assert (config.steps, config.batch) == (
             rung.steps,
             16,

@@ -481,7 +481,7 @@ def test_help_names_every_option(words, kind, positional, capsys):
         shown = (
             {"notebook": "NOTEBOOK", "directory": "DIR"}[positional]
             if field.name == positional
-            else "--" + field.name.replace("_", "-")
+            else "--" + {"start": "from"}.get(field.name, field.name.replace("_", "-"))
         )
         assert shown in text, field.name
 
