@@ -1,5 +1,5 @@
-"""The cases of Theorem 2's experiment: graphs, masks, widths of the code, and what is broken in
-each."""
+"""The cases of Theorem 2's experiment (§2.3): graphs, masks, widths of the code, and what is broken
+in each."""
 
 from __future__ import annotations
 
