@@ -32,12 +32,14 @@ from mae_lib.base.files import write_json
 from mae_lib.base.intervals import Interval
 from mae_lib.base.records import own_record, write_result
 from mae_lib.commands import cli, sweep
+from mae_lib.commands import pretrain as pretrain_command
 from mae_lib.detection import detectors
 from mae_lib.detection.finetune import Finetuned
 from mae_lib.evaluation import evaluate
 from mae_lib.evaluation.shape_bias import category_groups
 from mae_lib.model.autoencoder import MaskedAutoencoder
 from mae_lib.training import store
+from mae_lib.training import stored as stored_files
 from mae_lib.training.loop import Trained
 from mae_lib.training.store import Checkpoint, checkpoints, find
 from mae_lib.training.stored import require_free, stored_in
@@ -56,7 +58,7 @@ def _fast(patch: pytest.MonkeyPatch) -> None:
         "_train",
         lambda config, *_, **__: Trained(tiny.model(config.model, config.seed), losses, 1.0),
     )
-    patch.setattr(cli, "held_out_error", lambda *_: {"loss": 0.5})
+    patch.setattr(pretrain_command, "held_out_error", lambda *_: {"loss": 0.5})
 
     def detector(config, *_, **__) -> Finetuned:
         torch.manual_seed(config.seed)
@@ -68,7 +70,7 @@ def _fast(patch: pytest.MonkeyPatch) -> None:
             1.0,
         )
 
-    patch.setattr(detectors, "_train", detector)
+    patch.setattr(detectors, "finetune", detector)
     patch.setattr(detectors, "evaluate_detector", lambda *_: NUMBER)
 
     def notebook(path, parameters, out, number) -> sweep.RunReport:
@@ -94,7 +96,10 @@ def _fast(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         theory,
         "run_case",
-        lambda case, *_: [SimpleNamespace(**figures) for _ in case.measured or case.masks],
+        lambda case, seed, *_: [
+            SimpleNamespace(case=case, mask=mask, seed=seed, **figures)
+            for mask in case.measured or case.masks
+        ],
     )
 
 
@@ -272,8 +277,8 @@ def test_a_strangers_file_under_a_records_own_name_stays(content, place, tmp_pat
         with pytest.MonkeyPatch.context() as patch:
             for module, work in (
                 (store, "_train"),
-                (detectors, "_train"),
-                (cli, "held_out_error"),
+                (detectors, "finetune"),
+                (pretrain_command, "held_out_error"),
                 (tree_world, "evaluate_tree_world"),
                 (theory, "run_case"),
             ):
@@ -439,14 +444,14 @@ def test_weights_without_their_record_are_set_aside_if_they_are_others(tmp_path,
 def test_a_kill_while_a_damaged_pair_is_set_aside_loses_neither_file(tmp_path, config, monkeypatch):
     stored = store.save(Trained(tiny.model(config.model, 1), torch.ones(3), 1.0), config, tmp_path)
     stored.path.write_bytes(stored.path.read_bytes()[:-1])
-    before, aside = {path.read_bytes() for path in tmp_path.iterdir()}, store.set_aside
+    before, aside = {path.read_bytes() for path in tmp_path.iterdir()}, stored_files.set_aside
 
     def once(path: Path) -> Path:
         aside(path)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "set_aside", once)
+        patch.setattr(stored_files, "set_aside", once)
         with pytest.raises(KeyboardInterrupt):
             find(config, [tmp_path])
     with pytest.warns(UserWarning, match="half of a checkpoint"):

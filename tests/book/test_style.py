@@ -11,7 +11,7 @@ import pytest
 
 from mae_book.verdicts.results import repository
 
-CODE = ("mae_lib", "book", "tests", "benchmarks", "conftest.py")
+CODE = ("mae_lib", "book", "tests", "benchmarks", "workflow", "conftest.py")
 NARROW = 80
 LONG = 400
 
