@@ -1,7 +1,8 @@
-"""Runs the commands of one job of the workflow one after another, one thread each, and keeps what they say (--log) and how they ended (--status).
+"""Runs the commands of one job of the workflow one after another, one thread each, and keeps what
+they say (--log) and how they ended (--status).
 
-The exit status is that of the first command that fails. The status file is there from the start, with no exit status in it: what is
-left so was stopped.
+The exit status is that of the first command that fails. The status file is there from the start,
+with no exit status in it: what is left so was stopped.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 
 
 def run(commands: list[str], log: Path, status: Path, stamp: Path | None, made: Path) -> int:
-    """Runs the commands; returns the exit status of the first that fails, or 0. ``stamp`` is touched at the end if all is well.
+    """Runs the commands; returns the exit status of the first that fails, or 0. ``stamp`` is
+    touched at the end if all is well.
 
     ``made``: the file that the job is for, as a note for the report.
     """
@@ -66,7 +68,8 @@ def run(commands: list[str], log: Path, status: Path, stamp: Path | None, made: 
 
 
 def _call(command: str, out) -> int:
-    """One command's exit status, as a shell gives it: 128 + N where signal N ended it. Signals are passed on, so that it can save its state."""
+    """One command's exit status, as a shell gives it: 128 + N where signal N ended it. Signals are
+    passed on, so that it can save its state."""
     program, *words = shlex.split(command)
     try:
         child = subprocess.Popen(
