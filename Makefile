@@ -1,6 +1,7 @@
 # make book       the executed book: makes the environment, runs the chapters, writes _build/html
+# make read       the book's pages from the outputs that the chapters hold, without PyTorch: _build/read/_build/html
 # make single     the executed book as one page, to print or to search with the browser's own search: _build/singlehtml/index.html
-# make test       every test: pytest over tests/, nbval over every notebook; TESTS="tests/test_worlds.py" chooses
+# make test       every test: pytest over tests/, nbval over every notebook, ruff; TESTS="tests/test_worlds.py" chooses
 # make test-everywhere   the same under every arithmetic that this processor has, one after another; BOOK=1: and the book each time
 # make notebooks  runs every notebook again and saves its outputs in place, for committing
 # make results    makes every result of the embedded world that is missing, by Snakemake on all cores (book/scaling.md says how long)
@@ -24,7 +25,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 export IPYTHONDIR := $(CURDIR)/_build/ipython
 unexport MPLBACKEND PYTHONHOME
 
-.PHONY: help book single test test-everywhere notebooks results clean environment
+.PHONY: help book read single test test-everywhere notebooks results clean environment
 .DEFAULT_GOAL := help
 
 help:
@@ -40,6 +41,20 @@ book: environment
 	  echo 'The book was NOT built: a cell failed or Sphinx warned, see above.' >&2; \
 	  exit $$status; }
 	@printf '\nThe book is built. Open this page:\n%s\n' '$(CURDIR)/_build/html/index.html'
+
+# What the pages need that are not executed, at the versions of requirements.txt.
+READING := jupyter-book sphinx-mathjax-offline filelock ipywidgets matplotlib networkx pyyaml threadpoolctl tqdm tyro
+
+read:
+	@key=$$({ pwd -P; cat requirements.txt; echo '$(READING)'; } | cksum); \
+	if [ "$$(cat .venv-read/.ready 2>/dev/null)" != "$$key" ]; then \
+	  echo 'Making the environment in .venv-read (about a minute and 600 MB) ...'; \
+	  '$(PYTHON)' -m venv --clear .venv-read && \
+	  .venv-read/bin/python -m pip install --quiet -c requirements.txt $(READING) && \
+	  echo "$$key" > .venv-read/.ready; \
+	fi
+	@BOOK_READ=1 PYTHONPATH=.:book .venv-read/bin/jupyter-book build . -n -W --keep-going --path-output _build/read
+	@printf '\nThe pages are there. Open this one:\n%s\n' '$(CURDIR)/_build/read/_build/html/index.html'
 
 # Sphinx writes the page's own addresses as if it lay in the top folder, so it is put there.
 single: environment

@@ -1,5 +1,5 @@
-"""What the benchmarks share: alternating timers, ratios with their intervals, memory of a step, the machine's ceiling, a table, and the line that
-names the machine."""
+"""What the benchmarks share: alternating timers, ratios with their intervals, memory of a step, the
+machine's ceiling, a table, and the line that names the machine."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mae_lib.errors import InputError
-from mae_lib.files import write_json
-from mae_lib.pretrain import resolve_device
-from mae_lib.provenance import hardware, provenance
-
+from mae_lib.base.errors import InputError
+from mae_lib.base.files import write_json
+from mae_lib.base.provenance import hardware, provenance
+from mae_lib.training.pretrain import resolve_device
 
 ENOUGH_ROUNDS = 6
-"""The widest interval that n rounds can give, from the least to the largest, misses the median with chance 2¹⁻ⁿ: below six, that is over 5 %."""
+"""The widest interval that n rounds can give, from the least to the largest, misses the median with
+chance 2¹⁻ⁿ: below six, that is over 5 %."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a number of rounds say of a quantity: the median and its 95 % bootstrap interval over rounds."""
+    """What a number of rounds say of a quantity: the median and its 95 % bootstrap interval over
+    rounds."""
 
     median: float
     low: float
@@ -44,7 +45,9 @@ class Estimate:
 
     def __str__(self) -> str:
         """``median [low, high]``, without the interval where the rounds are too few for one."""
-        return f"{self.median:.2f}" + (f" [{self.low:.2f}, {self.high:.2f}]" if self.rounds >= ENOUGH_ROUNDS else "")
+        return f"{self.median:.2f}" + (
+            f" [{self.low:.2f}, {self.high:.2f}]" if self.rounds >= ENOUGH_ROUNDS else ""
+        )
 
     def differs(self, value: float) -> bool:
         """Whether there is an interval and it does not hold ``value``."""
@@ -54,11 +57,20 @@ class Estimate:
 def parser(description: str, rounds: int) -> argparse.ArgumentParser:
     """Options that all benchmarks take."""
     options = argparse.ArgumentParser(description=description)
-    options.add_argument("--rounds", type=_positive, default=rounds, help=f"timed rounds, each with every row once in random order ({rounds})")
+    options.add_argument(
+        "--rounds",
+        type=_positive,
+        default=rounds,
+        help=f"timed rounds, each with every row once in random order ({rounds})",
+    )
     options.add_argument("--batch", type=_positive, help="images a step; default: the tier's")
-    options.add_argument("--device", default="cpu", help="cpu (float32) or cuda (bfloat16 by autocast)")
+    options.add_argument(
+        "--device", default="cpu", help="cpu (float32) or cuda (bfloat16 by autocast)"
+    )
     options.add_argument("--threads", type=_positive, default=1, help="CPU threads (1)")
-    options.add_argument("--json", type=Path, metavar="FILE", help="also write every time measured to FILE")
+    options.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write every time measured to FILE"
+    )
     return options
 
 
@@ -86,10 +98,19 @@ def precision(device: torch.device) -> str:
 def machine(device: torch.device) -> str:
     """One line: processor or GPU, threads, precision, versions, and how busy the machine was."""
     facts = hardware(device)
-    parts = [facts["gpu"] or facts["cpu"], f"{facts['cores']} cores, {facts['threads']} thread(s) used", precision(device), f"torch {metadata.version('torch')}"]
+    parts = [
+        facts["gpu"] or facts["cpu"],
+        f"{facts['cores']} cores, {facts['threads']} thread(s) used",
+        precision(device),
+        f"torch {metadata.version('torch')}",
+    ]
     load = _load()
     # Our own thread counts as one once it has run a while.
-    busy = " (BUSY: other work runs here, so the numbers are provisional)" if load > facts["threads"] + 0.5 else ""
+    busy = (
+        " (BUSY: other work runs here, so the numbers are provisional)"
+        if load > facts["threads"] + 0.5
+        else ""
+    )
     return ", ".join(parts) + f", load {load:.1f}{busy}"
 
 
@@ -106,12 +127,19 @@ def label(device: torch.device) -> str:
 
 
 def processor_clock(threads: int) -> Callable[[], float]:
-    """The clock for work on the CPU: one busy thread's processor time is its wall time, less the moments in which the system ran something else."""
+    """The clock for work on the CPU: one busy thread's processor time is its wall time, less the
+    moments in which the system ran something else."""
     return time.process_time if threads == 1 else time.perf_counter
 
 
-def seconds(work: Callable[[], object], device: torch.device, repeats: int = 1, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds of one call of ``work``, the mean of ``repeats`` calls; by ``clock`` on a CPU, by its own clock on a GPU."""
+def seconds(
+    work: Callable[[], object],
+    device: torch.device,
+    repeats: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Seconds of one call of ``work``, the mean of ``repeats`` calls; by ``clock`` on a CPU, by its
+    own clock on a GPU."""
     if device.type != "cuda":
         began = clock()
         for _ in range(repeats):
@@ -132,9 +160,14 @@ GPU_SECONDS = 0.25
 
 
 def alternate(
-    works: dict[str, Callable[[], object]], rounds: int, device: torch.device, clock: Callable[[], float] = time.perf_counter, warmup: int = 2
+    works: dict[str, Callable[[], object]],
+    rounds: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+    warmup: int = 2,
 ) -> dict[str, list[float]]:
-    """Times every work once a round, in a fresh random order, so that slow drifts of the machine fall on all alike.
+    """Times every work once a round, in a fresh random order, so that slow drifts of the machine
+    fall on all alike.
 
     Returns:
         for each name, one time a round in seconds, after ``warmup`` rounds that are thrown away.
@@ -146,22 +179,31 @@ def alternate(
             taken = seconds(works[names[i]], device, repeats[names[i]], clock)
             if turn >= 0:
                 times[names[i]].append(taken)
-            elif device.type == "cuda":  # a small model's step is over before the next is launched: only several in a row show its speed
+            elif device.type == "cuda":
+                # a small model's step is over before the next is launched: only several in a row
+                # show its speed
                 repeats[names[i]] = min(10, math.ceil(GPU_SECONDS / taken))
         if sys.stderr.isatty():
-            print(f"\rround {max(turn + 1, 0)}/{rounds} ", end="\n" if turn + 1 == rounds else "", file=sys.stderr, flush=True)
+            print(
+                f"\rround {max(turn + 1, 0)}/{rounds} ",
+                end="\n" if turn + 1 == rounds else "",
+                file=sys.stderr,
+                flush=True,
+            )
     return times
 
 
 def kept_bytes(step: Callable[[], object], model: nn.Module) -> int:
-    """Bytes that a step's forward pass keeps for its backward pass, each storage once, the model's weights not counted."""
+    """Bytes that a step's forward pass keeps for its backward pass, each storage once, the model's
+    weights not counted."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, tuple[int, Tensor]] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes(), tensor  # held, so that its address is not given to another
+            # held, so that its address is not given to another
+            kept[storage.data_ptr()] = storage.nbytes(), tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -170,7 +212,8 @@ def kept_bytes(step: Callable[[], object], model: nn.Module) -> int:
 
 
 def peak_bytes(step: Callable[[], object], device: torch.device) -> int | None:
-    """Most memory allocated during a step beyond what lay there before it; None on a CPU, where PyTorch does not count."""
+    """Most memory allocated during a step beyond what lay there before it; None on a CPU, where
+    PyTorch does not count."""
     if device.type != "cuda":
         return None
     before = torch.cuda.memory_allocated(device)
@@ -182,20 +225,30 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> int | None:
 CPU_SIDES, GPU_SIDES = (1024, 2048), (4096, 8192, 16384)
 
 
-def matmul_ceiling(device: torch.device, clock: Callable[[], float] = time.perf_counter, sides: tuple[int, ...] | None = None, turns: int = 10) -> float:
-    """The fastest product of two square matrices in floating-point operations a second: bfloat16 on a GPU, float32 elsewhere.
+def matmul_ceiling(
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+    sides: tuple[int, ...] | None = None,
+    turns: int = 10,
+) -> float:
+    """The fastest product of two square matrices in floating-point operations a second: bfloat16 on
+    a GPU, float32 elsewhere.
 
     Args:
         sides: of the matrices; the best of them counts, each at its fastest turn.
     """
-    dtype, usual = (torch.bfloat16, GPU_SIDES) if device.type == "cuda" else (torch.float32, CPU_SIDES)
+    dtype, usual = (
+        (torch.bfloat16, GPU_SIDES) if device.type == "cuda" else (torch.float32, CPU_SIDES)
+    )
     found = []
     for side in sides or usual:
         left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
         product = torch.empty_like(left)
         multiply = lambda: torch.mm(left, right, out=product)
         multiply()
-        found.append(2 * side**3 / min(seconds(multiply, device, clock=clock) for _ in range(turns)))
+        found.append(
+            2 * side**3 / min(seconds(multiply, device, clock=clock) for _ in range(turns))
+        )
     return max(found)
 
 
@@ -203,7 +256,9 @@ def peak_mib(device: torch.device) -> float:
     """MiB in use at most so far: by the process, or on the GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**20 if sys.platform == "darwin" else 2**10
+    )
 
 
 def ratio(above: list[float], below: list[float]) -> Estimate:
@@ -224,11 +279,15 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     """An aligned Markdown table."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     lines = [head, ["-" * width for width in widths], *rows]
-    return "\n".join("| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(line, widths)) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(line, widths)) + " |"
+        for line in lines
+    )
 
 
 def save(path: Path | None, device: torch.device, result: dict) -> None:
-    """Writes the result with its origin and the load at the end, in which our own threads count, if a file was asked for."""
+    """Writes the result with its origin and the load at the end, in which our own threads count, if
+    a file was asked for."""
     if path is not None:
         write_json(path, {"provenance": provenance(device), "load": round(_load(), 2), **result})
         print(f"\nwritten: {path}")

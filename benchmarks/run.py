@@ -1,7 +1,9 @@
-"""Every benchmark with its defaults, one after another: `python benchmarks/run.py`. Their tables on the screen, every time measured and the hardware in
-`results/benchmarks/NAME/HARDWARE.json`, and at the end what has been measured where.
+"""Every benchmark with its defaults, one after another: `python benchmarks/run.py`. Their tables on
+the screen, every time measured and the hardware in `results/benchmarks/NAME/HARDWARE.json`, and at
+the end what has been measured where.
 
-`--quick` only shows that they run here: one round of the smallest cases, numbers that mean nothing, and no file unless `--results` names a folder.
+`--quick` only shows that they run here: one round of the smallest cases, numbers that mean nothing,
+and no file unless `--results` names a folder.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from pathlib import Path
 import common
 import torch
 
-from mae_lib.results import results_directory
+from mae_book.verdicts.results import results_directory
 
 HERE = Path(__file__).resolve().parent
 
@@ -37,12 +39,14 @@ QUICK = {
 
 
 def file_of(name: str, hardware: str) -> str:
-    """A result's file name. The data path's record of the CPU is named for its data, the embedded world."""
+    """A result's file name. The data path's record of the CPU is named for its data, the embedded
+    world."""
     return "world.json" if (name, hardware) == ("data", "cpu") else f"{hardware}.json"
 
 
 def measured(folder: Path) -> list[list[str]]:
-    """Rows of a table: what the files in ``folder`` hold, and for each benchmark that a GPU could run and has not, that it was not measured there."""
+    """Rows of a table: what the files in ``folder`` hold, and for each benchmark that a GPU could
+    run and has not, that it was not measured there."""
     rows = []
     for name in BENCHMARKS:
         devices = set()
@@ -51,24 +55,43 @@ def measured(folder: Path) -> list[list[str]]:
             hardware = origin["hardware"]
             devices.add(hardware["device"])
             where = hardware["gpu"] or f"{hardware['cpu']}, {hardware['threads']} thread(s)"
-            rows.append([name, where, origin["finished"][:10], str(origin["commit"]), f"{name}/{path.name}"])
+            rows.append(
+                [name, where, origin["finished"][:10], str(origin["commit"]), f"{name}/{path.name}"]
+            )
         kinds = {"cpu": "a CPU"} if name in CPU_ONLY else {"cpu": "a CPU", "cuda": "a GPU"}
-        rows += [[name, words, "not measured", "", ""] for kind, words in kinds.items() if kind not in devices]
+        rows += [
+            [name, words, "not measured", "", ""]
+            for kind, words in kinds.items()
+            if kind not in devices
+        ]
     return rows
 
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--only", action="append", choices=BENCHMARKS, help="only this benchmark (may be repeated)")
-    options.add_argument("--device", default="cpu", help="cpu (float32) or cuda (bfloat16 by autocast)")
+    options.add_argument(
+        "--only", action="append", choices=BENCHMARKS, help="only this benchmark (may be repeated)"
+    )
+    options.add_argument(
+        "--device", default="cpu", help="cpu (float32) or cuda (bfloat16 by autocast)"
+    )
     options.add_argument("--rounds", type=common._positive, help="rounds of each; default: its own")
-    options.add_argument("--results", type=Path, metavar="DIR", help="where the files go (results/benchmarks)")
-    options.add_argument("--quick", action="store_true", help="a trial: one round of the smallest cases")
+    options.add_argument(
+        "--results", type=Path, metavar="DIR", help="where the files go (results/benchmarks)"
+    )
+    options.add_argument(
+        "--quick", action="store_true", help="a trial: one round of the smallest cases"
+    )
     chosen = options.parse_args()
     device = common.prepare(torch.get_num_threads(), chosen.device)
     folder = chosen.results or (None if chosen.quick else results_directory() / "benchmarks")
-    left_out = {*(CPU_ONLY if device.type != "cpu" else ()), *(set(BENCHMARKS) - set(QUICK) if chosen.quick else ())}
-    names = [name for name in BENCHMARKS if name in (chosen.only or BENCHMARKS) and name not in left_out]
+    left_out = {
+        *(CPU_ONLY if device.type != "cpu" else ()),
+        *(set(BENCHMARKS) - set(QUICK) if chosen.quick else ()),
+    }
+    names = [
+        name for name in BENCHMARKS if name in (chosen.only or BENCHMARKS) and name not in left_out
+    ]
     rows, failed = [], False
     for name in names:
         print(f"== {name} ==\n", flush=True)
@@ -81,11 +104,20 @@ def main() -> int:
         began = time.perf_counter()
         status = subprocess.run(command).returncode
         failed |= bool(status)
-        rows.append([name, f"{(time.perf_counter() - began) / 60:.1f}", f"FAILED with status {status}" if status else "done"])
+        rows.append(
+            [
+                name,
+                f"{(time.perf_counter() - began) / 60:.1f}",
+                f"FAILED with status {status}" if status else "done",
+            ]
+        )
         print(flush=True)
     print(common.table(["benchmark", "minutes", "ended"], rows))
     if folder is not None:
-        print("\n" + common.table(["benchmark", "measured on", "when", "commit", "file"], measured(folder)))
+        print(
+            "\n"
+            + common.table(["benchmark", "measured on", "when", "commit", "file"], measured(folder))
+        )
     return int(failed)
 
 

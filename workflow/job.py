@@ -1,7 +1,8 @@
-"""Runs the commands of one job of the workflow one after another, one thread each, and keeps what they say (--log) and how they ended (--status).
+"""Runs the commands of one job of the workflow one after another, one thread each, and keeps what
+they say (--log) and how they ended (--status).
 
-The exit status is that of the first command that fails. The status file is there from the start, with no exit status in it: what is
-left so was stopped.
+The exit status is that of the first command that fails. The status file is there from the start,
+with no exit status in it: what is left so was stopped.
 """
 
 from __future__ import annotations
@@ -16,24 +17,31 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
-PROGRAMS = {"mae": [sys.executable, "-m", "mae_lib.cli"], "python": [sys.executable]}
+PROGRAMS = {"mae": [sys.executable, "-m", "mae_lib"], "python": [sys.executable]}
 """Words that stand for this interpreter's own programs; any other is looked up by the system."""
 
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
 def run(commands: list[str], log: Path, status: Path, stamp: Path | None, made: Path) -> int:
-    """Runs the commands; returns the exit status of the first that fails, or 0. ``stamp`` is touched at the end if all is well.
+    """Runs the commands; returns the exit status of the first that fails, or 0. ``stamp`` is
+    touched at the end if all is well.
 
     ``made``: the file that the job is for, as a note for the report.
     """
     for folder in (log.parent, status.parent):
         folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    note = {"file": str(made), "log": str(log), "host": platform.node(), "started": datetime.now(timezone.utc).isoformat(timespec="seconds"), "exit": None}
+    note = {
+        "file": str(made),
+        "log": str(log),
+        "host": platform.node(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "exit": None,
+    }
     _write(status, note)
     code = 0
     with log.open("w", encoding="utf-8") as out:
@@ -47,16 +55,29 @@ def run(commands: list[str], log: Path, status: Path, stamp: Path | None, made: 
         stamp.touch()
     largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     largest_mb = largest // (2**20 if sys.platform == "darwin" else 2**10)
-    _write(status, note | {"exit": code, "minutes": round((time.monotonic() - began) / 60, 2), "memory_mb": largest_mb})
+    _write(
+        status,
+        note
+        | {
+            "exit": code,
+            "minutes": round((time.monotonic() - began) / 60, 2),
+            "memory_mb": largest_mb,
+        },
+    )
     return code
 
 
 def _call(command: str, out) -> int:
-    """One command's exit status, as a shell gives it: 128 + N where signal N ended it. Signals are passed on, so that it can save its state."""
+    """One command's exit status, as a shell gives it: 128 + N where signal N ended it. Signals are
+    passed on, so that it can save its state."""
     program, *words = shlex.split(command)
     try:
         child = subprocess.Popen(
-            [*PROGRAMS.get(program, [program]), *words], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=os.environ | ONE_THREAD
+            [*PROGRAMS.get(program, [program]), *words],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=os.environ | ONE_THREAD,
         )
     except OSError as error:
         print(f"{program}: {error.strerror}", file=out, flush=True)
@@ -77,9 +98,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--status", type=Path, required=True)
     parser.add_argument("--log", type=Path, required=True)
-    parser.add_argument("--stamp", type=Path, help="a file to touch when all commands have ended well")
+    parser.add_argument(
+        "--stamp", type=Path, help="a file to touch when all commands have ended well"
+    )
     parser.add_argument("--made", type=Path, required=True, help="the file that the commands make")
-    parser.add_argument("commands", nargs="+", help="each one word to the shell, for instance 'mae pretrain --seed 1'")
+    parser.add_argument(
+        "commands",
+        nargs="+",
+        help="each one word to the shell, for instance 'mae pretrain --seed 1'",
+    )
     words = parser.parse_args()
     sys.exit(run(words.commands, words.log, words.status, words.stamp, words.made))
 

@@ -1,7 +1,9 @@
 """Sphinx extension: what the pages' frame gets wrong for readers, put right.
 
-docutils marks each entry of the bibliography by a role that ARIA has since withdrawn, inside a list, which then has no items. The theme takes the colours
-from the reader's system, but logs an error while the reader has chosen none; its own setting for that takes all colours from a page without scripts.
+docutils marks each entry of the bibliography by a role that ARIA has since withdrawn, inside a
+list, which then has no items. The theme takes the colours from the reader's system, but logs an
+error while the reader has chosen none; its own setting for that takes all colours from a page
+without scripts.
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 from sphinx.application import Sphinx
-
 
 COLOURS = "document.documentElement.dataset.mode ||= 'auto'"
 

@@ -1,9 +1,10 @@
 """Sphinx extension: the pages fetch nothing from the network.
 
-MathJax comes from an installed package instead of a CDN, as the one file that holds every TeX extension and draws SVG, so
-that it has no fonts and no further scripts to ask for. The live widgets' scripts are left out, since a page has no kernel
-to talk to: a cell's HTML face is shown instead of its widget (see `nb_mime_priority_overrides` in _config.yml). So is
-sphinx-thebe, which Jupyter Book always loads: it would run cells on a server elsewhere, puts that server's address into
+MathJax comes from an installed package instead of a CDN, as the one file that holds every TeX
+extension and draws SVG, so that it has no fonts and no further scripts to ask for. The live
+widgets' scripts are left out, since a page has no kernel to talk to: a cell's HTML face is shown
+instead of its widget (see `nb_mime_priority_overrides` in _config.yml). So is sphinx-thebe, which
+Jupyter Book always loads: it would run cells on a server elsewhere, puts that server's address into
 every page, and declares its constants twice, which is an error in the browser.
 """
 
@@ -17,7 +18,8 @@ from sphinx.config import Config
 from sphinx.errors import ExtensionError
 
 PACKAGE = "sphinx-mathjax-offline"
-"""The distribution that carries MathJax; its import name has the dashes too, so it is only ever looked up."""
+"""The distribution that carries MathJax; its import name has the dashes too, so it is only ever
+looked up."""
 
 SCRIPT = "tex-svg-full.js"
 
@@ -25,9 +27,14 @@ SCRIPT = "tex-svg-full.js"
 def find_mathjax() -> Path:
     """The installed MathJax file; ExtensionError where it is not installed."""
     spec = importlib.util.find_spec(PACKAGE)
-    script = Path(spec.origin).parent / "static" / "mathjax" / SCRIPT if spec and spec.origin else None
+    script = (
+        Path(spec.origin).parent / "static" / "mathjax" / SCRIPT if spec and spec.origin else None
+    )
     if script is None or not script.is_file():
-        raise ExtensionError(f"{PACKAGE} is not installed, so formulas could not be shown offline: pip install -r requirements.txt")
+        raise ExtensionError(
+            f"{PACKAGE} is not installed, so formulas could not be shown offline: pip install -r"
+            " requirements.txt"
+        )
     return script
 
 
@@ -38,16 +45,22 @@ def use_local_mathjax(app: Sphinx, config: Config) -> None:
 
 
 def leave_out_thebe(app: Sphinx, config: Config) -> None:
-    """Undo what sphinx-thebe has set up: its scripts, its style sheet and what it adds to each page."""
+    """Undo what sphinx-thebe has set up: its scripts, its style sheet and what it adds to each
+    page."""
     for listeners in app.events.listeners.values():
         for listener in list(listeners):
             if listener.handler.__module__ == "sphinx_thebe":
                 app.disconnect(listener.id)
-    app.registry.css_files[:] = [(name, attributes) for name, attributes in app.registry.css_files if name != "sphinx-thebe.css"]
+    app.registry.css_files[:] = [
+        (name, attributes)
+        for name, attributes in app.registry.css_files
+        if name != "sphinx-thebe.css"
+    ]
 
 
 SUMMARIES = "DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY &&= location.protocol !== 'file:'"
-"""The search fetches every page that it lists, for an excerpt; a browser lets no page fetch a file."""
+"""The search fetches every page that it lists, for an excerpt; a browser lets no page fetch a
+file."""
 
 
 def setup(app: Sphinx) -> dict[str, bool | str]:

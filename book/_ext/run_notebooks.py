@@ -1,7 +1,9 @@
-"""Runs notebooks with the present code, in a fresh kernel each, and saves their outputs in place: `make notebooks`.
+"""Runs notebooks with the present code, in a fresh kernel each, and saves their outputs in place:
+`make notebooks`.
 
-A notebook whose run fails stays as it was. What differs from run to run and tells a reader nothing (times of cells, the
-Python version, what papermill or an editor left) is not saved, so that a commit shows what changed.
+A notebook whose run fails stays as it was. What differs from run to run and tells a reader nothing
+(times of cells, the Python version, what papermill or an editor left) is not saved, so that a
+commit shows what changed.
 """
 
 from __future__ import annotations
@@ -15,17 +17,23 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from mae_lib.base.provenance import provenance
+
 CELL_TIMEOUT = 1200
 """Seconds; the same as in _config.yml and for nbval."""
 
 KEPT_CELL_METADATA = {"tags", "mystnb", "editable", "slideshow"}
-KEPT_NOTEBOOK_METADATA = {"mystnb", "title", "widgets"}
+KEPT_NOTEBOOK_METADATA = {"made", "mystnb", "title", "widgets"}
 
 
 def run(path: Path) -> None:
     """Execute one notebook in its own folder and replace it by the result."""
     notebook = nbformat.read(path, as_version=4)
-    notebook.metadata = {key: value for key, value in notebook.metadata.items() if key in KEPT_NOTEBOOK_METADATA - {"widgets"}}
+    notebook.metadata = {
+        key: value
+        for key, value in notebook.metadata.items()
+        if key in KEPT_NOTEBOOK_METADATA - {"widgets"}
+    }
     client = NotebookClient(
         notebook,
         timeout=CELL_TIMEOUT,
@@ -35,11 +43,26 @@ def run(path: Path) -> None:
         resources={"metadata": {"path": str(path.parent)}},
     )
     client.execute()
-    notebook.metadata = {key: value for key, value in notebook.metadata.items() if key in KEPT_NOTEBOOK_METADATA}
-    notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata = {
+        key: value for key, value in notebook.metadata.items() if key in KEPT_NOTEBOOK_METADATA
+    }
+    notebook.metadata["kernelspec"] = {
+        "display_name": "Python 3",
+        "language": "python",
+        "name": "python3",
+    }
     notebook.metadata["language_info"] = {"name": "python"}
+    origin = provenance("cpu")
+    notebook.metadata["made"] = {
+        "commit": origin["commit"],
+        "finished": origin["finished"][:10],
+        "hardware": f"{origin['hardware']['cpu']}, {origin['hardware']['cores']} cores",
+        "torch": origin["versions"]["torch"],
+    }
     for cell in notebook.cells:
-        cell.metadata = {key: value for key, value in cell.metadata.items() if key in KEPT_CELL_METADATA}
+        cell.metadata = {
+            key: value for key, value in cell.metadata.items() if key in KEPT_CELL_METADATA
+        }
     nbformat.validate(notebook)
     unfinished = path.with_suffix(".ipynb.tmp")
     nbformat.write(notebook, unfinished)

@@ -1,0 +1,1 @@
+"""What the chapters show: badges, figures and tables, a module a subject."""

@@ -1,0 +1,1 @@
+"""The book's subcommands of ``mae``: ledger and rerun."""

@@ -1,0 +1,1 @@
+"""Interactive explorers with three faces: live widget, page without a kernel, printed figure."""

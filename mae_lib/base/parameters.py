@@ -1,0 +1,286 @@
+"""A notebook's parameters, declared once and checked twice: inside, in the cell below its
+`parameters` cell, and from outside, before papermill starts a kernel.
+
+papermill takes any name and any value: a misspelt parameter is injected beside the right one and
+only warned about, and `-p quick false` injects the *string* "false". A notebook therefore declares
+its parameters in a call of `check_parameters`; `check_notebook_parameters` reads the same call
+before anything is run.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+import numbers
+import types as python_types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from mae_lib.base.errors import InputError
+
+INTERACTIVE_NAMES = frozenset({"In", "Out", "exit", "quit", "get_ipython", "open", "display"})
+"""What IPython itself puts into a notebook's namespace, beside names with a leading underscore."""
+
+INJECTABLE = (str, int, float, bool, list, tuple, dict, type(None))
+"""The only types papermill can inject (what YAML holds): whatever else is in the namespace is no
+parameter."""
+
+
+def check_parameters(namespace: Mapping[str, Any], /, **types: Any) -> None:
+    """Check a chapter's parameters; call it in the cell after the one tagged `parameters`.
+
+        check_parameters(globals(), tier=Literal["smoke", "laptop"], data_root=str,
+        mask_ratios=list[float], quick=bool)
+
+    Args:
+        namespace: the notebook's `globals()`. Names of IPython, modules, functions, classes and
+            objects that no notebook parameter can be are passed over; any other name has to be
+            declared.
+        types: each parameter's type: `str`, `int`, `float` (takes an int), `bool`, `None`,
+            `Literal[...]`, `list[T]` (takes a tuple), `tuple[T, ...]`, `tuple[A, B]`, `dict[K, V]`,
+            unions of these, `Any`.
+
+    Raises:
+        InputError: a declared parameter is missing or of another type, or there is a name that was
+            not declared; one line that says how to pass it, with the nearest declared name.
+        TypeError: `types` itself holds something that is no such type.
+    """
+    problems = [
+        f"parameter {name!r} is missing: define it in the cell tagged 'parameters'"
+        for name in types
+        if name not in namespace
+    ]
+    for name, value in namespace.items():
+        if name in types:
+            problems += _type_problem(name, value, types[name])
+        elif (
+            not name.startswith("_")
+            and name not in INTERACTIVE_NAMES
+            and isinstance(value, INJECTABLE)
+        ):
+            problems.append(_unknown(name, types))
+    if problems:
+        raise InputError("; ".join(problems))
+
+
+def check_notebook_parameters(notebook: str | Path, parameters: Mapping[str, Any]) -> None:
+    """The same check from outside, before papermill starts a kernel: `parameters` is what it would
+    inject.
+
+    The declarations are read from the notebook's own `check_parameters` call, without running
+    anything. (papermill's `inspect_notebook` gives less: it skips lines with two `=` or a union,
+    and keeps no element types.)
+
+    Raises:
+        InputError: the notebook cannot be read or declares nothing, or a name or a type is wrong.
+    """
+    types = declared_parameters(notebook)
+    problems = []
+    for name, value in parameters.items():
+        problems += (
+            _type_problem(name, value, types[name]) if name in types else [_unknown(name, types)]
+        )
+    if problems:
+        raise InputError(f"{Path(notebook).name}: " + "; ".join(problems))
+
+
+def declared_parameters(notebook: str | Path) -> dict[str, Any]:
+    """The parameters a notebook declares in its `check_parameters(globals(), name=type, ...)` call,
+    with their types.
+
+    Raises:
+        InputError: no such file, no notebook, no such call, or a type in it that is not spelt with
+            built-in names and `typing`'s.
+    """
+    path = Path(notebook)
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    except FileNotFoundError:
+        raise InputError(f"there is no notebook {path}: check the path") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is not a readable notebook ({type(error).__name__}): give an .ipynb file"
+        ) from None
+    for source in sources:
+        for node in ast.walk(_parse(source)):
+            if (
+                isinstance(node, ast.Call)
+                and ast.unparse(node.func).split(".")[-1] == check_parameters.__name__
+            ):
+                return {
+                    keyword.arg: _read_type(path, keyword)
+                    for keyword in node.keywords
+                    if keyword.arg
+                }
+    raise InputError(
+        f"{path} declares no parameters: call check_parameters(globals(), ...) after its"
+        " 'parameters' cell"
+    )
+
+
+def _parse(source: str) -> ast.AST:
+    """A cell's syntax tree; an empty one for cells that are not plain Python (magics)."""
+    try:
+        return ast.parse(source)
+    except SyntaxError:
+        return ast.Module(body=[], type_ignores=[])
+
+
+TYPE_NAMES: dict[str, Any] = {
+    **{kind.__name__: kind for kind in (str, int, float, bool, list, tuple, dict)},
+    **{name: getattr(typing, name) for name in ("Any", "Literal", "Optional", "Union")},
+    "typing": typing,
+}
+
+
+def _read_type(path: Path, keyword: ast.keyword) -> Any:
+    """The type written in one argument of a `check_parameters` call, without running the
+    notebook."""
+    text = ast.unparse(keyword.value)
+    # The nodes are restricted before the evaluation: a notebook that is only looked at must not get
+    # code run.
+    allowed = (
+        ast.Name,
+        ast.Attribute,
+        ast.Subscript,
+        ast.Tuple,
+        ast.Constant,
+        ast.BinOp,
+        ast.BitOr,
+        ast.Load,
+        ast.UnaryOp,
+        ast.USub,
+    )
+    try:
+        if not all(isinstance(node, allowed) for node in ast.walk(keyword.value)):
+            raise ValueError(text)
+        return eval(
+            compile(ast.Expression(keyword.value), str(path), "eval"),
+            {"__builtins__": {}},
+            TYPE_NAMES,
+        )
+    except Exception:
+        raise InputError(
+            f"{path.name}: the type {text!r} of parameter {keyword.arg!r} cannot be read from"
+            " outside: spell it with built-in types and those of typing"
+        ) from None
+
+
+def _unknown(name: str, types: Mapping[str, Any]) -> str:
+    """What to say of a name that is no parameter."""
+    near = difflib.get_close_matches(name, types, n=1)
+    guess = f"did you mean {near[0]!r}?" if near else "remove it."
+    return f"there is no parameter {name!r}: {guess} (parameters: {', '.join(types)})"
+
+
+def _type_problem(name: str, value: Any, expected: Any) -> list[str]:
+    """Nothing, or one message: `value` is not of type `expected`."""
+    if _matches(value, expected):
+        return []
+    options = _options(expected)
+    message = (
+        f"parameter {name!r} has to be {_spell(expected)}, not {type(value).__name__} {value!r}"
+    )
+    if isinstance(value, str):
+        near = difflib.get_close_matches(
+            value, [option for option in _literals(expected) if isinstance(option, str)], n=1
+        )
+        if near:
+            return [f"{message}: did you mean {near[0]!r}?"]
+        if bool in options and value.strip().lower() in ("true", "false"):
+            word = value.strip().lower()
+            return [
+                f"{message}: papermill's -p passes {value} as text, so use -p {name}"
+                f" {word.capitalize()} or -y '{name}: {word}'"
+            ]
+    containers = [
+        kind
+        for option in options
+        if (kind := typing.get_origin(option) or option) in (list, tuple, dict)
+    ]
+    if containers:
+        example = "{key: value}" if containers[0] is dict else "[first, second]"
+        return [f"{message}: papermill takes it as -y '{name}: {example}'"]
+    if str in options and value is None:
+        return [f"{message}: leave it out, or pass an empty text: -p {name} ''"]
+    if str in options and isinstance(value, (int, float, bool)):
+        return [f"{message}: papermill's -r passes a value as text: -r {name} {value}"]
+    return [f"{message}: pass -p {name} VALUE or -y '{name}: VALUE' with such a value"]
+
+
+def _options(expected: Any) -> tuple[Any, ...]:
+    """The members of a union, or the type alone."""
+    if typing.get_origin(expected) in (typing.Union, python_types.UnionType):
+        return tuple(option for member in typing.get_args(expected) for option in _options(member))
+    return (expected,)
+
+
+def _is_literal(expected: Any) -> bool:
+    return typing.get_origin(expected) is Literal
+
+
+def _literals(expected: Any) -> list[Any]:
+    """All the values that the `Literal`s in a type allow."""
+    return [
+        value
+        for option in _options(expected)
+        if _is_literal(option)
+        for value in typing.get_args(option)
+    ]
+
+
+def _matches(value: Any, expected: Any) -> bool:
+    """Whether `value` is of the declared type. A bool is no int, an int is a float, a tuple is as
+    good as a list."""
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if expected is Any:
+        return True
+    if expected is None or expected is type(None):
+        return value is None
+    if len(_options(expected)) > 1:
+        return any(_matches(value, option) for option in _options(expected))
+    if _is_literal(expected):
+        # True == 1, so equality alone would take one for the other.
+        return any(
+            value == allowed and isinstance(value, bool) == isinstance(allowed, bool)
+            for allowed in arguments
+        )
+    if expected is bool:
+        return isinstance(value, bool)
+    if expected in (int, float):
+        kind = numbers.Integral if expected is int else numbers.Real
+        return isinstance(value, kind) and not isinstance(value, bool)
+    if expected is str:
+        return isinstance(value, str)
+    if (origin or expected) is dict:
+        return isinstance(value, dict) and (
+            not arguments
+            or all(
+                _matches(key, arguments[0]) and _matches(item, arguments[1])
+                for key, item in value.items()
+            )
+        )
+    if (origin or expected) in (list, tuple):
+        if not isinstance(value, (list, tuple)):
+            return False
+        if origin is tuple and arguments[-1:] != (Ellipsis,):
+            return len(value) == len(arguments) and all(map(_matches, value, arguments))
+        return not arguments or all(_matches(item, arguments[0]) for item in value)
+    raise TypeError(f"{expected!r} is no type that check_parameters knows")
+
+
+def _spell(expected: Any) -> str:
+    """A type as a reader would say it."""
+    if expected is None or expected is type(None):
+        return "None"
+    if len(_options(expected)) > 1:
+        return " or ".join(_spell(option) for option in _options(expected))
+    if _is_literal(expected):
+        return " or ".join(map(repr, typing.get_args(expected)))
+    if typing.get_origin(expected):
+        return str(expected).replace("typing.", "")
+    return getattr(expected, "__name__", str(expected))

@@ -1,0 +1,113 @@
+"""What ``mae show`` does: reads a checkpoint and images, lets the model work on them, and writes
+one picture of it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from mae_lib.base.errors import InputError
+from mae_lib.base.files import TakenName, write_atomically
+from mae_lib.commands.options import Show
+from mae_lib.data.formats.decoding import decode
+from mae_lib.drawing.attention_figures import attention_rows
+from mae_lib.drawing.figures import image_rows, masked_pictures
+from mae_lib.evaluation.attention import attention_maps
+from mae_lib.masks.masking import MaskSpec
+from mae_lib.model.autoencoder import MaskedAutoencoder, normalise_pixels, to_unit_range
+from mae_lib.training.feeding import step_generator
+from mae_lib.training.pretrain import resolve_device
+from mae_lib.training.store import Checkpoint, checkpoint_at
+
+DOTS = 200
+"""Of the picture, per inch."""
+
+
+def run(options: Show) -> int:
+    """``mae show``: the exit status."""
+    what, out = options.what, options.out.expanduser()
+    if out.suffix.lower() != ".png":
+        raise InputError(f"--out {out}: give the picture a name that ends in .png")
+    if out.exists():
+        raise TakenName(f"{out} is there already, and is not replaced: give another name")
+    if not options.image:
+        raise InputError("no image was named: give --image one file or more")
+    stored = checkpoint_at(options.checkpoint)
+    model = stored.config.model
+    if model.channels not in (1, 3):
+        raise InputError(
+            f"{stored.path.name} takes images of {model.channels} channels, which make no picture:"
+            " show a model of 1 or 3"
+        )
+    # all that may be wrong is found before the weights are read
+    specs = {} if what == "attention" else _masks(stored, options.ratio, options.unit)
+    if what == "reconstruction":
+        model.require_decoder()
+    shape, where = (model.channels, *model.image_size), resolve_device(options.device)
+    images = torch.stack([torch.tensor(decode(file, shape, 1)) for file in options.image])
+    if what == "attention":
+        figure = _attention(stored.load(where), images, options.layer)
+    else:
+        figure = _masked(
+            images, specs, stored.load(where) if what == "reconstruction" else None, options.seed
+        )
+    write_atomically(out, lambda file: figure.savefig(file, format="png", dpi=DOTS), replace=False)
+    print(out)
+    if what == "reconstruction" and model.normalise_target:
+        print(
+            "this model predicts normalised patches: their true means and deviations are put back"
+        )
+    return 0
+
+
+def _masks(
+    checkpoint: Checkpoint, ratios: tuple[float, ...], unit: int | None
+) -> dict[str, MaskSpec]:
+    """Row title → law of its masks."""
+    config = checkpoint.config
+    if not ratios and config.ratio is None:
+        raise InputError(
+            f"nobody knows at which masking ratio {config.name} was trained: give --ratio"
+        )
+    patch, unit = config.model.patch, unit or config.unit
+    if unit % patch:
+        raise InputError(f"--unit {unit} is not a multiple of the {patch} px ViT patch: choose one")
+    return {
+        f"ratio {r:g}": MaskSpec(config.model.grid, r, unit // patch)
+        for r in ratios or (config.ratio,)
+    }
+
+
+def _masked(
+    images: Tensor, specs: dict[str, MaskSpec], model: MaskedAutoencoder | None, seed: int
+) -> Figure:
+    """A row a ratio; the columns are each image, what is visible of it and, with a model, what it
+    rebuilds."""
+    device = "cpu" if model is None else next(model.parameters()).device
+    x = normalise_pixels(images).to(device)
+    rows = {}
+    for title, spec in specs.items():
+        visible, hidden = spec.sample(len(x), step_generator(seed, "show", 0))
+        columns = [images.float() / 255, masked_pictures(images, hidden, spec.grid)]
+        if model is not None:
+            columns.append(to_unit_range(model.reconstruct(x, visible.to(device))).cpu())
+        rows[title] = torch.stack(columns, 1).flatten(0, 1)
+    titles = ("original", "visible") if model is None else ("original", "visible", "rebuilt")
+    return image_rows(rows, titles * len(images), size=_width(len(titles) * len(images), images))
+
+
+def _attention(model: MaskedAutoencoder, images: Tensor, layer: int) -> Figure:
+    """A row an image: what its [CLS] token attends to, on average over heads and head by head."""
+    x = normalise_pixels(images).to(next(model.parameters()).device)
+    maps = attention_maps(model, x, layer)[:, :, 0, 1:].float().cpu()
+    maps = maps.unflatten(-1, model.config.grid)
+    columns = {"all heads": maps.mean(1)} | {f"head {h}": maps[:, h] for h in range(maps.shape[1])}
+    return attention_rows(images, columns, size=_width(1 + len(columns), images))
+
+
+def _width(columns: int, images: Tensor) -> float:
+    """Inches a picture, for a slide of about 13: few are drawn larger."""
+    return min(2.4 * math.sqrt(images.shape[3] / images.shape[2]), max(0.7, 12 / columns))

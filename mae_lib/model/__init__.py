@@ -1,0 +1,1 @@
+"""The masked autoencoder (§2.2, eq. 2)."""
