@@ -25,7 +25,16 @@ from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 
-SOURCES = ("_config.yml", "_toc.yml", "requirements.txt", "book", "notebooks", "mae_lib", "tests")
+SOURCES = (
+    "_config.yml",
+    "_toc.yml",
+    "pyproject.toml",
+    "requirements.txt",
+    "book",
+    "notebooks",
+    "mae_lib",
+    "tests",
+)
 """What pages are made from: the map of paper and code reads library and tests as well."""
 
 MOST_BYTES = 3_000_000
