@@ -19,7 +19,7 @@ from mae_lib.base.errors import InputError
 from mae_lib.commands.cli import parse
 from mae_lib.model.autoencoder import normalise_pixels
 from mae_lib.training.config import PretrainConfig
-from mae_lib.training.tiers import tier
+from mae_lib.training.tiers import parse_size, tier
 from mae_lib.worlds.world import World
 
 IMAGES = BATCH.images
@@ -83,7 +83,9 @@ def reparsed(command: str, data: dict) -> PretrainConfig:
     assert name == "mae"
     parsed = parse(words)
     sizes = (
-        tier(parsed.tier) if parsed.image_size is None else tier(parsed.tier).at(parsed.image_size)
+        tier(parsed.tier)
+        if parsed.image_size is None
+        else tier(parsed.tier).at(parse_size(parsed.image_size))
     )
     config = sizes.config(data, parsed.ratio, parsed.unit, parsed.patch, parsed.seed)
     return replace(

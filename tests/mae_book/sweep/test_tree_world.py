@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from mae_book.sweep import tree_world
+from mae_book.sweep import quad_world, tree_world
 from mae_book.sweep.quad_world import TreeWorld
 from mae_book.sweep.tree_world import (
     DESIGNS,
@@ -18,7 +18,7 @@ from mae_book.sweep.tree_world import (
     first_weights,
     train,
 )
-from mae_book.verdicts.claims import CLAIMS
+from mae_book.verdicts.further_claims import TREE_CLAIMS
 from mae_book.verdicts.ledger import by_run, decide
 from mae_book.verdicts.results import read_results
 from mae_lib.base.errors import InputError
@@ -159,7 +159,7 @@ def test_records_hold_measures_origin_and_whose_training_they_are(records):
 
 def test_claims_name_runs_of_the_designs():
     names = {f"{name}-r50" for name in DESIGNS}
-    for identity, claim in CLAIMS.items():
+    for identity, claim in TREE_CLAIMS.items():
         assert claim.id == identity and claim.kind == "tree_world"
         assert all(
             {test.high, test.low} <= names and test.measure in ("mean/level2", "mean/level3")
@@ -170,20 +170,18 @@ def test_claims_name_runs_of_the_designs():
 def test_recorded_runs_are_complete_and_decide_every_claim():
     records = read_results("tree_world")
     values = by_run(records, "mean/level3")
-    assert values.keys() == {f"{name}-r50" for name in DESIGNS}
-    seeds = {run: set(found) for run, found in values.items()}
-    assert len(set(map(frozenset, seeds.values()))) == 1 and len(seeds["random-r50"]) >= 3
-    assert all(
-        {k: v for k, v in r["config"].items() if k not in ("seed", "design", "groups", "margin")}
-        == vars(Settings())
-        for r in records
-    )
-    for claim in CLAIMS.values():
+    ratios = {f"random-r{ratio}" for ratio in (10, 25, 50, 75, 90)}
+    assert values.keys() == {f"{name}-r50" for name in DESIGNS} | ratios
+    assert all({0, 1, 2} <= set(found) for found in values.values())
+    own = ("seed", "design", "groups", "margin", "ratio")
+    same = {k: v for k, v in vars(Settings()).items() if k not in own}
+    assert all({k: v for k, v in r["config"].items() if k not in own} == same for r in records)
+    for claim in TREE_CLAIMS.values():
         assert decide(claim, records).verdict in ("reproduced", "not reproduced", "undecided")
 
 
 def test_more_draws_recover_more_of_the_tree():
-    few, some, many = tree_world.recovery((16, 200, 4000), seeds=5)
+    few, some, many = quad_world.recovery((16, 200, 4000), seeds=5)
     assert (
         few.lacking > some.lacking == many.lacking == 0
         and few.exact < many.exact == many.groups == 1
