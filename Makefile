@@ -71,7 +71,7 @@ test: environment
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
 
 test-everywhere: environment
-	@$(BIN)/python tests/everywhere.py $(if $(BOOK),--book) $(PYTEST)
+	@$(BIN)/python tests/helpers/everywhere.py $(if $(BOOK),--book) $(PYTEST)
 
 notebooks: environment
 	@$(BIN)/python book/_ext/run_notebooks.py notebooks/*.ipynb

@@ -1,4 +1,4 @@
-"""`tests/everywhere.py`: every arithmetic of this processor is there once, each is really run
+"""`tests/helpers/everywhere.py`: every arithmetic of this processor is there once, each is really run
 under, and a failure under one fails the whole."""
 
 from __future__ import annotations

@@ -3,7 +3,7 @@ for: PyTorch's instruction sets, one thread and two, and matrix products summed 
 processor. What hangs on the order of a sum fails under one of them, here or on another's machine.
 
     make test-everywhere                                   # every test; BOOK=1: and the book
-    python tests/everywhere.py tests/test_worlds.py -x     # arguments are pytest's
+    python tests/helpers/everywhere.py tests/test_worlds.py -x     # arguments are pytest's
 
 Ends with a table of how each ended; exits with 1 if any failed.
 """
@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CHOSEN = "ATEN_CPU_CAPABILITY"
 
 
