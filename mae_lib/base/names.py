@@ -18,6 +18,7 @@ Evaluation = Literal[
     "probe",
     "few_labels",
     "knn",
+    "severity",
     "shape_bias",
     "latents",
 ]

@@ -101,12 +101,13 @@ class Pretrain(Command):
 @dataclass(frozen=True)
 class Evaluate(Command):
     """Measure what pretrained encoders have learned: reconstruction (§3.1), attention (§3.2),
-    separability, probe, few_labels and knn (§3.3), shape_bias (§3.4), latents (§3.6). What is
-    already recorded in --results for these weights, data and settings is not measured again.
+    separability, probe, few_labels, knn and severity (§3.3), shape_bias (§3.4), latents (§3.6).
+    What is already recorded in --results for these weights, data and settings is not measured
+    again.
     """
 
     what: Annotated[Evaluation, tyro.conf.Positional, tyro.conf.arg(metavar="WHAT")]
-    """few_labels: 20 a class; latents: of the embedded world"""
+    """few_labels: 20 a class; latents, severity: of the embedded world"""
     checkpoint: tuple[Path, ...] = ()
     """checkpoints (their .safetensors or .json), folders of them, or bare names (NAME-HASH) of what
     is in checkpoints/ or in the cache"""

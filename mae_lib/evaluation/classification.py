@@ -19,8 +19,7 @@ from mae_lib.base.intervals import Interval, bootstrap
 from mae_lib.base.provenance import provenance
 from mae_lib.data.datasets import Subset
 from mae_lib.data.sources import image_source
-from mae_lib.evaluation.evaluate import probe_sources
-from mae_lib.evaluation.inputs import Options
+from mae_lib.evaluation.inputs import Options, probe_sources
 from mae_lib.evaluation.probe import right
 from mae_lib.model.autoencoder import normalise_pixels
 from mae_lib.training.classifier import Classifier, StoredClassifier, classify
@@ -126,7 +125,7 @@ def evaluate_classifier(
 
     Args:
         model: in eval mode. sets: name → (images, bool [K, C]: whether class c counts as right for
-            label k), as `mae_lib.evaluation.evaluate.probe_sources` opens them.
+            label k), as `mae_lib.evaluation.inputs.probe_sources` opens them.
     """
     device, found = next(model.parameters()).device, {}
     for name, (source, accepts) in sets.items():

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,7 +16,7 @@ from mae_lib.base.errors import InputError
 from mae_lib.base.image_source import ImageSource
 from mae_lib.base.intervals import Interval
 from mae_lib.base.provenance import provenance
-from mae_lib.data.shifted import ShiftedSet, open_shifted
+from mae_lib.data.shifted import open_shifted
 from mae_lib.data.sources import image_source
 from mae_lib.evaluation.attention import evaluate_attention, untrained
 from mae_lib.evaluation.features import Features, encode, features, pixel_features
@@ -31,20 +29,20 @@ from mae_lib.evaluation.few_labels import (
 from mae_lib.evaluation.inputs import (
     DEFAULTS,
     Options,
-    Stimuli,
     digest,
     images_of,
     open_named,
-    read_stimuli,
+    probe_sources,
     resident,
+    stimuli_of,
     thinned,
-    world_stimuli,
 )
 from mae_lib.evaluation.latents import evaluate_latents, readout, world_latents
 from mae_lib.evaluation.probe import check_labels, evaluate_pixels, evaluate_probe
 from mae_lib.evaluation.reconstruction import evaluate_reconstruction
 from mae_lib.evaluation.separability import check_enough as check_enough_to_separate
 from mae_lib.evaluation.separability import evaluate_separability, ten_classes
+from mae_lib.evaluation.severity import evaluate_severity, graded_sets
 from mae_lib.evaluation.shape_bias import (
     category_groups,
     category_probabilities,
@@ -53,7 +51,7 @@ from mae_lib.evaluation.shape_bias import (
 from mae_lib.training.pretrain import resolve_device
 from mae_lib.training.store import Checkpoint
 from mae_lib.training.tiers import run_name
-from mae_lib.worlds.world import EVALUATION_SETS, World
+from mae_lib.worlds.world import World
 
 Measures = dict[str, Interval]
 
@@ -64,10 +62,17 @@ SETTINGS = {
     "probe": ("train_images", "seed"),
     "few_labels": ("train_images", "seed"),
     "knn": ("train_images", "neighbours", "seed"),
+    "severity": ("train_images", "seed"),
     "shape_bias": ("train_images", "seed"),
     "latents": ("train_images", "seed"),
 }
 """Which options each evaluation depends on, beside its data."""
+
+WORLD_ONLY = {
+    "latents": "nobody knows the latents of photographs",
+    "severity": "photographs cannot be drawn again with a shift of another strength",
+}
+"""Evaluations of the embedded world alone, and why."""
 
 PROBES = ("probe", "few_labels", "knn")
 """Evaluations that score a classifier on shifted sets too."""
@@ -114,9 +119,9 @@ def _check(kind: str, options: Options) -> None:
             "shape_bias on a folder of images needs --stimuli: the folder of cue-conflict stimuli,"
             " <shape>/<shape>N-<texture>N.png"
         )
-    if kind == "latents" and options.data is not None:
+    if kind in WORLD_ONLY and options.data is not None:
         raise InputError(
-            "only the embedded world knows the latents of its images: run latents without --data"
+            f"{WORLD_ONLY[kind]}: run {kind} without --data, on the embedded world, which knows"
         )
 
 
@@ -135,7 +140,7 @@ def identity(kind: str, checkpoint: Checkpoint, options: Options) -> dict:
     settings = {name: getattr(options, name) for name in SETTINGS[kind]}
     model, data = config.model, {}
     for split in (
-        ("validation", "train") if kind in (*PROBES, "shape_bias", "latents") else ("validation",)
+        ("validation", "train") if kind in (*PROBES, *WORLD_ONLY, "shape_bias") else ("validation",)
     ):
         source = image_source(options.data, split, model.image_size, model.channels)
         data[split] = source.identity
@@ -152,7 +157,7 @@ def identity(kind: str, checkpoint: Checkpoint, options: Options) -> dict:
             for name, each in opened.items()
         }
     if kind == "shape_bias" and options.stimuli is not None:
-        stimuli = read_stimuli(options.stimuli, model.image_size, model.channels)
+        stimuli = stimuli_of(options, model.image_size, model.channels)
         data["stimuli"] = stimuli.source.identity
     named = [kind, checkpoint.record["digest"], settings, data]
     return {
@@ -192,24 +197,6 @@ def _features(
     checkpoint: Checkpoint, options: Options, split: str, count: int | None = None
 ) -> Features:
     return features(checkpoint, images_of(checkpoint, options, split, count), device=options.device)
-
-
-def _shifted(
-    name: str, directory: Path, classes: tuple[str, ...], size: tuple[int, int], channels: int
-) -> ShiftedSet:
-    opened = open_shifted(name, directory, classes, size, channels)
-    return replace(opened, source=resident(opened.source))
-
-
-def _stimuli(directory: Path | None, size: tuple[int, int], channels: int) -> Stimuli:
-    if directory is None:
-        opened = _world_stimuli(size[0])
-    else:
-        opened = read_stimuli(directory, size, channels)
-    return replace(opened, source=resident(opened.source))
-
-
-_world_stimuli = lru_cache(maxsize=4)(world_stimuli)
 
 
 def _reconstruction(checkpoint: Checkpoint, options: Options) -> Measures:
@@ -252,6 +239,16 @@ def _knn(checkpoint: Checkpoint, options: Options) -> Measures:
     return evaluate_knn(*probed(checkpoint, options), options.neighbours, options.seed)
 
 
+def _severity(checkpoint: Checkpoint, options: Options) -> Measures:
+    sets = graded_sets(checkpoint.config.model.image_size[0])
+    seen = {
+        name: features(checkpoint, resident(source), device=options.device)
+        for name, source in sets.items()
+    }
+    train = _features(checkpoint, options, "train", options.train_images)
+    return evaluate_severity(train, seen, options.seed, options.device)
+
+
 def probed(
     checkpoint: Checkpoint, options: Options
 ) -> tuple[Features, dict[str, tuple[Features, Tensor]]]:
@@ -263,22 +260,6 @@ def probed(
         name: (features(checkpoint, source, device=options.device), accepts)
         for name, (source, accepts) in sources.items()
     }
-
-
-def probe_sources(
-    options: Options, size: tuple[int, int], channels: int
-) -> dict[str, tuple[ImageSource, Tensor]]:
-    """name → (images, which classes count as right for each label), of every set that a probe is
-    scored on."""
-    names = EVALUATION_SETS if options.data is None else ("validation",)
-    sources = {name: open_named(options.data, name, size, channels, None) for name in names}
-    classes = tuple(sources["validation"].classes)
-    own = torch.eye(len(classes), dtype=torch.bool)
-    sets = {name: (source, own) for name, source in sources.items()}
-    for name, directory in options.shifted.items():
-        shifted = _shifted(name, directory, classes, size, channels)
-        sets[name] = shifted.source, shifted.accepts
-    return sets
 
 
 _pixels_seen: dict[str, Measures] = {}
@@ -312,7 +293,7 @@ def _shape_bias(checkpoint: Checkpoint, options: Options) -> Measures:
 def cued(checkpoint: Checkpoint, options: Options) -> tuple[Features, Features, Tensor, Tensor]:
     """Features that a probe is trained on, those of the cue-conflict stimuli, and their cues."""
     model = checkpoint.config.model
-    stimuli = _stimuli(options.stimuli, model.image_size, model.channels)
+    stimuli = stimuli_of(options, model.image_size, model.channels)
     train = _features(checkpoint, options, "train", options.train_images)
     seen = features(checkpoint, stimuli.source, device=options.device)
     return train, seen, stimuli.shape, stimuli.texture
@@ -388,6 +369,7 @@ EVALUATIONS: dict[str, Callable[[Checkpoint, Options], Measures]] = {
     "probe": _probe,
     "few_labels": _few_labels,
     "knn": _knn,
+    "severity": _severity,
     "shape_bias": _shape_bias,
     "latents": _latents,
 }

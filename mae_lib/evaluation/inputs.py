@@ -20,10 +20,11 @@ from mae_lib.base.image_source import ImageSource
 from mae_lib.data.datasets import Resident, Subset
 from mae_lib.data.encoded import FolderImages
 from mae_lib.data.image_files import shown
+from mae_lib.data.shifted import open_shifted
 from mae_lib.data.sources import image_source
 from mae_lib.evaluation.shape_bias import category_groups
 from mae_lib.training.store import Checkpoint
-from mae_lib.worlds.world import World
+from mae_lib.worlds.world import EVALUATION_SETS, World
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,22 @@ def images_of(
 ) -> ImageSource:
     model = checkpoint.config.model
     return open_named(options.data, split, model.image_size, model.channels, count)
+
+
+def probe_sources(
+    options: Options, size: tuple[int, int], channels: int
+) -> dict[str, tuple[ImageSource, Tensor]]:
+    """name → (images, which classes count as right for each label), of every set that a probe is
+    scored on."""
+    names = EVALUATION_SETS if options.data is None else ("validation",)
+    sources = {name: open_named(options.data, name, size, channels, None) for name in names}
+    classes = tuple(sources["validation"].classes)
+    own = torch.eye(len(classes), dtype=torch.bool)
+    sets = {name: (source, own) for name, source in sources.items()}
+    for name, directory in options.shifted.items():
+        shifted = open_shifted(name, directory, classes, size, channels)
+        sets[name] = resident(shifted.source), shifted.accepts
+    return sets
 
 
 _NAME = re.compile(r"([a-z]+)\d+-([a-z]+)\d+")
@@ -179,3 +196,15 @@ def world_stimuli(
     # an image's cues do not depend on its size
     batch = replace(world, size=16).sample(range(len(world)))
     return Stimuli(world, batch.labels.cpu(), batch.textures.cpu(), world.classes)
+
+
+def stimuli_of(options: Options, size: tuple[int, int], channels: int) -> Stimuli:
+    """The cue-conflict stimuli that the options name; by default the embedded world's."""
+    if options.stimuli is None:
+        opened = _world_stimuli(size[0])
+    else:
+        opened = read_stimuli(options.stimuli, size, channels)
+    return replace(opened, source=resident(opened.source))
+
+
+_world_stimuli = lru_cache(maxsize=4)(world_stimuli)

@@ -1,5 +1,5 @@
-"""`tests/helpers/everywhere.py`: every arithmetic of this processor is there once, each is really run
-under, and a failure under one fails the whole."""
+"""`tests/helpers/everywhere.py`: every arithmetic of this processor is there once, each is really
+run under, and a failure under one fails the whole."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import os
 import subprocess
 import sys
 
-import everywhere
 import pytest
+
+import everywhere
 
 ASK = "import os, torch; print(torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())"
 

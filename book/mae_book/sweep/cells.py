@@ -61,7 +61,8 @@ def world_cells(tier: str = "laptop", seeds: Sequence[int] = SEEDS) -> dict[str,
         trained = [Pretraining("world", tier, config) for config in sweep[seed].values()]
         arms = [Pretraining("designs", tier, config) for config in designs_of(sizes, world, seed)]
         cells += [each.cell() for each in (*trained, *arms)]
-        kinds = [kind for kind in MEASURED if kind != "few_labels"]  # of the second sweep alone
+        # of the second sweep alone
+        kinds = [kind for kind in MEASURED if kind not in ("few_labels", "severity")]
         cells += [
             _evaluation(kind, "world", each, FEWER.get(tier)) for kind in kinds for each in trained
         ]

@@ -8,8 +8,11 @@ is made again in batches of 16: a short rung of 9,600 steps, 28,800 steps, which
 steps of the ratios alone. Data, steps, decoder and probe are equal for all eight, as before; the
 tests are those of `mae_book.verdicts.claims`, unchanged, over the five seeds 3 to 7. Beside them
 stand the same tests on a probe from few labels (`mae_lib.evaluation.few_labels`), since the full
-probe comes near its ceiling. At each length a verdict is of the seeds for which every run is there,
-if they are three or more; with it goes the smallest effect that so many seeds could have told.
+probe comes near its ceiling; and, added before any model had been measured so, T1v on the sets that
+have severities, over the images of all five (`mae_lib.evaluation.severity`), since *viewpoint* and
+*sketch* are near chance at their full shift. At each length a verdict is of the seeds for which
+every run is there, if they are three or more; with it goes the smallest effect that so many seeds
+could have told.
 
 What had been seen before, of seeds 0 to 2 alone. At ratio 0.5, seed 0, mean token, seven ways to
 spend the images (steps × batch → probe): 1,200 × 128 .58, 4,800 × 32 .785, 9,600 × 16 .827, 3,600 ×
@@ -26,7 +29,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import get_args
 
-from mae_book.verdicts.claim import Claim
+from mae_book.verdicts.claim import Claim, peak
 from mae_book.verdicts.claims import CLAIMS
 from mae_book.verdicts.ledger import Decision, decide
 from mae_book.verdicts.results import read_results, results_directory
@@ -34,6 +37,7 @@ from mae_lib.base.errors import InputError
 from mae_lib.base.intervals import Interval
 from mae_lib.base.names import Evaluation
 from mae_lib.base.runs import RATIO_RUNS, RUNS
+from mae_lib.worlds.graded import GRADED
 
 BATCH, BASE_LR = 16, 2e-2
 FRESH = (3, 4, 5, 6, 7)
@@ -92,7 +96,7 @@ class Rung:
 
     def claims(self) -> dict[str, Claim]:
         """The claims that its runs can test, by the ledger's own tests; ``ID-few``: those of the
-        linear probe, from few labels."""
+        linear probe, from few labels; ``T1v-graded``: T1v over all severities."""
         every = {*self.runs, *(ARMS + SCRATCH if self.arms else ())}
         own = {
             claim.id: replace(claim, data=self.data)
@@ -104,7 +108,19 @@ class Rung:
             for claim in own.values()
             if claim.kind == "probe"
         }
-        return own | few
+        graded = replace(
+            CLAIMS["T1v"],
+            id="T1v-graded",
+            kind="severity",
+            tests=tuple(
+                test
+                for name in GRADED
+                for test in peak(f"mean/{name}", "r75", ("r10", "r25", "r50", "r90"))
+            ),
+            paper={},
+            data=self.data,
+        )
+        return own | few | {graded.id: graded}
 
     def decisions(self) -> dict[str, Decision]:
         """claim → what its records say so far: see :func:`mae_book.verdicts.ledger.decide`."""

@@ -40,7 +40,7 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setenv("MAE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("mae_lib.worlds.world.EVALUATION_LENGTH", 300)
     monkeypatch.setattr("mae_lib.worlds.world.hard_indices", lambda every=torch.arange(300): every)
-    for kept in (inputs._held, evaluation._world_stimuli):
+    for kept in (inputs._held, inputs._world_stimuli):
         kept.cache_clear()
     torch.set_num_threads(1)
 
@@ -368,8 +368,9 @@ def test_json_on_standard_output(checkpoint, capsys):
         (("shape_bias", "--checkpoint", "CHECKPOINT", "--stimuli", "EMPTY"), "with --data"),
         (
             ("latents", "--checkpoint", "CHECKPOINT", "--data", "PHOTOGRAPHS"),
-            "only the embedded world knows",
+            "nobody knows the latents of photographs",
         ),
+        (("severity", "--checkpoint", "CHECKPOINT", "--data", "PHOTOGRAPHS"), "without --data"),
         (("probe", "--checkpoint", "CHECKPOINT", "--data", "nowhere"), "nowhere"),
         (("probe", "--checkpoint", "CHECKPOINT", "--device", "tpu"), "unknown device"),
         (("probe", "--checkpoint", "CHECKPOINT", "--threads", "0"), "--threads 0"),
