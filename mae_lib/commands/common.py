@@ -9,7 +9,7 @@ import torch
 
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import cache_directory
-from mae_lib.training.store import Checkpoint, checkpoints, named, read
+from mae_lib.training.store import Checkpoint, checkpoint_at, checkpoints
 
 
 def use_threads(threads: int) -> None:
@@ -53,13 +53,7 @@ def named_checkpoints(paths: tuple[Path, ...]) -> list[Checkpoint]:
         if path.is_dir():
             here = checkpoints(path)
         else:
-            here = [
-                (
-                    named(path.name)
-                    if path.parent == Path() and not path.suffix and not path.exists()
-                    else read(path)
-                )
-            ]
+            here = [checkpoint_at(path)]
         if not here:
             raise InputError(
                 f"there is no checkpoint in {path}: name a .safetensors, or a folder that `mae"
@@ -67,6 +61,15 @@ def named_checkpoints(paths: tuple[Path, ...]) -> list[Checkpoint]:
             )
         found |= {checkpoint.record["digest"]: checkpoint for checkpoint in here}
     return list(found.values())
+
+
+def one_checkpoint(path: Path) -> Checkpoint:
+    """The one that ``path`` names; InputError where it is a folder of several, or names none."""
+    found = named_checkpoints((path,))
+    if len(found) > 1:
+        names = ", ".join(each.path.name for each in found)
+        raise InputError(f"{path} holds {len(found)} checkpoints: name one of {names}")
+    return found[0]
 
 
 def name_and_folder(text: str) -> tuple[str, Path]:

@@ -11,6 +11,7 @@ from mae_lib.base.records import own_record, write_result
 from mae_lib.commands.common import (
     name_and_folder,
     named_checkpoints,
+    one_checkpoint,
     require_writable,
     use_threads,
 )
@@ -20,7 +21,6 @@ from mae_lib.evaluation.evaluate import evaluate, identity
 from mae_lib.evaluation.exported import evaluate_exported, export_features, read_exported
 from mae_lib.evaluation.inputs import Options
 from mae_lib.training.pretrain import resolve_device
-from mae_lib.training.store import checkpoint_at
 
 
 def run(options: Evaluate) -> int:
@@ -127,7 +127,7 @@ def export(options: Features) -> int:
         train_images=options.train_images,
         device=options.device,
     )
-    out = export_features(checkpoint_at(options.checkpoint), settings, options.out)
+    out = export_features(one_checkpoint(options.checkpoint), settings, options.out)
     print(out)
     print(f"read it back: mae evaluate probe --features {out}")
     return 0

@@ -148,7 +148,7 @@ class Features(Command):
     evaluate WHAT --features F` reads it back, without the images and the weights."""
 
     checkpoint: Path
-    """a checkpoint (its .safetensors or .json), or a bare name"""
+    """a checkpoint: its .safetensors or .json, a folder that holds one, or a bare name"""
     out: Path
     """the file, a .safetensors that is not there yet"""
     data: Path | None = None
@@ -265,7 +265,8 @@ class Show(Command):
     what: Annotated[Picture, tyro.conf.Positional, tyro.conf.arg(metavar="WHAT")]
     """reconstruction, attention or mask"""
     checkpoint: Path
-    """a checkpoint: its .safetensors or .json, or a bare name (NAME-HASH) of what is at hand"""
+    """a checkpoint: its .safetensors or .json, a folder that holds one, or a bare name (NAME-HASH)
+    of what is in checkpoints/ or in the cache"""
     image: tuple[Path, ...]
     """files of images; each is resized, and cut about its centre, to the model's own shape"""
     out: Path

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import TakenName, write_atomically
+from mae_lib.commands.common import one_checkpoint
 from mae_lib.commands.options import Show
 from mae_lib.data.formats.decoding import decode
 from mae_lib.drawing.attention_figures import attention_rows
@@ -20,7 +21,7 @@ from mae_lib.masks.masking import MaskSpec
 from mae_lib.model.autoencoder import MaskedAutoencoder, normalise_pixels, to_unit_range
 from mae_lib.training.feeding import step_generator
 from mae_lib.training.pretrain import resolve_device
-from mae_lib.training.store import Checkpoint, checkpoint_at
+from mae_lib.training.store import Checkpoint
 
 DOTS = 200
 """Of the picture, per inch."""
@@ -35,7 +36,7 @@ def run(options: Show) -> int:
         raise TakenName(f"{out} is there already, and is not replaced: give another name")
     if not options.image:
         raise InputError("no image was named: give --image one file or more")
-    stored = checkpoint_at(options.checkpoint)
+    stored = one_checkpoint(options.checkpoint)
     model = stored.config.model
     if model.channels not in (1, 3):
         raise InputError(

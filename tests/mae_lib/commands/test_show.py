@@ -101,7 +101,6 @@ def test_imported_weights_are_shown_in_two_commands(tmp_path, photo, capsys) -> 
     sizes = ("--heads", 4, "--image-size", "16x40")
     assert mae(Import, source, "--out", tmp_path / "out", *sizes) == 0
     said = capsys.readouterr().out
-    path = said.splitlines()[0]
     for line in (
         "images 3×16×40, ViT patch 8 px; encoder 2 blocks of width 32, 4 heads; decoder none",
         "image_size resampled from [32, 32] to [16, 40]",
@@ -109,7 +108,7 @@ def test_imported_weights_are_shown_in_two_commands(tmp_path, photo, capsys) -> 
         "unknown: data, steps, seed, ratio",
     ):
         assert line in said
-    shared = ("--checkpoint", path, "--image", photo)
+    shared = ("--checkpoint", tmp_path / "out", "--image", photo)
     assert mae(Show, "attention", *shared, "--out", tmp_path / "a.png") == 0
     for what, more, message in (
         ("mask", (), r"nobody knows .* timm-vit_tiny-mae was trained: give --ratio"),
@@ -151,6 +150,14 @@ def test_a_picture_that_is_there_is_not_replaced(tmp_path, wide, photo) -> None:
     with pytest.raises(InputError, match="is there already, and is not replaced"):
         mae(Show, *words)
     assert photo.read_bytes() == before
+
+
+def test_a_folder_of_several_is_answered_with_their_names(tmp_path, photo) -> None:
+    for ratio in (0.25, 0.5):
+        tiny.checkpoint(tmp_path / "own", tiny.config(ratio=ratio))
+    words = ("--checkpoint", tmp_path / "own", "--image", photo, "--out", tmp_path / "a.png")
+    with pytest.raises(InputError, match="holds 2 checkpoints: name one of r25-.*, r50-"):
+        mae(Show, "mask", *words)
 
 
 def test_a_layer_that_is_not_there_is_named(tmp_path, wide, photo) -> None:
