@@ -212,10 +212,9 @@ def stimuli(tmp_path) -> Path:
     return tmp_path / "stimuli"
 
 
-def folder_checkpoint(tmp_path, photographs) -> store.Checkpoint:
-    return stored(
-        tmp_path / "real", SMOKE.config(image_source(photographs, "train", (32, 32)).identity, 0.75)
-    )
+def folder_checkpoint(tmp_path, photographs, channels: int = 3) -> store.Checkpoint:
+    source = image_source(photographs, "train", (32, 32), channels)
+    return stored(tmp_path / "real", SMOKE.at(32, channels).config(source.identity, 0.75))
 
 
 def test_what_counts_as_right_is_part_of_the_key(tmp_path, photographs, monkeypatch):
@@ -231,8 +230,9 @@ def test_what_counts_as_right_is_part_of_the_key(tmp_path, photographs, monkeypa
     assert len(keys) == 2
 
 
-def test_every_evaluation_runs_on_a_folder(tmp_path, photographs, stimuli, capsys):
-    real = folder_checkpoint(tmp_path, photographs)
+@pytest.mark.parametrize("channels", [3, 1])
+def test_every_evaluation_runs_on_a_folder(channels, tmp_path, photographs, stimuli, capsys):
+    real = folder_checkpoint(tmp_path, photographs, channels)
     fill(
         tmp_path / "drawn",
         splits=("",),
