@@ -52,6 +52,8 @@ ARMS = (
     "r75-u8-p8-groups8",
 )
 """§3.6's changes of the mask, by family (`mae_book.sweep.cells` trains them)."""
+SPREAD_ARM = "r75-u8-p8-spread15"
+"""A ratio drawn anew in each step (`mae_book.verdicts.registered`)."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class Rung:
         """How many of its pretrainings are in results/pretraining."""
         return sum(
             record["config"]["seed"] in self.seeds
-            and record["name"].removesuffix(f"-s{record['config']['seed']}") not in ARMS
+            and record["name"].removesuffix(f"-s{record['config']['seed']}")
+            not in (*ARMS, SPREAD_ARM)
             for record in _records("pretraining", self)
         )
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from mae_book.verdicts.claim import Claim
 from mae_book.verdicts.comparisons import Above
-from mae_book.verdicts.ladder import rung
+from mae_book.verdicts.ladder import SPREAD_ARM, rung
 from mae_lib.training.config import PretrainConfig
 from mae_lib.training.tiers import tier
 from mae_lib.worlds.world import World
@@ -29,7 +29,7 @@ RANDOM_RATIO = Claim(
     "a masking ratio that is drawn anew in each step beats the best fixed one at equal cost",
     "latents",
     "chapter-improvements",
-    (Above("mean/class", "r75-u8-p8-spread15", "r75"),),
+    (Above("mean/class", SPREAD_ARM, "r75"),),
     data=rung(STEPS).data,
 )
 """On `SEEDS`, paired; undecided from fewer than three of them."""

@@ -13,7 +13,7 @@ import pytest
 from mae_book.verdicts import ladder, results
 from mae_book.verdicts.claim import SHIFTED
 from mae_book.verdicts.claims import CLAIMS
-from mae_book.verdicts.ladder import DECIDING, RUNGS, rung, smallest_effect
+from mae_book.verdicts.ladder import ARMS, DECIDING, RUNGS, SPREAD_ARM, rung, smallest_effect
 from mae_book.verdicts.results import results_directory
 from mae_lib.base.errors import InputError
 from mae_lib.base.intervals import Interval, over_seeds
@@ -85,6 +85,20 @@ def _record(folder, run: str, seed: int, value: float) -> None:
             }
         )
     )
+
+
+def test_only_the_sweeps_own_runs_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "results_directory", lambda: tmp_path)
+    monkeypatch.setattr(ladder, "results_directory", lambda: tmp_path)
+    folder = tmp_path / "pretraining" / DECIDING.data
+    folder.mkdir(parents=True)
+    for run in ("r10-u8-p8", "r75-u16-p4", *ARMS, SPREAD_ARM):
+        for seed in (0, 3):
+            name = f"{run}-s{seed}"
+            (folder / f"{name}.json").write_text(
+                json.dumps({"name": name, "config": {"seed": seed}})
+            )
+    assert DECIDING.recorded() == 2
 
 
 def test_seeds_count_that_are_whole_and_three_decide(tmp_path, monkeypatch):
