@@ -22,9 +22,7 @@ from mae_lib.evaluation.attention import evaluate_attention, untrained
 from mae_lib.evaluation.features import Features, encode, features, pixel_features
 from mae_lib.evaluation.few_labels import (
     check_enough,
-    check_neighbours,
     evaluate_few_labels,
-    evaluate_knn,
 )
 from mae_lib.evaluation.inputs import (
     DEFAULTS,
@@ -37,6 +35,7 @@ from mae_lib.evaluation.inputs import (
     stimuli_of,
     thinned,
 )
+from mae_lib.evaluation.knn import check_neighbours, evaluate_knn
 from mae_lib.evaluation.latents import evaluate_latents, readout, world_latents
 from mae_lib.evaluation.probe import check_labels, evaluate_pixels, evaluate_probe
 from mae_lib.evaluation.reconstruction import evaluate_reconstruction

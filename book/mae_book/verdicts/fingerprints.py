@@ -19,7 +19,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "separability": ("mae_lib.evaluation.separability", "mae_lib.evaluation.features", *_ENCODER),
     "probe": ("mae_lib.evaluation.probe", "mae_lib.data.shifted", *_ENCODER),
     "few_labels": ("mae_lib.evaluation.few_labels", "mae_lib.data.shifted", *_ENCODER),
-    "knn": ("mae_lib.evaluation.few_labels", "mae_lib.data.shifted", *_ENCODER),
+    "knn": ("mae_lib.evaluation.knn", "mae_lib.data.shifted", *_ENCODER),
     "severity": ("mae_lib.evaluation.severity", *_ENCODER),
     "shape_bias": ("mae_lib.evaluation.shape_bias", "mae_lib.evaluation.features", *_ENCODER),
     "latents": ("mae_lib.evaluation.latents", *_ENCODER),
