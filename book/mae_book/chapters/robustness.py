@@ -1,12 +1,22 @@
-"""Accuracy on a shifted set relative to that on validation images (chapter 8)."""
+"""Robustness in chapter 8: accuracy on a shifted set relative to that on validation images, and
+against the severity of the shift."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from mae_book.chapters.evaluation_figures import LABELS
+from mae_book.verdicts.ledger import by_run
 from mae_lib.base.errors import InputError
-from mae_lib.base.intervals import Interval
+from mae_lib.base.intervals import Interval, over_seeds
+from mae_lib.base.runs import RATIO_RUNS
+from mae_lib.base.tables import Table
+from mae_lib.drawing.figures import MARKERS, PALETTE
+from mae_lib.worlds.graded import GRADED, SEVERITIES
 
 
 def relative_to_validation(records: Sequence[dict], chance: float) -> list[dict]:
@@ -45,3 +55,83 @@ def relative_to_validation(records: Sequence[dict], chance: float) -> list[dict]
             ).to_dict()
         found.append(record | {"measures": measures})
     return found
+
+
+def severity_curves(
+    graded: Sequence[dict], probes: Sequence[dict] = ()
+) -> dict[str, dict[str, list[Interval]]]:
+    """set → run of the ratio sweep → accuracy of the mean token at each severity, over seeds.
+
+    Args:
+        graded: of `results/severity/DATA`. probes: of `results/probe/DATA`, whose validation
+            accuracy of the same runs and seeds stands in front, as severity 0.
+
+    Raises:
+        InputError: records without a measure that is asked of them.
+    """
+    seeds = {(record["run"], record["seed"]) for record in graded}
+    plain = by_run(
+        [each for each in probes if (each["run"], each["seed"]) in seeds], "mean/validation"
+    )
+    curves: dict[str, dict[str, list[Interval]]] = {}
+    for name in GRADED:
+        steps = [plain] if probes else []
+        steps += [by_run(graded, f"mean/{name}-{k}") for k in SEVERITIES]
+        curves[name] = {
+            run: [over_seeds(list(step[run].values())) for step in steps]
+            for run in RATIO_RUNS
+            if all(run in step for step in steps)
+        }
+    return curves
+
+
+def severity_panels(
+    curves: Mapping[str, Mapping[str, Sequence[Interval]]], chance: float, size: float = 3.1
+) -> Figure:
+    """Accuracy against the severity of a shift, a panel a set and a line a masking ratio, with
+    intervals over seeds; `severity_curves` gives the curves, guessing the dotted line."""
+    figure, axes = plt.subplots(
+        1, len(curves), figsize=(size * len(curves), 1.05 * size), sharey=True, layout="constrained"
+    )
+    for axis, (name, runs) in zip(axes, curves.items()):
+        for k, (run, found) in enumerate(runs.items()):
+            places = range(SEVERITIES[-1] + 1 - len(found), SEVERITIES[-1] + 1)
+            axis.errorbar(
+                # beside each other, so that intervals do not hide intervals
+                [place + 0.06 * (k - 2) for place in places],
+                [each.value for each in found],
+                yerr=[
+                    [each.value - each.low if each.n > 1 else 0.0 for each in found],
+                    [each.high - each.value if each.n > 1 else 0.0 for each in found],
+                ],
+                color=PALETTE[k],
+                marker=MARKERS[k],
+                ms=4,
+                lw=1.3,
+                label=LABELS[run],
+            )
+        axis.axhline(chance, color="#555555", lw=0.9, ls=":", label="guessing")
+        axis.set(xlabel="severity", ylim=(0, 1), xticks=range(SEVERITIES[-1] + 1))
+        axis.set_title(name, fontsize=11)
+        axis.grid(alpha=0.25)
+    axes[0].set_ylabel("accuracy of the linear probe")
+    axes[-1].legend(fontsize=9, frameon=False)
+    return figure
+
+
+def severity_table(graded: Sequence[dict], spec: str = ".3f") -> Table:
+    """Each ratio's accuracy over the images of all five severities of a set, mean [interval] over
+    seeds."""
+    columns = [by_run(graded, f"mean/{name}") for name in GRADED]
+    return Table(
+        ["run", "seeds", *GRADED],
+        [
+            [
+                LABELS[run],
+                str(len(columns[0][run])),
+                *(format(over_seeds(list(column[run].values())), spec) for column in columns),
+            ]
+            for run in RATIO_RUNS
+            if run in columns[0]
+        ],
+    )
