@@ -3,23 +3,15 @@ one picture of it."""
 
 from __future__ import annotations
 
-import math
-
 import torch
-from matplotlib.figure import Figure
-from torch import Tensor
 
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import TakenName, write_atomically
 from mae_lib.commands.common import one_checkpoint
 from mae_lib.commands.options import Show
 from mae_lib.data.formats.decoding import decode
-from mae_lib.drawing.attention_figures import attention_rows
-from mae_lib.drawing.figures import image_rows, masked_pictures
-from mae_lib.evaluation.attention import attention_maps
+from mae_lib.drawing.model_figures import attended, rebuilt
 from mae_lib.masks.masking import MaskSpec
-from mae_lib.model.autoencoder import MaskedAutoencoder, normalise_pixels, to_unit_range
-from mae_lib.training.feeding import step_generator
 from mae_lib.training.pretrain import resolve_device
 from mae_lib.training.store import Checkpoint
 
@@ -50,11 +42,10 @@ def run(options: Show) -> int:
     shape, where = (model.channels, *model.image_size), resolve_device(options.device)
     images = torch.stack([torch.tensor(decode(file, shape, 1)) for file in options.image])
     if what == "attention":
-        figure = _attention(stored.load(where), images, options.layer)
+        figure = attended(stored.load(where), images, options.layer)
     else:
-        figure = _masked(
-            images, specs, stored.load(where) if what == "reconstruction" else None, options.seed
-        )
+        loaded = stored.load(where) if what == "reconstruction" else None
+        figure = rebuilt(images, specs, loaded, options.seed)
     write_atomically(out, lambda file: figure.savefig(file, format="png", dpi=DOTS), replace=False)
     print(out)
     if what == "reconstruction" and model.normalise_target:
@@ -80,35 +71,3 @@ def _masks(
         f"ratio {r:g}": MaskSpec(config.model.grid, r, unit // patch)
         for r in ratios or (config.ratio,)
     }
-
-
-def _masked(
-    images: Tensor, specs: dict[str, MaskSpec], model: MaskedAutoencoder | None, seed: int
-) -> Figure:
-    """A row a ratio; the columns are each image, what is visible of it and, with a model, what it
-    rebuilds."""
-    device = "cpu" if model is None else next(model.parameters()).device
-    x = normalise_pixels(images).to(device)
-    rows = {}
-    for title, spec in specs.items():
-        visible, hidden = spec.sample(len(x), step_generator(seed, "show", 0))
-        columns = [images.float() / 255, masked_pictures(images, hidden, spec.grid)]
-        if model is not None:
-            columns.append(to_unit_range(model.reconstruct(x, visible.to(device))).cpu())
-        rows[title] = torch.stack(columns, 1).flatten(0, 1)
-    titles = ("original", "visible") if model is None else ("original", "visible", "rebuilt")
-    return image_rows(rows, titles * len(images), size=_width(len(titles) * len(images), images))
-
-
-def _attention(model: MaskedAutoencoder, images: Tensor, layer: int) -> Figure:
-    """A row an image: what its [CLS] token attends to, on average over heads and head by head."""
-    x = normalise_pixels(images).to(next(model.parameters()).device)
-    maps = attention_maps(model, x, layer)[:, :, 0, 1:].float().cpu()
-    maps = maps.unflatten(-1, model.config.grid)
-    columns = {"all heads": maps.mean(1)} | {f"head {h}": maps[:, h] for h in range(maps.shape[1])}
-    return attention_rows(images, columns, size=_width(1 + len(columns), images))
-
-
-def _width(columns: int, images: Tensor) -> float:
-    """Inches a picture, for a slide of about 13: few are drawn larger."""
-    return min(2.4 * math.sqrt(images.shape[3] / images.shape[2]), max(0.7, 12 / columns))
