@@ -26,11 +26,14 @@ class Ledger(Command):
     """of the second sweep, on fresh seeds: the verdicts at this length of training (9600, 28800,
     86400), as far as its seeds are there"""
     check: bool = False
-    """fail if a result is older than the code that makes it, or if what the book states is no
-    longer what the results say"""
+    """fail if a result is older than the code that makes it, if what the book states is no longer
+    what the results say, or if a file of results/ is not what was sealed"""
     state: bool = False
     """write what the results say now as what the book states (results/stated.json), and print what
     that changes"""
+    seal: bool = False
+    """seal results/ as it is (results/SHA256SUMS), and print what has come, changed and gone since
+    it was sealed"""
 
     work: ClassVar[str] = "mae_book.commands.ledger:run"
 
