@@ -8,7 +8,7 @@ import json
 import sys
 
 from mae_book.commands.options import Ledger
-from mae_book.verdicts import ledger, seals
+from mae_book.verdicts import ledger, prose, seals
 from mae_book.verdicts.ladder import RUNGS, rung, smallest_effect
 from mae_lib.base.errors import InputError
 from mae_lib.base.tables import Table
@@ -26,8 +26,8 @@ def run(options: Ledger) -> int:
     if options.steps is not None:
         return _print_rung(options)
     if options.seal:
-        changed = seals.seal()
-        print(*str(changed).splitlines(), f"{len(seals.sealed())} files are sealed", sep="\n")
+        changed = [*str(seals.seal()).splitlines(), *prose.seal()]
+        print(*changed, f"{len(seals.sealed())} files are sealed", sep="\n")
         return 0
     rows = ledger.entries(options.claims)
     if options.as_json:
