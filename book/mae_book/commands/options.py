@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 import tyro
@@ -52,3 +53,17 @@ class Rerun(Command):
     """print all cells, and whether each is recorded"""
 
     work: ClassVar[str] = "mae_book.commands.rerun:run"
+
+
+@dataclass(frozen=True)
+class Unpack(Command):
+    """Put the book's results and checkpoints, which every chapter's page offers as mae-book.zip,
+    where an installed library finds them (in the cache). Every file is verified first; nothing is
+    replaced."""
+
+    archive: Annotated[Path, tyro.conf.Positional]
+    """the downloaded mae-book.zip"""
+    sha256: str = ""
+    """its SHA-256, as the page says it: then the archive itself is verified too"""
+
+    work: ClassVar[str] = "mae_book.commands.unpack:run"
