@@ -241,7 +241,8 @@ def _of_chapter(path: Path, tier: str, cells: Sequence[Job]) -> Job:
     output, unfinished = (
         str(RUNS / "chapters" / f"{number}{end}") for end in (".ipynb", ".unfinished.ipynb")
     )
-    parameters = {"tier": tier} if "tier" in declared_parameters(path) else {}
+    given, declared = {"tier": tier, "train_missing": True}, declared_parameters(path)
+    parameters = {name: value for name, value in given.items() if name in declared}
     check_notebook_parameters(path, parameters)
     words = [
         "python",

@@ -8,6 +8,8 @@ commit shows what changed.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sys
 import time
@@ -24,6 +26,16 @@ CELL_TIMEOUT = 1200
 
 KEPT_CELL_METADATA = {"tags", "mystnb", "editable", "slideshow"}
 KEPT_NOTEBOOK_METADATA = {"made", "mystnb", "title", "widgets"}
+
+
+def digests(notebook: nbformat.NotebookNode) -> dict[str, str]:
+    """Cell → 16 hex digits of SHA-256 over its outputs: what a run has made, so that the tests name
+    an output that was changed since."""
+    return {
+        cell.id: hashlib.sha256(json.dumps(cell.outputs, sort_keys=True).encode()).hexdigest()[:16]
+        for cell in notebook.cells
+        if cell.cell_type == "code" and cell.outputs
+    }
 
 
 def run(path: Path) -> None:
@@ -58,6 +70,7 @@ def run(path: Path) -> None:
         "finished": origin["finished"][:10],
         "hardware": f"{origin['hardware']['cpu']}, {origin['hardware']['cores']} cores",
         "torch": origin["versions"]["torch"],
+        "outputs": digests(notebook),
     }
     for cell in notebook.cells:
         cell.metadata = {

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import safetensors
 import torch
 
+from mae_lib.base.errors import InputError
 from mae_lib.base.image_source import ImageSource
 from mae_lib.data.datasets import Resident, nbytes
 from mae_lib.data.image_files import cores
@@ -35,21 +36,31 @@ _LONGEST = 2.0  # seconds that one timed step may take on a CPU
 
 
 def announce(
-    configs: Sequence[PretrainConfig], source: ImageSource | None = None, *, device: str = "auto"
+    configs: Sequence[PretrainConfig],
+    source: ImageSource | None = None,
+    *,
+    device: str = "auto",
+    train_missing: bool = True,
 ) -> None:
     """Prints how many of ``configs`` `mae_lib.training.store.obtain` would have to train, and about
     how long that takes; nothing if all are stored.
 
     Args:
         configs: what is to be had. source: the images, needed for a folder's. device: as of
-            `obtain`.
+            `obtain`. train_missing: whether what is not stored may be trained now.
+
+    Raises:
+        InputError: something is not stored, and is not to be trained: what, how long it would take
+            here, and how to have it.
     """
     pending = [config for config in configs if find(config) is None]
     if pending:
-        print(
-            f"{len(configs)} to have, {len(configs) - len(pending)} already stored:"
-            f" {forecast(pending, source, device)}",
-            flush=True,
+        _announce(
+            len(configs),
+            [config.name for config in pending],
+            forecast(pending, source, device),
+            train_missing,
+            "`mae pretrain` (`--sweep` for all of a sweep)",
         )
 
 
@@ -59,6 +70,7 @@ def announce_detectors(
     *,
     device: str = "auto",
     out: str | Path | None = None,
+    train_missing: bool = True,
 ) -> None:
     """The same of detectors and the encoders that they start from, as of
     `mae_lib.detection.detectors.obtain_detector`. ``folder``: the training images. Where processes
@@ -79,10 +91,26 @@ def announce_detectors(
                     for config, checkpoint in pending
                 ),
             )
-        print(
-            f"{len(configs)} to have, {len(configs) - len(pending)} already stored: {said}",
-            flush=True,
+        _announce(
+            len(configs),
+            [config.name for config, _ in pending],
+            said,
+            train_missing,
+            "`mae finetune`",
         )
+
+
+def _announce(count: int, pending: list[str], said: str, train_missing: bool, ahead: str) -> None:
+    """Says what is to come, or refuses it: ``said`` of the ``pending`` ones of ``count``; ``ahead``
+    makes them beforehand."""
+    line = f"{count} to have, {count - len(pending)} already stored: {said}"
+    if not train_missing:
+        raise InputError(
+            f"{line}, and nothing is trained unasked. Not stored: {', '.join(pending)}. Give"
+            f" train_missing=True (papermill: -p train_missing True), or run {ahead} ahead with the"
+            " same tier, data and seed"
+        )
+    print(line, flush=True)
 
 
 def forecast(

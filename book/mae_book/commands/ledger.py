@@ -8,7 +8,7 @@ import json
 import sys
 
 from mae_book.commands.options import Ledger
-from mae_book.verdicts import ledger
+from mae_book.verdicts import ledger, prose, seals
 from mae_book.verdicts.ladder import RUNGS, rung, smallest_effect
 from mae_lib.base.errors import InputError
 from mae_lib.base.tables import Table
@@ -16,12 +16,19 @@ from mae_lib.base.tables import Table
 
 def run(options: Ledger) -> int:
     """``mae ledger``: the exit status."""
-    if sum((options.as_json, options.as_csv, options.check, options.state)) > 1:
-        raise InputError("--as-json, --as-csv, --check and --state exclude each other: give one")
-    if options.state and options.claims:
-        raise InputError("--state writes all claims: name none")
+    chosen = (options.as_json, options.as_csv, options.check, options.state, options.seal)
+    if sum(chosen) > 1:
+        raise InputError(
+            "--as-json, --as-csv, --check, --state and --seal exclude each other: give one"
+        )
+    if (options.state or options.seal) and options.claims:
+        raise InputError("--state and --seal write all that there is: name no claim")
     if options.steps is not None:
         return _print_rung(options)
+    if options.seal:
+        changed = [*str(seals.seal()).splitlines(), *prose.seal()]
+        print(*changed, f"{len(seals.sealed())} files are sealed", sep="\n")
+        return 0
     rows = ledger.entries(options.claims)
     if options.as_json:
         print(json.dumps([row.to_dict() for row in rows], indent=1))
@@ -93,9 +100,9 @@ def _print(options: Ledger, rows: list) -> None:
 
 
 def _print_rung(options: Ledger) -> int:
-    if any((options.as_json, options.as_csv, options.check, options.state)):
+    if any((options.as_json, options.as_csv, options.check, options.state, options.seal)):
         raise InputError(
-            "--steps prints a table: leave out --as-json, --as-csv, --check and --state"
+            "--steps prints a table: leave out --as-json, --as-csv, --check, --state and --seal"
         )
     chosen = rung(options.steps)
     decisions = chosen.decisions()
@@ -149,5 +156,5 @@ def _check(rows: list) -> int:
     except InputError as faults:
         print(faults)
         return 1
-    print(f"{len(rows)} claims: results, code and statements agree")
+    print(f"{len(rows)} claims: results, their seal, code and statements agree")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 import tyro
@@ -26,11 +27,14 @@ class Ledger(Command):
     """of the second sweep, on fresh seeds: the verdicts at this length of training (9600, 28800,
     86400), as far as its seeds are there"""
     check: bool = False
-    """fail if a result is older than the code that makes it, or if what the book states is no
-    longer what the results say"""
+    """fail if a result is older than the code that makes it, if what the book states is no longer
+    what the results say, or if a file of results/ is not what was sealed"""
     state: bool = False
     """write what the results say now as what the book states (results/stated.json), and print what
     that changes"""
+    seal: bool = False
+    """seal results/ as it is (results/SHA256SUMS), and print what has come, changed and gone since
+    it was sealed"""
 
     work: ClassVar[str] = "mae_book.commands.ledger:run"
 
@@ -49,3 +53,17 @@ class Rerun(Command):
     """print all cells, and whether each is recorded"""
 
     work: ClassVar[str] = "mae_book.commands.rerun:run"
+
+
+@dataclass(frozen=True)
+class Unpack(Command):
+    """Put the book's results and checkpoints, which every chapter's page offers as mae-book.zip,
+    where an installed library finds them (in the cache). Every file is verified first; nothing is
+    replaced."""
+
+    archive: Annotated[Path, tyro.conf.Positional]
+    """the downloaded mae-book.zip"""
+    sha256: str = ""
+    """its SHA-256, as the page says it: then the archive itself is verified too"""
+
+    work: ClassVar[str] = "mae_book.commands.unpack:run"

@@ -23,6 +23,7 @@ from mae_book.verdicts.claims import CLAIMS
 from mae_book.verdicts.comparisons import SEEDS, Comparison, Verdict
 from mae_book.verdicts.further_claims import REAL, TREE_CLAIMS
 from mae_book.verdicts.results import read_results, results_directory
+from mae_book.verdicts.seals import seal_again
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import write_json
 from mae_lib.base.intervals import Interval, half_width, over_seeds
@@ -315,6 +316,7 @@ def stated_file() -> Path:
 def state(rows: Sequence[Entry]) -> None:
     """Writes what the results say now as what the book states."""
     write_json(stated_file(), {row.claim.id: row.to_dict() for row in rows})
+    seal_again(stated_file())
 
 
 def drift(rows: Sequence[Entry]) -> list[str]:

@@ -12,30 +12,38 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mae_lib.base.errors import InputError
+from mae_lib.base.files import cache_directory
 from mae_lib.base.records import read_record
 
 
 def repository() -> Path:
-    """The project's root, wherever the notebook was started: papermill runs it in the launch
-    directory, the book in its own.
+    """Where results and chapters lie: the project's root, wherever the notebook was started
+    (papermill runs it in the launch directory, the book in its own); for a package that lies in no
+    checkout, the place where `mae unpack` has put them.
 
     Raises:
-        InputError: the package in use does not lie in a checkout of the project, so there are no
-            checkpoints and results beside it.
+        InputError: there are none in either place.
     """
     package = Path(__file__).resolve().parents[1]
     root = package.parents[1]
-    if not (root / "_toc.yml").is_file():
-        raise InputError(
-            f"mae_book is installed in {package.parent}, which is no checkout of the project: run"
-            " `pip install -e .` in the checkout"
-        )
-    return root
+    if (root / "_toc.yml").is_file():
+        return root
+    if (unpacked() / "results").is_dir():
+        return unpacked()
+    raise InputError(
+        f"mae_book is installed in {package.parent}, which is no checkout of the project, and the"
+        " book's results and checkpoints are not unpacked: download mae-book.zip from the chapter's"
+        " page and run `mae unpack mae-book.zip`, or `pip install -e .` in a checkout"
+    )
+
+
+def unpacked() -> Path:
+    """Where `mae unpack` puts the book's data."""
+    return cache_directory() / "book"
 
 
 def results_directory() -> Path:
-    """The project's ``results/``. InputError where the package in use lies in no clone, and so has
-    no results beside it."""
+    """``results/``. InputError as of :func:`repository`."""
     return repository() / "results"
 
 

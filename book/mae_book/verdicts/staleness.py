@@ -14,11 +14,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from mae_book.verdicts import prose
 from mae_book.verdicts.agreement import Agreement
 from mae_book.verdicts.claims import CLAIMS
 from mae_book.verdicts.fingerprints import SOURCES, fingerprint
 from mae_book.verdicts.ledger import Entry, drift
 from mae_book.verdicts.results import results_directory
+from mae_book.verdicts.seals import changes, seal_again
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import write_json
 from mae_lib.base.records import recorded
@@ -54,6 +56,7 @@ def confirm(kind: str, cell: str, agreement: Agreement, again: Mapping) -> None:
         "finished": again["finished"],
     }
     write_json(code_file(), dict(sorted((confirmed() | {kind: entry}).items())))
+    seal_again(code_file())
 
 
 def stale() -> dict[str, str]:
@@ -77,8 +80,9 @@ def stale() -> dict[str, str]:
 
 def check(rows: Sequence[Entry]) -> None:
     """Raises InputError, one line a fault, if what the book states of these claims is no longer
-    what the results say, or a result is older than its code or of other weights."""
-    if faults := [*drift(rows), *stale().values()]:
+    what the results say, or a result is older than its code, of other weights or not what was
+    sealed, or the prose says other numbers."""
+    if faults := [*drift(rows), *stale().values(), *changes().faults(), *prose.faults()]:
         raise InputError(
             "\n".join(
                 [

@@ -3,7 +3,9 @@ outside."""
 
 from __future__ import annotations
 
+import ast
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -347,3 +349,48 @@ def test_every_claim_is_decided_in_a_chapter_that_exists():
         for page in pages.values()
     )
     assert {claim.chapter for claim in every_claim().values()} <= set(pages)
+
+
+def test_no_chapter_trains_unasked() -> None:
+    """Whatever calls `obtain` has been asked by `announce` with the chapter's own parameter, which
+    is False unless it is given."""
+    for path in sorted((repository() / "notebooks").glob("*.ipynb")):
+        trees = [
+            ast.parse(cell.source)
+            for cell in nbformat.read(path, as_version=4).cells
+            if cell.cell_type == "code"
+        ]
+        calls = [
+            (getattr(node.func, "id", getattr(node.func, "attr", "")), node)
+            for tree in trees
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call)
+        ]
+        trained = [name for name, _ in calls if name in ("obtain", "obtain_detector")]
+        asked = [node for name, node in calls if name in ("announce", "announce_detectors")]
+        assert len(asked) == len(trained) and all(
+            any(
+                word.arg == "train_missing" and getattr(word.value, "id", "") == "train_missing"
+                for word in node.keywords
+            )
+            for node in asked
+        ), path.name
+        if asked:
+            given = [
+                node
+                for node in trees[0].body
+                if isinstance(node, ast.AnnAssign) and node.target.id == "train_missing"
+            ]
+            assert [node.value.value for node in given] == [False], path.name
+
+
+def test_a_chapter_that_misses_checkpoints_says_so_and_trains_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAE_CACHE", str(tmp_path / "cache"))
+    (sweep,) = (repository() / "notebooks").glob("05_*.ipynb")
+    status, screen = run_papermill(Path(shutil.copy(sweep, tmp_path)), "-p", "seed", "77")
+    last = screen.strip().splitlines()[-1]
+    assert status != 0 and "8 to have, 0 already stored: 8 to train, about" in last, screen
+    assert "r10-u8-p8-s77" in last and "train_missing=True" in last
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))

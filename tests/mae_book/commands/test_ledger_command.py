@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from mae_book.commands import rerun
-from mae_book.verdicts import ledger, results, staleness
+from mae_book.verdicts import ledger, results, seals, staleness
 from mae_book.verdicts.claims import CLAIMS
 from mae_book.verdicts.fingerprints import fingerprint
 from mae_book.verdicts.ledger import drift, entries, every_claim, state
@@ -35,8 +35,9 @@ def copy(tmp_path, monkeypatch):
         tmp_path / "results",
         ignore=shutil.ignore_patterns("benchmarks", "pretraining"),
     )
-    for module in (results, ledger, staleness, rerun):
+    for module in (results, ledger, staleness, seals, rerun):
         monkeypatch.setattr(module, "results_directory", lambda: tmp_path / "results")
+    seals.seal()
     return tmp_path / "results"
 
 
@@ -118,7 +119,16 @@ def test_the_readme_counts_as_the_ledger_does():
     assert found[0] == [["reproduced"], ["not", "reproduced"], ["undecided"]] and found[1:] == said
 
 
-@pytest.mark.parametrize("words", [("T9",), ("--as-json", "--as-csv"), ("T1r", "--state")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("T9",),
+        ("--as-json", "--as-csv"),
+        ("T1r", "--state"),
+        ("T1r", "--seal"),
+        ("--check", "--seal"),
+    ],
+)
 def test_bad_input_is_one_clear_line(words, capsys):
     assert mae("ledger", *words) == 2
     error = capsys.readouterr().err.strip()
@@ -143,7 +153,14 @@ def test_a_result_changed_by_hand_fails_the_check_and_names_the_claim(copy, caps
     )
     record["measures"]["mean/bias"]["value"] -= 0.05 - 1e-5
     path.write_text(json.dumps(record))
-    assert mae("ledger", "--check") == 0, "a change that nobody would see in print"
+    assert drift(entries()) == [], "a change that nobody would see in print"
+    capsys.readouterr()
+    assert mae("ledger", "--check") == 1, "but it is no longer what was sealed"
+    file = path.relative_to(copy).as_posix()
+    assert f"results/{file} is not what was sealed" in capsys.readouterr().out
+    assert mae("ledger", "--seal") == 0
+    assert capsys.readouterr().out.startswith(f"changed: results/{file}\n")
+    assert mae("ledger", "--check") == 0
 
 
 def test_a_verdict_that_turns_a_seed_that_is_gone_and_a_claim_unknown_are_named(copy):
@@ -172,7 +189,8 @@ def test_stating_anew_says_what_changes(copy, capsys):
     record["measures"]["mean/bias"]["value"] = 0.2
     path.write_text(json.dumps(record))
     assert mae("ledger", "--state") == 0 and "T2s" in capsys.readouterr().out
-    assert drift(entries()) == [] and mae("ledger", "--check") == 0
+    assert drift(entries()) == [] and mae("ledger", "--check") == 1, "stated, and not sealed"
+    assert mae("ledger", "--seal") == 0 and mae("ledger", "--check") == 0
     (copy / "stated.json").unlink()
     assert mae("ledger", "--check") == 1, "nothing is stated"
     state(entries())

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mae_book.verdicts import agreement, fingerprints, staleness
+from mae_book.verdicts import agreement, fingerprints, seals, staleness
 from mae_book.verdicts.agreement import MAPPED, TRAINED, compare, same_arithmetic
 from mae_book.verdicts.fingerprints import GLUE, SOURCES, essence, fingerprint, imported, modules
 from mae_book.verdicts.results import results_directory
@@ -266,7 +266,8 @@ def test_a_pretraining_is_compared_by_its_curve_and_held_out_errors():
 
 
 def test_only_an_agreement_is_noted(tmp_path, monkeypatch):
-    monkeypatch.setattr(staleness, "results_directory", lambda: tmp_path)
+    for module in (staleness, seals):
+        monkeypatch.setattr(module, "results_directory", lambda: tmp_path)
     (tmp_path / "identify").mkdir()
     assert (
         "results/identify is older than the code" in stale()["identify"]

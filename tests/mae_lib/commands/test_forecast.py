@@ -9,6 +9,7 @@ import torch
 
 import tiny
 from mae_lib.commands import forecast as forecasting
+from mae_lib.base.errors import InputError
 from mae_lib.commands.forecast import announce, forecast, pretraining_seconds, spoken
 from mae_lib.data.datasets import Resident
 from mae_lib.model.autoencoder import MaskedAutoencoder
@@ -105,6 +106,25 @@ def test_a_notebook_is_told_what_is_missing_and_nothing_where_nothing_is(cache, 
     )
     tiny.checkpoint(cache / "checkpoints", second)
     announce([first, second], tiny.Ramps(), device="cpu")
+    assert capsys.readouterr().out == ""
+
+
+def test_nothing_is_trained_unasked(cache, capsys):
+    first, second = tiny.config(seed=1), tiny.config(seed=2)
+    tiny.checkpoint(cache / "checkpoints", first)
+    with pytest.raises(InputError) as caught:
+        announce([first, second], tiny.Ramps(), device="cpu", train_missing=False)
+    said = str(caught.value)
+    assert (
+        f"Not stored: {second.name}. " in said
+        and "1 to train, less than a minute here" in said
+        and "train_missing=True" in said
+        and "`mae pretrain`" in said
+        and "\n" not in said
+        and first.name not in said.replace(second.name, "")
+    )
+    tiny.checkpoint(cache / "checkpoints", second)
+    announce([first, second], tiny.Ramps(), device="cpu", train_missing=False)
     assert capsys.readouterr().out == ""
 
 
