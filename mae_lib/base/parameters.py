@@ -13,11 +13,13 @@ import ast
 import difflib
 import json
 import numbers
+import operator
+import re
 import types as python_types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from mae_lib.base.errors import InputError
 
@@ -27,6 +29,15 @@ INTERACTIVE_NAMES = frozenset({"In", "Out", "exit", "quit", "get_ipython", "open
 INJECTABLE = (str, int, float, bool, list, tuple, dict, type(None))
 """The only types papermill can inject (what YAML holds): whatever else is in the namespace is no
 parameter."""
+
+Positive = Annotated[int, "at least 1"]
+Natural = Annotated[int, "at least 0"]
+Ratio = Annotated[float, "above 0 and below 1"]
+Ratios = Annotated[list[Ratio], "not empty"]
+Units = Annotated[list[Positive], "not empty"]
+"""What most parameters are: counts, counts and seeds from 0, masking ratios, mask units in pixels.
+A range is written in words behind the type: at least, at most, above or below a number, or not
+empty; several with `and`."""
 
 
 def check_parameters(namespace: Mapping[str, Any], /, **types: Any) -> None:
@@ -41,11 +52,12 @@ def check_parameters(namespace: Mapping[str, Any], /, **types: Any) -> None:
             declared.
         types: each parameter's type: `str`, `int`, `float` (takes an int), `bool`, `None`,
             `Literal[...]`, `list[T]` (takes a tuple), `tuple[T, ...]`, `tuple[A, B]`, `dict[K, V]`,
-            unions of these, `Any`.
+            unions of these, `Any`; any of them with a range, `Annotated[int, "at least 16"]`.
 
     Raises:
-        InputError: a declared parameter is missing or of another type, or there is a name that was
-            not declared; one line that says how to pass it, with the nearest declared name.
+        InputError: a declared parameter is missing, of another type or out of its range, or there
+            is a name that was not declared; one line that says how to pass it, with the nearest
+            declared name.
         TypeError: `types` itself holds something that is no such type.
     """
     problems = [
@@ -66,16 +78,19 @@ def check_parameters(namespace: Mapping[str, Any], /, **types: Any) -> None:
         raise InputError("; ".join(problems))
 
 
-def check_notebook_parameters(notebook: str | Path, parameters: Mapping[str, Any]) -> None:
+def check_notebook_parameters(
+    notebook: str | Path | Mapping[str, Any], parameters: Mapping[str, Any]
+) -> None:
     """The same check from outside, before papermill starts a kernel: `parameters` is what it would
-    inject.
+    inject, `notebook` a file or what nbformat reads of it.
 
     The declarations are read from the notebook's own `check_parameters` call, without running
     anything. (papermill's `inspect_notebook` gives less: it skips lines with two `=` or a union,
     and keeps no element types.)
 
     Raises:
-        InputError: the notebook cannot be read or declares nothing, or a name or a type is wrong.
+        InputError: the notebook cannot be read or declares nothing, or a name, a type or a value is
+            wrong.
     """
     types = declared_parameters(notebook)
     problems = []
@@ -84,41 +99,57 @@ def check_notebook_parameters(notebook: str | Path, parameters: Mapping[str, Any
             _type_problem(name, value, types[name]) if name in types else [_unknown(name, types)]
         )
     if problems:
-        raise InputError(f"{Path(notebook).name}: " + "; ".join(problems))
+        raise InputError(f"{_named(notebook)}: " + "; ".join(problems))
 
 
-def declared_parameters(notebook: str | Path) -> dict[str, Any]:
+def declared_parameters(notebook: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     """The parameters a notebook declares in its `check_parameters(globals(), name=type, ...)` call,
-    with their types.
+    with their types; `notebook` as in :func:`check_notebook_parameters`.
 
     Raises:
         InputError: no such file, no notebook, no such call, or a type in it that is not spelt with
-            built-in names and `typing`'s.
+            built-in names, `typing`'s and this module's.
     """
-    path = Path(notebook)
+    name = _named(notebook)
+    if (call := _declaration(notebook)) is None:
+        raise InputError(
+            f"{name} declares no parameters: call check_parameters(globals(), ...) after its"
+            " 'parameters' cell"
+        )
+    return {keyword.arg: _read_type(name, keyword) for keyword in call.keywords if keyword.arg}
+
+
+def declares_parameters(notebook: Mapping[str, Any]) -> bool:
+    """Whether a notebook, as nbformat reads it, calls `check_parameters`."""
+    return _declaration(notebook) is not None
+
+
+def _named(notebook: str | Path | Mapping[str, Any]) -> str:
+    return "the notebook" if isinstance(notebook, Mapping) else Path(notebook).name
+
+
+def _declaration(notebook: str | Path | Mapping[str, Any]) -> ast.Call | None:
+    """A notebook's call of `check_parameters`, or None."""
     try:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        if not isinstance(notebook, Mapping):
+            notebook = json.loads(Path(notebook).read_text(encoding="utf-8"))
+        cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+        sources = ["".join(cell["source"]) for cell in cells]
     except FileNotFoundError:
-        raise InputError(f"there is no notebook {path}: check the path") from None
+        raise InputError(f"there is no notebook {notebook}: check the path") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} is not a readable notebook ({type(error).__name__}): give an .ipynb file"
+            f"{notebook} is not a readable notebook ({type(error).__name__}): give an .ipynb file"
         ) from None
-    for source in sources:
-        for node in ast.walk(_parse(source)):
-            if (
-                isinstance(node, ast.Call)
-                and ast.unparse(node.func).split(".")[-1] == check_parameters.__name__
-            ):
-                return {
-                    keyword.arg: _read_type(path, keyword)
-                    for keyword in node.keywords
-                    if keyword.arg
-                }
-    raise InputError(
-        f"{path} declares no parameters: call check_parameters(globals(), ...) after its"
-        " 'parameters' cell"
+    return next(
+        (
+            node
+            for source in sources
+            for node in ast.walk(_parse(source))
+            if isinstance(node, ast.Call)
+            and ast.unparse(node.func).split(".")[-1] == check_parameters.__name__
+        ),
+        None,
     )
 
 
@@ -132,12 +163,15 @@ def _parse(source: str) -> ast.AST:
 
 TYPE_NAMES: dict[str, Any] = {
     **{kind.__name__: kind for kind in (str, int, float, bool, list, tuple, dict)},
-    **{name: getattr(typing, name) for name in ("Any", "Literal", "Optional", "Union")},
+    **{
+        name: getattr(typing, name) for name in ("Annotated", "Any", "Literal", "Optional", "Union")
+    },
+    **{"Positive": Positive, "Natural": Natural, "Ratio": Ratio, "Ratios": Ratios, "Units": Units},
     "typing": typing,
 }
 
 
-def _read_type(path: Path, keyword: ast.keyword) -> Any:
+def _read_type(notebook: str, keyword: ast.keyword) -> Any:
     """The type written in one argument of a `check_parameters` call, without running the
     notebook."""
     text = ast.unparse(keyword.value)
@@ -159,13 +193,13 @@ def _read_type(path: Path, keyword: ast.keyword) -> Any:
         if not all(isinstance(node, allowed) for node in ast.walk(keyword.value)):
             raise ValueError(text)
         return eval(
-            compile(ast.Expression(keyword.value), str(path), "eval"),
+            compile(ast.Expression(keyword.value), notebook, "eval"),
             {"__builtins__": {}},
             TYPE_NAMES,
         )
     except Exception:
         raise InputError(
-            f"{path.name}: the type {text!r} of parameter {keyword.arg!r} cannot be read from"
+            f"{notebook}: the type {text!r} of parameter {keyword.arg!r} cannot be read from"
             " outside: spell it with built-in types and those of typing"
         ) from None
 
@@ -181,10 +215,12 @@ def _type_problem(name: str, value: Any, expected: Any) -> list[str]:
     """Nothing, or one message: `value` is not of type `expected`."""
     if _matches(value, expected):
         return []
-    options = _options(expected)
     message = (
         f"parameter {name!r} has to be {_spell(expected)}, not {type(value).__name__} {value!r}"
     )
+    if typing.get_origin(expected) is Annotated:
+        expected = expected.__origin__
+    options = _options(expected)
     if isinstance(value, str):
         near = difflib.get_close_matches(
             value, [option for option in _literals(expected) if isinstance(option, str)], n=1
@@ -241,6 +277,9 @@ def _matches(value: Any, expected: Any) -> bool:
         return True
     if expected is None or expected is type(None):
         return value is None
+    if origin is Annotated:
+        bounds = expected.__metadata__
+        return _matches(value, expected.__origin__) and all(_within(value, text) for text in bounds)
     if len(_options(expected)) > 1:
         return any(_matches(value, option) for option in _options(expected))
     if _is_literal(expected):
@@ -273,6 +312,28 @@ def _matches(value: Any, expected: Any) -> bool:
     raise TypeError(f"{expected!r} is no type that check_parameters knows")
 
 
+BOUNDS = {
+    "at least": operator.ge,
+    "at most": operator.le,
+    "above": operator.gt,
+    "below": operator.lt,
+}
+
+
+def _within(value: Any, text: str) -> bool:
+    """Whether a value lies in a range written in words: "at least 1", "not empty"."""
+    for part in text.split(" and "):
+        if part == "not empty":
+            if not len(value):
+                return False
+        elif bound := re.fullmatch(rf"({'|'.join(BOUNDS)}) (-?[0-9.]+)", part):
+            if not BOUNDS[bound[1]](value, float(bound[2])):
+                return False
+        else:
+            raise TypeError(f"{text!r} is no range that check_parameters knows")
+    return True
+
+
 def _spell(expected: Any) -> str:
     """A type as a reader would say it."""
     if expected is None or expected is type(None):
@@ -281,6 +342,11 @@ def _spell(expected: Any) -> str:
         return " or ".join(_spell(option) for option in _options(expected))
     if _is_literal(expected):
         return " or ".join(map(repr, typing.get_args(expected)))
+    if typing.get_origin(expected) is Annotated:
+        return f"{_spell(expected.__origin__)} {' and '.join(expected.__metadata__)}"
+    if typing.get_origin(expected) in (list, tuple) and Ellipsis not in typing.get_args(expected):
+        kind, items = typing.get_origin(expected), map(_spell, typing.get_args(expected))
+        return f"{kind.__name__}[{', '.join(items)}]"
     if typing.get_origin(expected):
         return str(expected).replace("typing.", "")
     return getattr(expected, "__name__", str(expected))

@@ -4,12 +4,14 @@ outside."""
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Annotated, Any, Literal, Optional
 
 import nbformat
 import papermill
@@ -23,7 +25,16 @@ from mae_book.chapters.pages import TIER_MEANINGS, chapter_pages, tier_badge
 from mae_book.verdicts.ledger import every_claim
 from mae_book.verdicts.results import repository
 from mae_lib.base.errors import InputError
-from mae_lib.base.parameters import check_notebook_parameters, check_parameters, declared_parameters
+from mae_lib.base.parameters import (
+    Natural,
+    Positive,
+    Ratio,
+    Ratios,
+    Units,
+    check_notebook_parameters,
+    check_parameters,
+    declared_parameters,
+)
 from mae_lib.training.tiers import TIERS
 
 Tier = Literal["smoke", "laptop", "gpu", "paper"]
@@ -41,6 +52,14 @@ check_parameters(
     globals(), tier=Literal["smoke", "laptop", "gpu", "paper"], mask_ratios=list[float], seed=int,
     quick=bool,
 )
+"""
+SCIENCE = """\
+import os
+from mae_lib.base.errors import InputError
+if seed == 1: raise InputError("too few images: give 10")
+if seed == 2: 1 / 0
+if seed == 3: os._exit(1)
+print("reached the science")
 """
 
 
@@ -60,9 +79,7 @@ def write_notebook(path: Path, *cells: str) -> Path:
 
 @pytest.fixture
 def chapter(tmp_path: Path) -> Path:
-    return write_notebook(
-        tmp_path / "chapter.ipynb", PARAMETERS, CHECK, "print('reached the science')"
-    )
+    return write_notebook(tmp_path / "chapter.ipynb", PARAMETERS, CHECK, SCIENCE)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +106,12 @@ def chapter(tmp_path: Path) -> Path:
         (4, Literal[4, 8]),
         ("auto", int | Literal["auto"]),
         (object(), Any),
+        (16, Annotated[int, "at least 16"]),
+        (0.5, Annotated[float, "above 0 and below 1"]),
+        ([0.5, 0.9], Ratios),
+        ([4], Units),
+        (0, Natural),
+        (None, Positive | None),
     ],
 )
 def test_values_of_the_declared_type_pass(value: Any, expected: Any) -> None:
@@ -118,6 +141,16 @@ def test_values_of_the_declared_type_pass(value: Any, expected: Any) -> None:
         ("labtop", Tier, "did you mean 'laptop'?"),
         ("huge", Tier, "'smoke' or 'laptop' or 'gpu' or 'paper'"),
         (0, str | None, "str or None"),
+        (0, Positive, "int at least 1, not int 0"),
+        (-1, Natural, "at least 0"),
+        (True, Positive, "not bool True"),
+        (0.0, Ratio, "float above 0 and below 1"),
+        (1, Ratio, "float above 0 and below 1"),
+        (float("nan"), Ratio, "float above 0 and below 1"),
+        ([], Ratios, "not empty, not list []"),
+        ([0.5, 1.5], Ratios, "list[float above 0 and below 1] not empty"),
+        ([8, 0], Units, "list[int at least 1]"),
+        (15, Annotated[int, "at least 16"] | None, "int at least 16 or None"),
     ],
 )
 def test_values_of_another_type_are_refused_with_the_remedy(
@@ -168,6 +201,8 @@ def test_all_problems_are_told_at_once() -> None:
 def test_a_declaration_that_is_no_type_is_the_authors_error() -> None:
     with pytest.raises(TypeError, match="no type"):
         check_parameters({"name": 1}, name=set)
+    with pytest.raises(TypeError, match="no range"):
+        check_parameters({"name": 1}, name=Annotated[int, "positive"])
 
 
 def test_what_notebooks_hold_beside_parameters_is_passed_over() -> None:
@@ -233,19 +268,36 @@ def test_notebooks_that_cannot_be_checked_from_outside_are_named(tmp_path: Path)
     assert not (tmp_path / "x").exists()
 
 
-def run_papermill(chapter: Path, *arguments: str) -> tuple[int, str]:
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        str(chapter),
-        str(chapter.with_name("out.ipynb")),
-        *arguments,
-    ]
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=chapter.parent
-    )
-    return done.returncode, done.stdout
+@pytest.fixture(scope="module")
+def entry_points(tmp_path_factory) -> Path:
+    """A folder that declares the project's entry points of papermill, as an installation does."""
+    folder = tmp_path_factory.mktemp("installed")
+    project = tomllib.loads((repository() / "pyproject.toml").read_text())["project"]
+    lines = [f"{k} = {v}" for k, v in project["entry-points"]["papermill.engine"].items()]
+    info = folder / "of_the_test-0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: of-the-test\nVersion: 0\n")
+    (info / "entry_points.txt").write_text("\n".join(["[papermill.engine]", *lines]))
+    return folder
+
+
+@pytest.fixture
+def run_papermill(chapter: Path, entry_points: Path):
+    """papermill's own command on a notebook: exit status, and what it says."""
+
+    def run(*arguments: str, out: str = "out.ipynb") -> tuple[int, str]:
+        paths = [str(repository()), str(repository() / "book"), str(entry_points)]
+        done = subprocess.run(
+            [sys.executable, "-m", "papermill", chapter.name, out, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=chapter.parent,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        )
+        return done.returncode, done.stdout
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -256,29 +308,74 @@ def run_papermill(chapter: Path, *arguments: str) -> tuple[int, str]:
     ],
 )
 def test_papermill_stops_at_a_wrong_parameter(
-    chapter: Path, arguments: tuple[str, ...], said: str
+    run_papermill, chapter: Path, arguments: tuple[str, ...], said: str
 ) -> None:
-    status, screen = run_papermill(chapter, *arguments)
-    assert status != 0
-    assert said in screen and "InputError" in screen
-    assert "reached the science" not in screen
+    before = sorted(chapter.parent.iterdir())
+    status, screen = run_papermill(*arguments)
+    errors = [line for line in screen.splitlines() if line.startswith("papermill: ")]
+    assert status != 0 and len(errors) == 1 and said in errors[0]
+    assert "Traceback" not in screen and "Executing" not in screen  # no kernel was started
+    assert sorted(chapter.parent.iterdir()) == before
 
 
-def test_papermill_runs_with_right_parameters(chapter: Path) -> None:
-    status, screen = run_papermill(
-        chapter,
-        "-p",
-        "quick",
-        "False",
-        "-y",
-        "mask_ratios: [0.5, 1]",
-        "-p",
-        "tier",
-        "laptop",
-        "--log-output",
-    )
+@pytest.mark.parametrize(
+    ("seed", "said"),
+    [
+        (1, "papermill: too few images: give 10 (cell [4])"),
+        (2, "papermill: ZeroDivisionError: division by zero (cell [4])"),
+        (3, "papermill: the kernel died"),
+    ],
+)
+def test_a_run_that_fails_is_one_line_and_leaves_the_output_s_name_alone(
+    run_papermill, chapter: Path, seed: int, said: str
+) -> None:
+    chapter.with_name("out.ipynb").write_text("of an earlier run")
+    status, screen = run_papermill("-p", "seed", str(seed), "--no-progress-bar")
+    assert status != 0 and "Traceback" not in screen
+    assert screen.splitlines()[-1].startswith(said)
+    assert screen.splitlines()[-1].endswith("what was run is in out.failed.ipynb")
+    assert chapter.with_name("out.ipynb").read_text() == "of an earlier run"
+    failed = nbformat.read(chapter.with_name("out.failed.ipynb"), as_version=4)
+    assert any(output for cell in failed.cells for output in cell.get("outputs", [])) == (seed < 3)
+    assert not chapter.with_name("out.unfinished.ipynb").exists()
+
+
+def test_papermill_runs_with_right_parameters_into_a_folder_that_is_not_there(
+    run_papermill, chapter: Path
+) -> None:
+    words = ("-p", "quick", "False", "-y", "mask_ratios: [0.5, 1]", "-p", "tier", "laptop")
+    status, screen = run_papermill(*words, "--log-output", out="new/folder/out.ipynb")
     assert status == 0, screen
     assert "reached the science" in screen
+    assert [path.name for path in (chapter.parent / "new/folder").iterdir()] == ["out.ipynb"]
+    chapter.with_name("taken").write_text("a file")
+    status, screen = run_papermill(out="taken/out.ipynb")
+    assert status != 0 and "cannot make the folder taken" in screen.splitlines()[-1]
+
+
+def test_a_notebook_of_others_runs_as_papermill_always_runs_it(
+    run_papermill, chapter: Path
+) -> None:
+    write_notebook(chapter, "seed = 1", "1 / 0")
+    status, screen = run_papermill("-p", "seed", "2")
+    assert status != 0 and "PapermillExecutionError" in screen
+    assert chapter.with_name("out.ipynb").is_file()
+
+
+def test_every_chapter_finds_values_out_of_range_before_it_starts() -> None:
+    """Every number has a range, every list but two may not be empty, every word of few is named."""
+    free = {"data_root", "stimuli_root", "train_split", "validation_split", "checkpoint"}
+    free |= {"device", "run", "real_results"}  # folders, files and what is looked up later
+    for path in sorted((repository() / "notebooks").glob("*.ipynb")):
+        defaults = papermill.inspect_notebook(str(path))
+        for name in declared_parameters(path):
+            default = eval(defaults[name]["default"])
+            if isinstance(default, bool) or name in free | {"claims", "masked"}:
+                continue
+            wrong = {int: [-2], float: [-0.5], list: [[], [0], [-1]], str: ["no such word"]}
+            for value in wrong[type(default)]:
+                with pytest.raises(InputError, match=f"parameter '{name}' has to be"):
+                    check_notebook_parameters(path, {name: value})
 
 
 def test_every_chapter_declares_the_parameters_that_papermill_sees() -> None:
