@@ -89,7 +89,7 @@ class MaskExplorer(Scenes, Explorer):
             return {m.length: (words(m.config), m.config.steps) for m in self.models}
         if role == "ratio":
             ratios = sorted({model.config.ratio for model in self.models})
-            return {f"{r:g}": (f"trained at ratio {r:g}", r) for r in ratios}
+            return {f"{r:g}": (f"ratio {r:g}", r) for r in ratios}
         if role == "image":
             labels = self.batch.labels.tolist()
             return {str(k): (f"a {CLASSES[label]}", k) for k, label in enumerate(labels)}
@@ -131,7 +131,7 @@ class MaskExplorer(Scenes, Explorer):
         every = [f"{one.shared} of height {h}" for h, one in enumerate(levels, 1)]
         error = self.error(length, ratio, image, mask)
         return {
-            "hidden": f"{n} of {self.patches} patches, {100 * n / self.patches:.0f} %",
+            "hidden": f"{n} of {self.patches} patches",
             "c": ", ".join(every) if any(one.shared for one in levels) else "∅",
             "own": ", ".join(self.own(image, mask)) or "∅",
             "error": f"{error:.4f}" if n else "–",
@@ -185,7 +185,7 @@ class MaskExplorer(Scenes, Explorer):
             (drawn("pad", f"{name}, hidden patches covered", original, cells(cover)),
              "Draw here: press or drag over patches"),
             (drawn("rebuilt", "the model’s reconstruction", seen.rebuilt, cross),
-             "What the model rebuilds. <b>+</b> where its code has the object, <b>○</b> where it is"),
+             "What the model rebuilds. The object: <b>+</b> in its code, <b>○</b> in truth"),
             (drawn("heat", "the attention", original, cells(heat) + mark),
              'Attention of <span data-role="token">' + _token(look)
              + "</span>; press a visible patch"),
@@ -193,12 +193,12 @@ class MaskExplorer(Scenes, Explorer):
         views = "".join(f"<figure>{d}<figcaption>{w}</figcaption></figure>" for d, w in figures)
         legend = legend_html(["c", "common", "s_m", "s_mc"])
         return (
-            f'<div class="views">{views}</div><div class="tree">{self._tree(mask)}</div>'
+            f'<div class="views">{views}</div><div class="tree">{self.tree(mask)}</div>'
             f'<div class="legend">{legend}</div><div class="tables">{self._levels(mask)}'
             f"{self._readouts(length, ratio, image, mask)}</div>"
         )
 
-    def _tree(self, mask: int) -> str:
+    def tree(self, mask: int) -> str:
         """The quad-tree, its nodes marked by kind; a leaf is a patch."""
         kinds = node_kinds(self.graph, self.shared(mask))
         order, wide = self.order(), 640 / self.patches
@@ -231,7 +231,11 @@ class MaskExplorer(Scenes, Explorer):
         body = ""
         for h, level in reversed(list(enumerate(self.levels(mask), 1))):
             across = 2**h
-            cells = [_bar(f"asked-{h}", level.asked, 1), _bar(f"worth-{h}", level.worth, 2)]
+            asked = f"{round(level.asked * self.patches)} of {self.patches}"
+            cells = [
+                _bar(f"asked-{h}", level.asked, asked),
+                _bar(f"worth-{h}", level.worth, f"{100 * level.worth:.2f} %"),
+            ]
             body += (
                 f'<tr><th scope="row">{across} × {across}</th><td data-role="shared-{h}">'
                 f"{level.shared} of {level.latents}</td>{''.join(cells)}</tr>"
@@ -247,13 +251,12 @@ class MaskExplorer(Scenes, Explorer):
         body = ""
         for name, row in zip(READ, self.readouts(length, ratio, image, mask)):
             cells = zip(("read", "true", "off"), row[1:])
-            body += f'<tr><th scope="row">{row[0]}</th>' + "".join(
-                f'<td data-role="{what}-{name}">{words}</td>' for what, words in cells
-            )
+            told = "".join(f'<td data-role="{what}-{name}">{words}</td>' for what, words in cells)
+            body += f'<tr><th scope="row">{row[0]}</th>{told}</tr>'
         return (
             '<table class="known"><caption>What a linear readout finds in the code of the visible'
             ' part</caption><thead><tr><th scope="col">latent</th><th scope="col">read out</th>'
-            '<th scope="col">true</th><th scope="col">on held-out images</th></tr></thead>'
+            '<th scope="col">true</th><th scope="col">error (guessing)</th></tr></thead>'
             f"<tbody>{body}</tbody></table>"
         )
 
@@ -367,12 +370,10 @@ class MaskExplorer(Scenes, Explorer):
         return figure
 
 
-def _bar(role: str, value: float, digits: int) -> str:
-    """A cell with a share of all patches and a bar as long."""
-    return (
-        f'<td class="bar" style="--share: {value:.4f}"><span data-role="{role}">'
-        f"{100 * value:.{digits}f} %</span></td>"
-    )
+def _bar(role: str, share: float, words: str) -> str:
+    """A cell with words and a bar as long as a share."""
+    bar = f'<td class="bar" style="--share: {share:.4f}">'
+    return f'{bar}<span data-role="{role}">{words}</span></td>'
 
 
 def _token(look: int) -> str:

@@ -21,7 +21,7 @@ from mae_lib.model.autoencoder import normalise_pixels, to_unit_range
 from mae_lib.theory.graphs import quad_tree
 from mae_lib.theory.shared import SharedInformation, locate_shared
 from mae_lib.theory.worth import explained_variance, locate_shared_patches
-from mae_lib.worlds.law import CLASSES
+from mae_lib.worlds.law import CLASSES, PARTS
 from mae_lib.worlds.world import World
 
 RHO, NU = 0.8, 0.2
@@ -147,7 +147,7 @@ class Scenes:
             if name in ("class", "texture"):
                 best = said.softmax(0).max(0)
                 read = f"{CLASSES[int(best.indices)]}, {100 * float(best.values):.0f} %"
-                off = f"right in {100 * error:.0f} %, by guessing {100 * chance:.0f} %"
+                off = f"right {100 * error:.0f} % ({100 * chance:.0f} %)"
             else:
                 read, off = told(name, said), told_error(name, error, chance)
             rows.append(["size" if name == "scale" else name, read, truth, off])
@@ -178,7 +178,9 @@ class Scenes:
         """int64 [N, patches]: the part that a patch shows most of, 0 for the ground."""
         p, n = self.size.patch, self.side
         labels = self.batch.part_labels.long().unflatten(1, (n, p)).unflatten(3, (n, p))
-        shown = torch.stack([(labels == k).sum((2, 4)) for k in range(1, 7)], -1).flatten(1, 2)
+        shown = torch.stack([(labels == k).sum((2, 4)) for k in range(1, PARTS + 1)], -1).flatten(
+            1, 2
+        )
         return torch.where(shown.any(-1), 1 + shown.argmax(-1), 0)
 
 
@@ -193,7 +195,7 @@ def told(name: str, value: Tensor) -> str:
 def told_error(name: str, error: float, chance: float) -> str:
     """An error on held-out images in words, and that of guessing the mean."""
     digits, unit = {"position": (1, " px"), "scale": (3, ""), "turn": (1, "°")}[name]
-    return f"± {error:.{digits}f}{unit}, by guessing {chance:.{digits}f}"
+    return f"± {error:.{digits}f}{unit} ({chance:.{digits}f})"
 
 
 def _signed(value: float, digits: int) -> str:

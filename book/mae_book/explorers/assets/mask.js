@@ -93,7 +93,7 @@ function shared(hidden) {
   const asked = count(heights + 1, () => 0);
   leaves.forEach(k => {
     const h = counts.findIndex((of, h) => h && both(of.get(name(k, h))));
-    if (hidden[k] && h > 0) asked[h] += 1 / patches;
+    if (hidden[k] && h > 0) asked[h]++;
   });
   return { kinds, asked };
 }
@@ -138,9 +138,9 @@ const told = {
   turn: v => signed((v[0] * data.units.turn).toFixed(0)).replace("+-", "−") + "°",
 };
 const off = {
-  position: (error, chance) => "± " + error.toFixed(1) + " px, by guessing " + chance.toFixed(1),
-  scale: (error, chance) => "± " + error.toFixed(3) + ", by guessing " + chance.toFixed(3),
-  turn: (error, chance) => "± " + error.toFixed(1) + "°, by guessing " + chance.toFixed(1),
+  position: (error, chance) => "± " + error.toFixed(1) + " px (" + chance.toFixed(1) + ")",
+  scale: (error, chance) => "± " + error.toFixed(3) + " (" + chance.toFixed(3) + ")",
+  turn: (error, chance) => "± " + error.toFixed(1) + "° (" + chance.toFixed(1) + ")",
 };
 
 function readouts(values, share) {
@@ -152,8 +152,7 @@ function readouts(values, share) {
     if (said.length > 2) {
       const most = Math.max(...said), sum = said.reduce((s, v) => s + Math.exp(v - most), 0);
       texts["read-" + name] = data.classes[said.indexOf(most)] + ", " + percent(1 / sum, 0);
-      texts["off-" + name] = "right in " + percent(error, 0) + ", by guessing "
-        + percent(spread[name], 0);
+      texts["off-" + name] = "right " + percent(error, 0) + " (" + percent(spread[name], 0) + ")";
     } else {
       texts["read-" + name] = told[name](said);
       texts["off-" + name] = off[name](error, spread[name]);
@@ -303,16 +302,16 @@ start({
     for (let h = 1, before = 0; h <= heights; h++) {
       const worth = explained(hidden, h);
       texts["shared-" + h] = said[h - 1] + " of " + kinds[h].length;
-      for (const [role, value, digits] of [["asked-", asked[h], 1], ["worth-", worth - before, 2]]) {
-        texts[role + h] = percent(Math.abs(value), digits);
-        at(role + h).parentElement.style.setProperty("--share", Math.min(1, value));
-      }
+      texts["asked-" + h] = asked[h] + " of " + patches;
+      texts["worth-" + h] = percent(Math.abs(worth - before), 2);
+      at("asked-" + h).parentElement.style.setProperty("--share", asked[h] / patches);
+      at("worth-" + h).parentElement.style.setProperty("--share", worth - before);
       before = worth;
     }
     root.dataset.took = performance.now() - began;
     return { ...texts, ...readouts(seen.values, n / patches),
       token: look < 0 ? "[CLS]" : "the marked patch",
-      hidden: n + " of " + patches + " patches, " + percent(n / patches, 0),
+      hidden: n + " of " + patches + " patches",
       c: said.some(Boolean) ? said.map((k, h) => k + " of height " + (h + 1)).join(", ") : "∅",
       own: partsShared(hidden), error: n ? seen.error.toFixed(4) : "–",
       command: data.command.replace(/<(\w+)>/g, (_, role) =>
