@@ -40,6 +40,9 @@ SOURCES = (
 MOST_BYTES = 3_000_000
 """Of a page with what it loads that is not shared by all pages."""
 
+HEAVY = {"book/explorer.html": 5_000_000}
+"""Page that holds trained models → what it may weigh."""
+
 FEWEST_LETTERS = 200
 
 EXPLORER = re.compile(r"-explorer$")
@@ -301,7 +304,7 @@ def weight(page: Page) -> list[str]:
     }
     files = [page.path, *(path for path in own if path.is_file() and "_static" not in path.parts)]
     size = sum(path.stat().st_size for path in set(files))
-    return [f"{size / 1e6:.1f} MB"] if size > MOST_BYTES else []
+    return [f"{size / 1e6:.1f} MB"] if size > HEAVY.get(page.name, MOST_BYTES) else []
 
 
 def network(page: Page) -> list[str]:

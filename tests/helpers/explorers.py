@@ -18,6 +18,9 @@ from mae_book.explorers.attention_explorer import AttentionExplorer
 from mae_book.explorers.explorer import Explorer
 from mae_book.explorers.ledger_explorer import LedgerExplorer
 from mae_book.explorers.level_explorer import LevelExplorer
+from mae_book.explorers.mask_explorer import MaskExplorer
+from mae_book.explorers.mask_models import READ as READOUTS
+from mae_book.explorers.mask_models import SHARES, MaskModel
 from mae_book.explorers.masking_explorer import MaskingExplorer
 from mae_book.explorers.shared_explorer import SharedExplorer
 from mae_book.explorers.worth_explorer import WorthExplorer
@@ -66,6 +69,21 @@ def runs() -> list[Checkpoint]:
     return [stored(SMOKE.config(WORLD, 0.5)), stored(deep, "custom"), stored(large)]
 
 
+@functools.cache
+def mask_models() -> list[MaskModel]:
+    """Two lengths of training at two ratios: untrained, 4 × 4 patches, with readouts at random."""
+    found = []
+    for k, (steps, ratio) in enumerate(((5, 0.5), (5, 0.75), (40, 0.5), (40, 0.75))):
+        run = stored(replace(SMOKE.config(WORLD, ratio), steps=steps, seed=k))
+        weights = {name: w.half() for name, w in run.load().state_dict().items()}
+        outs = sum(READOUTS.values())
+        readout = torch.randn(SMOKE.model.width + 1, outs, generator=torch.manual_seed(k)) / 9
+        errors = {name: [0.01 * (k + j) for j in range(len(SHARES))] for name in READOUTS}
+        spread = dict.fromkeys(READOUTS, 0.5)
+        found.append(MaskModel(run.config, weights, readout, errors, spread, run.path.stem))
+    return found
+
+
 def levels(**arguments) -> LevelExplorer:
     return LevelExplorer(SMALL, **{"ratios": (0.1, 0.25, 0.5, 0.75), "masks": 60, **arguments})
 
@@ -89,6 +107,8 @@ def explorer(kind: str, name: str = "") -> Explorer:
         return LevelExplorer({name: SMALL["quad"]}, ratios=(0.5,), masks=5)
     if kind == "levels":
         return levels()
+    if kind == "mask":
+        return MaskExplorer(mask_models(), range(3))
     if kind == "worth":
         return WorthExplorer(0.85, 0.2, 1, masks=4)
     rows = entries(["T1a", "F4a", "T1r", "T2s"])
@@ -97,7 +117,7 @@ def explorer(kind: str, name: str = "") -> Explorer:
     return LedgerExplorer(rows, {"chapter-separability": "08_linear_separability.html"})
 
 
-KINDS = ("masking", "attention", "shared", "levels", "worth", "ledger")
+KINDS = ("mask", "masking", "attention", "shared", "levels", "worth", "ledger")
 
 READ = """
 const root = document.querySelectorAll("." + arguments[0] + "-explorer")[arguments[1] || 0];
@@ -147,9 +167,24 @@ def look(tab: Browser, shown: Explorer, place: int = 0, linked: bool = True) -> 
                         for s in (says, shown.reading(*state)))  # fmt: skip
         assert says == wanted
         return found
+    if shown.KIND == "mask":  # its script computes all anew: pictures and last digits are its own
+        wanted = shown.reading(*state)
+        error, true = (each.pop("error").replace("–", "0") for each in (says, wanted))
+        assert says == wanted and abs(float(error) - float(true)) < 2e-4
+        assert kinds(found["drawn"]) == kinds(shown.picture(*state))
+        return found
     assert says == shown.reading(*state)
     assert parts(found["drawn"]) == parts(shown.picture(*state))
     return found
+
+
+def kinds(drawn: str) -> list[str]:
+    """Of the drawing of a mask what holds to the letter: what is hidden, the kinds of the tree's
+    nodes, what each level is worth, and the truth."""
+    soup = BeautifulSoup(drawn, "html.parser")
+    told = [td.get_text() for td in soup.select("td") if "read-" not in str(td)]
+    cells = [rect["class"][0] for rect in soup.select("[data-role=pad] g rect")]
+    return cells + [node["data-kind"] for node in soup.select("[data-node]")] + told
 
 
 NUMBER = re.compile(r"\d+\.\d(?= %)")

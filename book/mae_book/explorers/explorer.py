@@ -44,7 +44,8 @@ class Explorer:
         CHAPTER: the notebook that shows it. ROLES: part of a state → label of its control; one
             without a label is chosen otherwise. SELECTS: the roles that are lists, not sliders.
         DEPENDENT: those whose options depend on what is chosen before; the script gives them.
-        SAYS: key of a reading → label. MAKES: what its command does. start: the state shown first.
+        SCRIPTS: assets that its own script needs before it. SAYS: key of a reading → label.
+        MAKES: what its command does. start: the state shown first.
     """
 
     KIND: ClassVar[str]
@@ -53,6 +54,7 @@ class Explorer:
     ROLES: ClassVar[Mapping[str, str]] = {}
     SELECTS: ClassVar[tuple[str, ...]] = ()
     DEPENDENT: ClassVar[tuple[str, ...]] = ()
+    SCRIPTS: ClassVar[tuple[str, ...]] = ()
     SAYS: ClassVar[Mapping[str, str]] = {}
     MAKES: ClassVar[str] = "reproduce"
     start: tuple
@@ -81,7 +83,7 @@ class Explorer:
         identity = f"{self.KIND}-{hashlib.sha256((inside + text).encode()).hexdigest()[:8]}"
         script = Template(asset("explorer.html")).substitute(
             id=identity, kind=self.KIND, data=text, parts=asset("explorer.js"),
-            own=asset(f"{self.KIND}.js"),
+            own="".join(asset(f"{name}.js") for name in (*self.SCRIPTS, self.KIND)),
         )  # fmt: skip
         said = self._said(*self.start)
         return self._frame(f'id="{identity}"', inside + said + script)

@@ -14,6 +14,7 @@ from explorers import KINDS, READ, explorer, follow, look
 pytestmark = [in_browser, pytest.mark.parametrize("kind", KINDS)]
 
 LINKS = {
+    "mask": ["5x16:0.5:2:0f3c:cls", "40x16:0.75:1:0000:5"],
     "masking": ["r75-u16-p4-s0:1:1", "r50-u8-p8-s0:1:0"],
     "attention": ["r75-u16-p4-s0:1:0:1:20", "r90-u8-p8-s0:0:2:3:cls"],
     "shared": ["quad-tree:0110100000000001", "skip-edges:110000000001"],
@@ -22,6 +23,8 @@ LINKS = {
     "ledger": ["verdict=reproduced&part=theory&text=a&sort=-claim", "sort=decisive"],
 }
 WRONG = {
+    "mask": [f"5x16:0.5:1:{rest}" for rest in ("ffff:cls", "0f3:cls", "0F3C:cls", "0f3c:16", "")]
+    + ["5x16:0.9:1:0f3c:cls", "no:0.5:1:0f3c:cls", "5x16:0.5:3:0f3c:cls"],
     "masking": [f"r75-u16-p4-s0:{rest}" for rest in ("3:0", "0:2", "0", "0:x")] + ["no:0:0", ""],
     "attention": [f"r90-u8-p8-s0:{rest}" for rest in ("2:0:mean:0", "0:3:mean:0", "0:0:4:0")]
     + ["no:0:0:mean:0", "r90-u8-p8-s0:0:0:0:16", "r90-u8-p8-s0:0:0:0", "%E0%A4:1", ""],
@@ -60,6 +63,7 @@ def page(tab, pages, kind):
 def changed(tab, kind: str, place: int = 0) -> None:
     """One real click that changes the state."""
     press = {
+        "mask": '[data-role="swap"]',
         "masking": '[data-role="image"]',
         "attention": '[data-role="cls"]',
         "shared": '[data-role="swap"]',
