@@ -1,5 +1,5 @@
 """Sphinx extension: every chapter offers the book's data beside its notebook, one archive with its
-SHA-256, for who has the library from a wheel (`mae_book.verdicts.archive`)."""
+SHA-256, for who has the library from a wheel (`mae_book.verdicts.integrity.archive`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.util.osutil import relative_uri
 
-from mae_book.verdicts.archive import NAME, pack
+from mae_book.verdicts.integrity.archive import NAME, pack
 
 
 def make(app: Sphinx) -> None:
@@ -19,9 +19,7 @@ def make(app: Sphinx) -> None:
         app.config.book_archive = pack(Path(app.srcdir), Path(app.outdir) / NAME)
 
 
-def offer(
-    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object
-) -> None:
+def offer(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
     """Say under a chapter where the archive is, and how to check and use it."""
     digest = app.config.book_archive
     if doctree is None or not digest or not (Path(app.srcdir) / f"{page}.ipynb").is_file():

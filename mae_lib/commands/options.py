@@ -101,9 +101,8 @@ class Pretrain(Command):
 @dataclass(frozen=True)
 class Evaluate(Command):
     """Measure what pretrained encoders have learned: reconstruction (§3.1), attention (§3.2),
-    separability, probe, few_labels, knn and severity (§3.3), shape_bias (§3.4), latents (§3.6).
-    What is already recorded in --results for these weights, data and settings is not measured
-    again.
+    separability, probe, few_labels, knn, severity (§3.3), shape_bias (§3.4), latents (§3.6). What
+    --results holds already of these weights, data and settings is not measured again.
     """
 
     what: Annotated[Evaluation, tyro.conf.Positional, tyro.conf.arg(metavar="WHAT")]
@@ -265,8 +264,7 @@ class Show(Command):
     what: Annotated[Picture, tyro.conf.Positional, tyro.conf.arg(metavar="WHAT")]
     """reconstruction, attention or mask"""
     checkpoint: Path
-    """a checkpoint: its .safetensors or .json, a folder that holds one, or a bare name (NAME-HASH)
-    of what is in checkpoints/ or in the cache"""
+    """a checkpoint: its .safetensors or .json, a folder that holds one, or a bare name"""
     image: tuple[Path, ...]
     """files of images; each is resized, and cut about its centre, to the model's own shape"""
     out: Path
@@ -353,7 +351,7 @@ class Sweep(Command):
     jobs: int = 1
     """runs side by side"""
 
-    work: ClassVar[str] = "mae_lib.commands.sweep:run"
+    work: ClassVar[str] = "mae_lib.commands.batch.sweep:run"
 
 
 @dataclass(frozen=True)

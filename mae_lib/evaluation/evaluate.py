@@ -20,10 +20,6 @@ from mae_lib.data.shifted import open_shifted
 from mae_lib.data.sources import image_source
 from mae_lib.evaluation.attention import evaluate_attention, untrained
 from mae_lib.evaluation.features import Features, encode, features, pixel_features
-from mae_lib.evaluation.few_labels import (
-    check_enough,
-    evaluate_few_labels,
-)
 from mae_lib.evaluation.inputs import (
     DEFAULTS,
     Options,
@@ -35,13 +31,17 @@ from mae_lib.evaluation.inputs import (
     stimuli_of,
     thinned,
 )
-from mae_lib.evaluation.knn import check_neighbours, evaluate_knn
 from mae_lib.evaluation.latents import evaluate_latents, readout, world_latents
 from mae_lib.evaluation.probe import check_labels, evaluate_pixels, evaluate_probe
+from mae_lib.evaluation.probes.few_labels import (
+    check_enough,
+    evaluate_few_labels,
+)
+from mae_lib.evaluation.probes.knn import check_neighbours, evaluate_knn
+from mae_lib.evaluation.probes.severity import evaluate_severity, graded_sets
 from mae_lib.evaluation.reconstruction import evaluate_reconstruction
 from mae_lib.evaluation.separability import check_enough as check_enough_to_separate
 from mae_lib.evaluation.separability import evaluate_separability, ten_classes
-from mae_lib.evaluation.severity import evaluate_severity, graded_sets
 from mae_lib.evaluation.shape_bias import (
     category_groups,
     category_probabilities,

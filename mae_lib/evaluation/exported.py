@@ -17,10 +17,10 @@ from mae_lib.base.provenance import provenance
 from mae_lib.base.tensors import read_safetensors, write_safetensors
 from mae_lib.evaluation.evaluate import cued, identity, probed
 from mae_lib.evaluation.features import Features
-from mae_lib.evaluation.few_labels import evaluate_few_labels
 from mae_lib.evaluation.inputs import Options, digest
-from mae_lib.evaluation.knn import evaluate_knn
 from mae_lib.evaluation.probe import evaluate_probe
+from mae_lib.evaluation.probes.few_labels import evaluate_few_labels
+from mae_lib.evaluation.probes.knn import evaluate_knn
 from mae_lib.evaluation.separability import evaluate_separability
 from mae_lib.evaluation.shape_bias import category_groups, evaluate_shape_bias
 from mae_lib.training.pretrain import resolve_device

@@ -31,8 +31,9 @@ from mae_lib.base.errors import InputError
 from mae_lib.base.files import write_json
 from mae_lib.base.intervals import Interval
 from mae_lib.base.records import own_record, write_result
-from mae_lib.commands import cli, sweep
+from mae_lib.commands import cli
 from mae_lib.commands import pretrain as pretrain_command
+from mae_lib.commands.batch import sweep
 from mae_lib.detection import detectors
 from mae_lib.detection.finetune import Finetuned
 from mae_lib.evaluation import evaluate

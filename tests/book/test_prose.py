@@ -14,9 +14,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from mae_book.verdicts import prose, seals
 from mae_book.verdicts.claims import CLAIMS
 from mae_book.verdicts.further_claims import REAL, TREE_CLAIMS
+from mae_book.verdicts.integrity import prose, seals
 from mae_book.verdicts.results import repository, results_directory
 
 sys.path.insert(0, str(repository() / "book" / "_ext"))

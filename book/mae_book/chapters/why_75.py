@@ -16,6 +16,7 @@ from mae_book.sweep.ratio_prediction import (
     tree_claims,
 )
 from mae_book.verdicts.comparisons import Verdict
+from mae_book.verdicts.ladder import RUNGS
 from mae_book.verdicts.ledger import Decision, by_run, decide
 from mae_book.verdicts.results import read_results, results_directory
 from mae_lib.base.intervals import Interval, over_seeds
@@ -177,3 +178,15 @@ def known(data: str, curves: str) -> Decision:
 def said(decisions: Sequence[Decision]) -> dict[str, Verdict]:
     """claim → verdict."""
     return {decision.claim.id: decision.verdict for decision in decisions}
+
+
+FIRST = "1,200 × 128"
+"""The first sweep's steps and images a step."""
+
+
+def by_length(kind: str, measure: str) -> dict[str, dict[str, dict[int, float]]]:
+    """length, as "steps × images a step" → run of the ratio sweep → seed → value, of the seeds for
+    which all five ratios are there; a length without any is left out."""
+    folders = {FIRST: "world"} | {f"{one.steps:,} × 16": one.data for one in RUNGS.values()}
+    found = {length: whole(records(kind, data), RATIO_RUNS) for length, data in folders.items()}
+    return {length: by_run(some, measure) for length, some in found.items() if some}

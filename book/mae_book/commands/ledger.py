@@ -8,7 +8,8 @@ import json
 import sys
 
 from mae_book.commands.options import Ledger
-from mae_book.verdicts import ledger, prose, seals
+from mae_book.verdicts import ledger
+from mae_book.verdicts.integrity import prose, seals
 from mae_book.verdicts.ladder import RUNGS, rung, smallest_effect
 from mae_lib.base.errors import InputError
 from mae_lib.base.tables import Table

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from mae_book.commands.options import Unpack
-from mae_book.verdicts.archive import unpack
+from mae_book.verdicts.integrity.archive import unpack
 from mae_book.verdicts.results import unpacked
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import cache_directory

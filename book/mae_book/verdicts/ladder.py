@@ -7,12 +7,12 @@ batches of 16 give .83, three times as many .92, at one peak learning rate of 1.
 is made again in batches of 16: a short rung of 9,600 steps, 28,800 steps, which decide, and 86,400
 steps of the ratios alone. Data, steps, decoder and probe are equal for all eight, as before; the
 tests are those of `mae_book.verdicts.claims`, unchanged, over the five seeds 3 to 7. Beside them
-stand the same tests on a probe from few labels (`mae_lib.evaluation.few_labels`), since the full
-probe comes near its ceiling; and, added before any model had been measured so, T1v on the sets that
-have severities, over the images of all five (`mae_lib.evaluation.severity`), since *viewpoint* and
-*sketch* are near chance at their full shift. At each length a verdict is of the seeds for which
-every run is there, if they are three or more; with it goes the smallest effect that so many seeds
-could have told.
+stand the same tests on a probe from few labels (`mae_lib.evaluation.probes.few_labels`), since the
+full probe comes near its ceiling; and, added before any model had been measured so, T1v on the sets
+that have severities, over the images of all five (`mae_lib.evaluation.probes.severity`), since
+*viewpoint* and *sketch* are near chance at their full shift. At each length a verdict is of the
+seeds for which every run is there, if they are three or more; with it goes the smallest effect that
+so many seeds could have told.
 
 What had been seen before, of seeds 0 to 2 alone. At ratio 0.5, seed 0, mean token, seven ways to
 spend the images (steps × batch → probe): 1,200 × 128 .58, 4,800 × 32 .785, 9,600 × 16 .827, 3,600 ×

@@ -14,13 +14,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mae_book.verdicts import prose
 from mae_book.verdicts.agreement import Agreement
 from mae_book.verdicts.claims import CLAIMS
 from mae_book.verdicts.fingerprints import SOURCES, fingerprint
+from mae_book.verdicts.integrity import prose
+from mae_book.verdicts.integrity.seals import changes, seal_again
 from mae_book.verdicts.ledger import Entry, drift
 from mae_book.verdicts.results import results_directory
-from mae_book.verdicts.seals import changes, seal_again
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import write_json
 from mae_lib.base.records import recorded

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mae_book.chapters.embeddings import embeddings
+from mae_book.chapters.separability import embeddings
 from mae_lib.base.errors import InputError
 
 

@@ -9,7 +9,8 @@ import matplotlib.pyplot as plt
 import pytest
 
 from mae_book.chapters import why_75
-from mae_book.chapters.lengths import FIRST, by_length, length_panels, length_table
+from mae_book.chapters.evaluation_figures import length_panels, length_table
+from mae_book.chapters.why_75 import FIRST, by_length
 from mae_book.verdicts import results
 from mae_lib.base.runs import RATIO_RUNS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pytest
 
-from mae_book.chapters.robustness import severity_curves, severity_panels, severity_table
+from mae_book.chapters.separability import severity_curves, severity_panels, severity_table
 from mae_lib.base.errors import InputError
 from mae_lib.worlds.graded import GRADED, SEVERITIES
 

@@ -20,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mae_lib.base.errors import InputError
+from mae_lib.commands.batch.sweep import grid, key, parse_assignments, run_sweep
+from mae_lib.commands.batch.sweep_report import RunReport, figure, scalars, write_report
 from mae_lib.commands.cli import main
-from mae_lib.commands.sweep import grid, key, parse_assignments, run_sweep
-from mae_lib.commands.sweep_report import RunReport, figure, scalars, write_report
 
 NAMES = st.from_regex(r"[a-z][a-z_0-9]{0,6}", fullmatch=True)
 SCALARS = (
@@ -160,7 +160,8 @@ def test_a_wrong_parameter_is_refused_before_anything_runs(
     notebook, tmp_path, monkeypatch, capsys, over, fixed, named
 ):
     monkeypatch.setattr(
-        "mae_lib.commands.sweep.subprocess.run", lambda *_, **__: pytest.fail("a run was started")
+        "mae_lib.commands.batch.sweep.subprocess.run",
+        lambda *_, **__: pytest.fail("a run was started"),
     )
     words = [
         "sweep",
@@ -199,7 +200,8 @@ def test_folders_and_devices_that_are_not_there_are_named_before_anything_runs(
     tmp_path, monkeypatch, capsys, fixed, out, named
 ):
     monkeypatch.setattr(
-        "mae_lib.commands.sweep.subprocess.run", lambda *_, **__: pytest.fail("a run was started")
+        "mae_lib.commands.batch.sweep.subprocess.run",
+        lambda *_, **__: pytest.fail("a run was started"),
     )
     source = (
         "from mae_lib.base.parameters import check_parameters\ncheck_parameters(globals(),"
@@ -231,7 +233,7 @@ def test_an_interrupt_starts_nothing_more(notebook, tmp_path, monkeypatch):
         started.append(target)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mae_lib.commands.sweep._run", run)
+    monkeypatch.setattr("mae_lib.commands.batch.sweep._run", run)
     with pytest.raises(KeyboardInterrupt):
         run_sweep(notebook, [f"seed={list(range(200))}"], [], tmp_path / "runs")
     assert len(started) < 200
@@ -293,7 +295,7 @@ def test_a_folder_goes_on_with_more_values_and_not_with_another_notebook(
         target.write_text(json.dumps({"cells": cells, "metadata": metadata}))
         return RunReport(parameters, target.name, int(parameters["seed"] == 1), 1.0)
 
-    monkeypatch.setattr("mae_lib.commands.sweep._run", run)
+    monkeypatch.setattr("mae_lib.commands.batch.sweep._run", run)
     out = tmp_path / "runs"
     assert run_sweep(notebook, ["seed=[0, 1]"], [], out) == 1
     next(out.glob("*seed-1*.ipynb")).unlink()  # what failed leaves no notebook of this name
@@ -317,7 +319,7 @@ def test_two_sweeps_do_not_share_a_folder_at_once(notebook, tmp_path, monkeypatc
             run_sweep(notebook, ["seed=[5]"], [], tmp_path / "runs")
         return RunReport(parameters, target.name, 0, 1.0)
 
-    monkeypatch.setattr("mae_lib.commands.sweep._run", run)
+    monkeypatch.setattr("mae_lib.commands.batch.sweep._run", run)
     assert run_sweep(notebook, ["seed=[0]"], [], tmp_path / "runs") == 0
 
 

@@ -19,7 +19,7 @@ from mae_lib.evaluation import features as made
 from mae_lib.evaluation.evaluate import evaluate
 from mae_lib.evaluation.exported import evaluate_exported, export_features, read_exported
 from mae_lib.evaluation.inputs import Options
-from mae_lib.evaluation.knn import evaluate_knn
+from mae_lib.evaluation.probes.knn import evaluate_knn
 from mae_lib.training import store
 from tiny import one_thread  # noqa: F401
 

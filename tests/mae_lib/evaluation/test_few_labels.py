@@ -9,8 +9,8 @@ from test_probe import planted
 
 from mae_lib.base.errors import InputError
 from mae_lib.evaluation.features import Features
-from mae_lib.evaluation.few_labels import evaluate_few_labels
 from mae_lib.evaluation.probe import train_probe
+from mae_lib.evaluation.probes.few_labels import evaluate_few_labels
 from tiny import one_thread  # noqa: F401 (every test on one thread)
 
 CLASSES = ("a", "b", "c", "d")

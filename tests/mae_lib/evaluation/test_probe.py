@@ -16,7 +16,7 @@ from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from mae_book.chapters.robustness import relative_to_validation
+from mae_book.chapters.separability import relative_to_validation
 from mae_lib.base.errors import InputError
 from mae_lib.data.datasets import Resident
 from mae_lib.evaluation import probe as probing

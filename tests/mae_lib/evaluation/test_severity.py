@@ -7,7 +7,7 @@ import torch
 
 from mae_lib.evaluation.features import Features
 from mae_lib.evaluation.probe import evaluate_probe
-from mae_lib.evaluation.severity import evaluate_severity, graded_sets
+from mae_lib.evaluation.probes.severity import evaluate_severity, graded_sets
 from mae_lib.worlds.graded import GRADED, SEVERITIES
 from tiny import one_thread  # noqa: F401 (every test on one thread)
 

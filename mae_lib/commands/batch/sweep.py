@@ -26,9 +26,9 @@ from tqdm import tqdm
 
 from mae_lib.base.errors import InputError
 from mae_lib.base.parameters import check_notebook_parameters
+from mae_lib.commands.batch.sweep_report import RunReport, read_report, scalars, write_report
 from mae_lib.commands.common import require_writable
 from mae_lib.commands.options import Sweep
-from mae_lib.commands.sweep_report import RunReport, read_report, scalars, write_report
 from mae_lib.data.image_files import existing
 from mae_lib.training.pretrain import resolve_device
 
@@ -201,7 +201,7 @@ def _run(notebook: Path, parameters: dict, target: Path) -> RunReport:
     command = [
         sys.executable,
         "-c",
-        "from mae_lib.commands.papermill_engine import papermill_for_a_parent as run; run()",
+        "from mae_lib.commands.batch.papermill_engine import papermill_for_a_parent as run; run()",
         str(notebook),
         str(target),
         "-y",
