@@ -1,6 +1,6 @@
 """The book's data in one archive, for who has the library from a wheel and no clone: results,
 checkpoints and chapters in a ZIP file with a SHA-256 of each, and the place in the cache where it
-is unpacked to."""
+is unpacked to. The book's build packs it (`book/_ext/book_archive.py`)."""
 
 from __future__ import annotations
 
@@ -19,36 +19,6 @@ from mae_lib.base.files import cache_directory, write_atomically
 NAME = "mae-book.zip"
 _SUMS = "SHA256SUMS"
 _KEPT = ("results", "checkpoints", "notebooks")
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # so that the same files make the same archive
-
-
-def pack(root: Path, target: Path) -> str:
-    """Writes the archive of the checkout at ``root``, and returns its SHA-256. Two archives of the
-    same files are the same, byte for byte."""
-    files = [
-        path
-        for folder in _KEPT
-        for path in sorted((root / folder).rglob("*"))
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    ]
-
-    def write(temporary: Path) -> None:
-        sums = []
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-            for path in files:
-                name, contents = path.relative_to(root).as_posix(), path.read_bytes()
-                sums.append(f"{hashlib.sha256(contents).hexdigest()}  {name}\n")
-                archive.writestr(_member(name), contents)
-            archive.writestr(_member(_SUMS), "".join(sums))
-
-    write_atomically(target, write)
-    return hashlib.sha256(target.read_bytes()).hexdigest()
-
-
-def _member(name: str) -> zipfile.ZipInfo:
-    member = zipfile.ZipInfo(name, _EPOCH)
-    member.compress_type = zipfile.ZIP_DEFLATED
-    return member
 
 
 def unpack(archive: Path) -> tuple[int, int]:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import tiny
-from mae_lib.commands import forecast as forecasting
 from mae_lib.base.errors import InputError
+from mae_lib.commands import forecast as forecasting
 from mae_lib.commands.forecast import announce, forecast, pretraining_seconds, spoken
 from mae_lib.data.datasets import Resident
 from mae_lib.model.autoencoder import MaskedAutoencoder
