@@ -78,9 +78,9 @@ def test_a_library_without_the_projects_results_says_so_in_one_line(tmp_path: Pa
     status, screen, out = run_alone(tmp_path / "alone", RECORDED, library=str(tmp_path / "site"))
     assert status != 0
     assert (
-        f"mae_book is installed in {tmp_path / 'site'}, which is no checkout of the project, and the"
-        " book's results and checkpoints are not unpacked: download mae-book.zip from the chapter's"
-        " page and run `mae unpack mae-book.zip`, or `pip install -e .` in a checkout"
+        f"mae_book is installed in {tmp_path / 'site'}, which is no checkout of the project, and"
+        " the book's results and checkpoints are not unpacked: download mae-book.zip from the"
+        " chapter's page and run `mae unpack mae-book.zip`, or `pip install -e .` in a checkout"
         in screen.rstrip().splitlines()[-1]
     )
     run = [cell for cell in nbformat.read(out, as_version=4).cells if cell.get("outputs")]

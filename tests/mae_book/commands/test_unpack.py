@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mae_book.verdicts.archive import unpack
+from mae_book.commands.unpack import unpack
 from mae_book.verdicts.results import repository
 from mae_lib.base.errors import InputError
 
