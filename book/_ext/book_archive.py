@@ -1,16 +1,48 @@
 """Sphinx extension: every chapter offers the book's data beside its notebook, one archive with its
-SHA-256, for who has the library from a wheel (`mae_book.verdicts.integrity.archive`)."""
+SHA-256, for who has the library from a wheel (`mae unpack` reads it)."""
 
 from __future__ import annotations
 
+import hashlib
 import html
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.util.osutil import relative_uri
 
-from mae_book.verdicts.integrity.archive import NAME, pack
+NAME = "mae-book.zip"
+FOLDERS = ("results", "checkpoints", "notebooks")
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # so that the same files make the same archive
+
+
+def pack(root: Path, target: Path) -> str:
+    """Write the archive of the project at ``root``, with a SHA256SUMS of its files, and return its
+    SHA-256. Two archives of the same files are the same, byte for byte."""
+    files = [
+        path
+        for folder in FOLDERS
+        for path in sorted((root / folder).rglob("*"))
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    ]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished, sums = target.with_name(f".{target.name}.part"), []
+    with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in files:
+            name, contents = path.relative_to(root).as_posix(), path.read_bytes()
+            sums.append(f"{hashlib.sha256(contents).hexdigest()}  {name}\n")
+            archive.writestr(_member(name), contents)
+        archive.writestr(_member("SHA256SUMS"), "".join(sums))
+    os.replace(unfinished, target)
+    return hashlib.sha256(target.read_bytes()).hexdigest()
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    member = zipfile.ZipInfo(name, _EPOCH)
+    member.compress_type = zipfile.ZIP_DEFLATED
+    return member
 
 
 def make(app: Sphinx) -> None:

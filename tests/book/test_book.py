@@ -8,6 +8,7 @@ would take minutes.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -120,6 +121,9 @@ def test_a_changed_library_changes_the_page_and_an_unchanged_one_runs_nothing(bo
     assert status == 0, screen
     assert "the number is 1111" in book.page
     first = book.caches
+    archive = book.root / "_build" / "html" / "mae-book.zip"
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    assert f"--sha256 {digest}" in book.page and 'href="../mae-book.zip"' in book.page
     # No page asks the network for a script, a style or an image.
     preface = (book.root / "_build" / "html" / "preface.html").read_text(encoding="utf-8")
     assert (

@@ -14,9 +14,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from mae_book.commands import prose
+from mae_book.verdicts import seals
 from mae_book.verdicts.claims import CLAIMS
 from mae_book.verdicts.further_claims import REAL, TREE_CLAIMS
-from mae_book.verdicts.integrity import prose, seals
 from mae_book.verdicts.results import repository, results_directory
 
 sys.path.insert(0, str(repository() / "book" / "_ext"))
@@ -167,7 +168,8 @@ def copy(tmp_path, monkeypatch):
         (tmp_path / folder).mkdir(exist_ok=True)
         for path in (repository() / folder).glob(pattern):
             shutil.copy(path, tmp_path / folder)
-    shutil.copy(repository() / "README.md", tmp_path)
+    for name in ("README.md", "_toc.yml"):
+        shutil.copy(repository() / name, tmp_path)
     shutil.copytree(results_directory() / "shape_bias", tmp_path / "results" / "shape_bias")
     monkeypatch.setattr(prose, "repository", lambda: tmp_path)
     monkeypatch.setattr(seals, "results_directory", lambda: tmp_path / "results")

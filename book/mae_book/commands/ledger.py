@@ -7,9 +7,9 @@ import csv
 import json
 import sys
 
+from mae_book.commands import prose
 from mae_book.commands.options import Ledger
-from mae_book.verdicts import ledger
-from mae_book.verdicts.integrity import prose, seals
+from mae_book.verdicts import ledger, seals
 from mae_book.verdicts.ladder import RUNGS, rung, smallest_effect
 from mae_lib.base.errors import InputError
 from mae_lib.base.tables import Table
@@ -152,10 +152,14 @@ def _check(rows: list) -> int:
     # which asks PyTorch for the shipped weights
     from mae_book.verdicts.staleness import check
 
+    said = prose.faults()
     try:
         check(rows)
     except InputError as faults:
-        print(faults)
+        print(*said, faults, sep="\n")
+        return 1
+    if said:
+        print(*said, sep="\n")
         return 1
     print(f"{len(rows)} claims: results, their seal, code and statements agree")
     return 0

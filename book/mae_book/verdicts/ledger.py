@@ -22,8 +22,8 @@ from mae_book.verdicts.claim import Claim
 from mae_book.verdicts.claims import CLAIMS
 from mae_book.verdicts.comparisons import SEEDS, Comparison, Verdict
 from mae_book.verdicts.further_claims import REAL, TREE_CLAIMS
-from mae_book.verdicts.integrity.seals import seal_again
 from mae_book.verdicts.results import read_results, results_directory
+from mae_book.verdicts.seals import seal_again
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import write_json
 from mae_lib.base.intervals import Interval, half_width, over_seeds

@@ -17,10 +17,9 @@ from pathlib import Path
 from mae_book.verdicts.agreement import Agreement
 from mae_book.verdicts.claims import CLAIMS
 from mae_book.verdicts.fingerprints import SOURCES, fingerprint
-from mae_book.verdicts.integrity import prose
-from mae_book.verdicts.integrity.seals import changes, seal_again
 from mae_book.verdicts.ledger import Entry, drift
 from mae_book.verdicts.results import results_directory
+from mae_book.verdicts.seals import changes, seal_again
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import write_json
 from mae_lib.base.records import recorded
@@ -81,8 +80,8 @@ def stale() -> dict[str, str]:
 def check(rows: Sequence[Entry]) -> None:
     """Raises InputError, one line a fault, if what the book states of these claims is no longer
     what the results say, or a result is older than its code, of other weights or not what was
-    sealed, or the prose says other numbers."""
-    if faults := [*drift(rows), *stale().values(), *changes().faults(), *prose.faults()]:
+    sealed."""
+    if faults := [*drift(rows), *stale().values(), *changes().faults()]:
         raise InputError(
             "\n".join(
                 [

@@ -13,10 +13,9 @@ from types import SimpleNamespace
 import pytest
 
 from mae_book.commands import rerun
-from mae_book.verdicts import ledger, results, staleness
+from mae_book.verdicts import ledger, results, seals, staleness
 from mae_book.verdicts.claims import CLAIMS
 from mae_book.verdicts.fingerprints import fingerprint
-from mae_book.verdicts.integrity import seals
 from mae_book.verdicts.ledger import drift, entries, every_claim, state
 from mae_book.verdicts.results import repository, results_directory
 from mae_lib.commands.cli import main

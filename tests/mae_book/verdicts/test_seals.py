@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from mae_book.verdicts.integrity import seals
+from mae_book.verdicts import seals
 from mae_book.verdicts.results import results_directory
 from mae_lib.base.errors import InputError
 

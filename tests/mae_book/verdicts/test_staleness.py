@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mae_book.verdicts import agreement, fingerprints, staleness
+from mae_book.verdicts import agreement, fingerprints, seals, staleness
 from mae_book.verdicts.agreement import MAPPED, TRAINED, compare, same_arithmetic
 from mae_book.verdicts.fingerprints import GLUE, SOURCES, essence, fingerprint, imported, modules
-from mae_book.verdicts.integrity import seals
 from mae_book.verdicts.results import results_directory
 from mae_book.verdicts.staleness import confirm, confirmed, stale
 from mae_lib.base.errors import InputError
