@@ -1,6 +1,6 @@
 """``mae unpack``: the book's data in one archive, for who has the library from a wheel and no
-clone: results, checkpoints and chapters in a ZIP file with a SHA-256 of each, put into the cache. The
-book's build packs it (`book/_ext/book_archive.py`)."""
+clone: results, checkpoints and chapters in a ZIP file with a SHA-256 of each, put into the cache.
+The book's build packs it (`book/_ext/book_archive.py`)."""
 
 from __future__ import annotations
 
