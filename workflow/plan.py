@@ -1,23 +1,26 @@
 """What the workflow runs, as a list of jobs for the Snakefile to turn into rules: the cells of the
-sweep and the chapters; and the report on them.
+sweep and the chapters. `summary.py` says what became of them.
 
 A job is a file and the commands that make it. Everything is checked here, before anything starts.
 """
 
 from __future__ import annotations
 
-import csv
-import html
+import difflib
 import json
 import math
-import os
 import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
 
 from mae_book.sweep.cell import Cell
 from mae_book.sweep.cells import SEEDS, real_cells, world_cells
@@ -25,10 +28,14 @@ from mae_book.verdicts.claims import CLAIMS
 from mae_book.verdicts.results import results_directory
 from mae_lib.base.errors import InputError
 from mae_lib.base.parameters import check_notebook_parameters, declared_parameters
+from mae_lib.data.sources import image_source
+from mae_lib.model.autoencoder import training_flops
+from mae_lib.training import tiers
+from mae_lib.training.config import PretrainConfig
 
 RUNS = Path("runs")
 FOLDERS = ("in20", "tinyin32", "pacs", "stimuli", "dsb2018")
-KNOWN = ("tier", "seeds", "results", *FOLDERS)
+SCHEMA = Path(__file__).with_name("config.schema.yaml")
 
 MEMORY = 3000
 """MB asked for a job; twice as much when it is tried again. `runs/report.tsv` says what each
@@ -38,8 +45,11 @@ PATIENCE = 4
 """A job may take so many times the longest of its kind that is recorded, and five minutes for its
 start."""
 
-UNKNOWN_MINUTES = 120
-"""For kinds without records, and for other tiers than the recorded one."""
+LEAST_MINUTES = 120
+"""What a job may take at other tiers than the recorded one, where the estimate is rough."""
+
+BOOK_TIME = Path("results/benchmarks/book_time/cpu.json")
+"""What each chapter took, in seconds."""
 
 CHAPTER_MINUTES = 60
 """A chapter takes minutes at the tiers that it is for."""
@@ -51,15 +61,15 @@ stored."""
 
 @dataclass(frozen=True)
 class Job:
-    """One rule.
+    """What one command line makes.
 
     Attributes:
         id: the cell's id, or ``chapters/08``. group: its kind, or ``chapters``. needs: files that
-            must be there first. output: the file it makes.
-            commands: run one after another. stamp: stands for the output where its name may not be
-                known yet, else "". seconds: what it is expected to
-            take, None if unknown. minutes: how long it may take. also: further cells that the same
-            commands make, id → file.
+            must be there first. output: the file it makes. commands: run one after another. stamp:
+            stands for the output where its name may not be known yet, else "". seconds: what it is
+            expected to take. minutes: how long it may take. place: the folder of the output that
+            its key leaves out. also: further cells that the same commands make, id → file. pages:
+            further files of the same name, by their suffix.
     """
 
     id: str
@@ -68,9 +78,11 @@ class Job:
     output: str
     commands: tuple[str, ...]
     stamp: str
-    seconds: float | None
+    seconds: float
     minutes: int
+    place: Path
     also: tuple[tuple[str, str], ...] = ()
+    pages: tuple[str, ...] = ()
 
     @property
     def rule(self) -> str:
@@ -83,7 +95,25 @@ class Job:
 
     @property
     def log(self) -> str:
-        return str(RUNS / "logs" / f"{self.id}.log")
+        return str(RUNS / "logs" / f"{self.key}.log")
+
+    @property
+    def key(self) -> str:
+        """What its target has for a wildcard: ``probe/world/r75-u8-p8-s0-HASH``."""
+        return self.id if self.target == self.stamp else self.output_key
+
+    @property
+    def output_key(self) -> str:
+        return str(Path(self.output).relative_to(self.place).with_suffix(""))
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Its target, with the wildcard in place of its key, and its pages."""
+        if self.target == self.stamp:
+            return (self.stamp.removesuffix(self.id) + "{cell}",)
+        return tuple(
+            str(self.place / ("{cell}" + end)) for end in (Path(self.output).suffix, *self.pages)
+        )
 
     @property
     def target(self) -> str:
@@ -112,31 +142,34 @@ class Job:
         return shlex.join([*words, *self.commands])
 
 
+@cache
+def _schema() -> dict:
+    return yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+
+
 def settings(config: Mapping[str, object]) -> tuple[str, tuple[int, ...], Path, dict[str, str]]:
-    """(tier, seeds, folder of results, folders of photographs) of ``--config``; InputError for an
-    unknown name or a wrong type.
+    """(tier, seeds, folder of results, folders of photographs) of ``--config``; InputError where it
+    does not keep to config.schema.yaml.
 
     Results of another tier than the laptop's go to runs/TIER/results: those in results/ are what
     the book is made of.
     """
-    for name, value in config.items():
-        if name not in KNOWN:
-            raise InputError(f"--config {name}=… is unknown: choose of {', '.join(KNOWN)}")
-        if name != "seeds" and not (isinstance(value, str) and value):
-            raise InputError(
-                f"--config {name}={value!r} must be {'a word' if name == 'tier' else 'a folder'}"
-            )
+    known = _schema()["properties"]
+    for name in config:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            guess = f"did you mean {near[0]}? " if near else ""
+            raise InputError(f"--config {name}=… is unknown: {guess}choose of {', '.join(known)}")
+    error = best_match(Draft202012Validator(_schema()).iter_errors(dict(config)))
+    if error:
+        name = error.absolute_path[0]
+        lists = {
+            "seeds": "a list of whole numbers, for instance 'seeds=[0,1,2]'",
+            "only": "a list of ids, for instance 'only=[probe/world/r75*]'",
+        }
+        wanted = lists.get(name, "a word" if name == "tier" else "a folder")
+        raise InputError(f"--config {name}={config[name]!r} must be {wanted}")
     tier, seeds = str(config.get("tier", "laptop")), config.get("seeds", list(SEEDS))
-    # Snakemake makes words of a list's numbers
-    if (
-        not isinstance(seeds, list)
-        or not seeds
-        or not all(re.fullmatch("[0-9]+", str(seed)) for seed in seeds)
-    ):
-        raise InputError(
-            f"--config seeds={seeds!r} must be a list of whole numbers, for instance"
-            " 'seeds=[0,1,2]'"
-        )
     results = Path(
         str(config.get("results", "results" if tier == "laptop" else RUNS / tier / "results"))
     )
@@ -170,6 +203,46 @@ def jobs(config: Mapping[str, object]) -> list[Job]:
     ]
 
 
+def wanted(planned: Sequence[Job], config: Mapping[str, object]) -> list[Job]:
+    """The jobs that ``--config only=[…]`` names by their ids, or by those of cells that come with
+    them; all without it. InputError for a pattern that names none."""
+    patterns = [str(pattern) for pattern in config.get("only", ["*"])]
+    ids = {job.id: (job.id, *(identity for identity, _ in job.also)) for job in planned}
+    for pattern in patterns:
+        if not any(fnmatchcase(each, pattern) for own in ids.values() for each in own):
+            near = difflib.get_close_matches(pattern, [i for own in ids.values() for i in own], n=1)
+            guess = f": did you mean {near[0]}?" if near else ""
+            raise InputError(f"--config only={pattern} names no cell and no chapter{guess}")
+    return [
+        job
+        for job in planned
+        if any(fnmatchcase(each, pattern) for each in ids[job.id] for pattern in patterns)
+    ]
+
+
+def with_needs(planned: Sequence[Job], some: Sequence[Job]) -> list[Job]:
+    """``some`` of the jobs and all that they need, in the order of ``planned``."""
+    makers = {target: job for job in planned for target in job.targets}
+    found: set[str] = set()
+    waiting = list(some)
+    while waiting:
+        job = waiting.pop()
+        if job.id not in found:
+            found.add(job.id)
+            waiting += [makers[need] for need in job.needs]
+    return [job for job in planned if job.id in found]
+
+
+def patterns(planned: Iterable[Job]) -> dict[tuple[str, tuple[str, ...]], list[str]]:
+    """(kind, patterns of what its jobs make) → the keys that the wildcard may have. Without jobs
+    that make several cells, whose names have no wildcard in common."""
+    found: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for job in planned:
+        if not job.also:
+            found.setdefault((job.group, job.patterns), []).append(job.key)
+    return found
+
+
 def _usable(folder: Path) -> bool:
     return next(
         path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()
@@ -185,21 +258,38 @@ def _of_cell(cell: Cell, cells: Mapping[str, Cell], results: Path, tier: str) ->
         if cell.hash and not Path(output).is_file():
             Path(stamp).unlink(missing_ok=True)  # of other weights, or of a file that was deleted
     commands = tuple(shlex.join(words) for words in cell.commands(results))
-    taken = _recorded(cell.kind) if tier == "laptop" else ()  # the records are of that tier
     needs = tuple(str(cells[name].path(results)) for name in cell.needs)
-    if not taken:
-        return Job(cell.id, cell.kind, needs, output, commands, stamp, None, UNKNOWN_MINUTES)
-    seconds = sum(taken) / len(taken) + STARTING * len(commands)
-    return Job(
-        cell.id,
-        cell.kind,
-        needs,
-        output,
-        commands,
-        stamp,
-        seconds,
-        math.ceil(PATIENCE * max(taken) / 60 + 5),
-    )
+    taken, factor = _recorded(cell.kind) or _recorded(""), _work(tier) / _work("laptop")
+    if cell.kind == "pretraining":
+        words = dict(zip(cell.last, cell.last[1:]))
+        factor *= _images(int(words.get("--steps", 0)), int(words.get("--batch", 0)))
+    seconds = factor * sum(taken) / len(taken) + STARTING * len(commands)
+    minutes = math.ceil(PATIENCE * max(factor * max(taken), seconds) / 60 + 5)
+    if tier != "laptop":
+        minutes = max(minutes, LEAST_MINUTES)
+    return Job(cell.id, cell.kind, needs, output, commands, stamp, seconds, minutes, results)
+
+
+@cache
+def _training(tier: str) -> PretrainConfig:
+    """A tier's pretraining."""
+    sizes = tiers.tier(tier)
+    return sizes.config(image_source(None, "train", sizes.model.image_size).identity)
+
+
+@cache
+def _work(tier: str) -> float:
+    """Floating-point operations of one pretraining of a tier."""
+    config = _training(tier)
+    flops = training_flops(config.model, config.mask.visible_patches)
+    return flops * config.steps * config.batch
+
+
+def _images(steps: int, batch: int) -> float:
+    """How many images a pretraining sees, in units of the laptop tier's; 0 stands for the tier's
+    own."""
+    own = _training("laptop")
+    return (steps or own.steps) * (batch or own.batch) / (own.steps * own.batch)
 
 
 def _merged(planned: Iterable[Job]) -> list[Job]:
@@ -214,49 +304,58 @@ def _merged(planned: Iterable[Job]) -> list[Job]:
                 first,
                 also=(*first.also, (job.id, job.output)),
                 minutes=first.minutes + job.minutes,
-                seconds=_sum(first.seconds, job.seconds),
+                seconds=first.seconds + job.seconds,
             )
         )
     return list(found.values())
 
 
-def _sum(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None else one + other
-
-
 @cache
 def _recorded(kind: str) -> tuple[float, ...]:
-    """Seconds of every recorded run of a kind, training and scoring."""
+    """Seconds of every recorded run of a kind, or of all, training and scoring; of pretrainings, of
+    as many images as the laptop tier's."""
     records = [
         json.loads(path.read_text(encoding="utf-8"))
         for path in sorted((results_directory() / kind).rglob("*.json"))
     ]
-    return tuple(record["seconds"] + 60 * record.get("minutes", 0) for record in records)
+    return tuple(
+        (record["seconds"] + 60 * record.get("minutes", 0))
+        / (_images(record["config"]["steps"], record["config"]["batch"]) if trained else 1)
+        for record in records
+        for trained in [kind == "pretraining"]
+        if isinstance(record, dict) and "seconds" in record
+    )
 
 
 def _of_chapter(path: Path, tier: str, cells: Sequence[Job]) -> Job:
-    """A chapter, run by papermill; it needs the cells that it reads. What a failing one got to
-    stays as NN.unfinished.ipynb."""
+    """A chapter, run by papermill, and its page; it needs the cells that it reads. What a failing
+    one got to stays as NN.failed.ipynb."""
     number = path.name.partition("_")[0]
-    output, unfinished = (
-        str(RUNS / "chapters" / f"{number}{end}") for end in (".ipynb", ".unfinished.ipynb")
-    )
+    output = str(RUNS / "chapters" / f"{number}.ipynb")
     given, declared = {"tier": tier, "train_missing": True}, declared_parameters(path)
     parameters = {name: value for name, value in given.items() if name in declared}
     check_notebook_parameters(path, parameters)
-    words = [
-        "python",
-        "-m",
-        "papermill",
-        str(path),
-        unfinished,
-        "--no-progress-bar",
-        *(["-y", json.dumps(parameters)] if parameters else []),
-    ]
+    module = "mae_lib.commands.batch.papermill_engine"
+    words = ["python", "-m", module, str(path), output, "--no-progress-bar"]
+    words += ["-y", json.dumps(parameters)] if parameters else []
+    printed = ["python", "-m", "nbconvert", "--to", "html", "--log-level", "WARN", output]
     read = kinds_read(path)
     needs = tuple(target for job in cells if job.group in read for target in job.targets)
-    commands = shlex.join(words), shlex.join(["mv", unfinished, output])
-    return Job(f"chapters/{number}", "chapters", needs, output, commands, "", None, CHAPTER_MINUTES)
+    commands = shlex.join(words), shlex.join(printed)
+    times = json.loads(BOOK_TIME.read_text(encoding="utf-8"))["chapters"]
+    seconds = sum(times.get(path.stem, [0])) + STARTING * len(commands)
+    return Job(
+        f"chapters/{number}",
+        "chapters",
+        needs,
+        output,
+        commands,
+        "",
+        seconds,
+        CHAPTER_MINUTES,
+        RUNS,
+        pages=(".html",),
+    )
 
 
 def kinds_read(notebook: Path) -> set[str]:
@@ -271,97 +370,3 @@ def kinds_read(notebook: Path) -> set[str]:
         return {claim.kind for claim in CLAIMS.values()} | {"pretraining", "tree_world"}
     decided = {claim.kind for claim in CLAIMS.values() if f"({claim.chapter})=" in prose}
     return decided | set(re.findall(r"""read_results\(["'](\w+)["']""", code))
-
-
-# --------------------------------------------------------------------------------------------------
-# The report
-
-
-def state(job: Job, known: Mapping[str, str]) -> tuple[str, dict]:
-    """(done, found, failed (N), stopped, or not run, and for what; the note that `job.py` left).
-    ``known``: file → state of the jobs before it."""
-    note = json.loads(job.status.read_text(encoding="utf-8")) if job.status.is_file() else {}
-    note = note if note.get("file") == job.output or job.stamp else {}  # of another config
-    if Path(job.target).is_file():
-        return ("done" if note.get("exit") == 0 else "found"), note
-    if note:
-        return ("stopped" if note["exit"] is None else f"failed ({note['exit']})"), note
-    lacking = next(
-        (need for need in job.needs if not known.get(need, "done").startswith(("done", "found"))),
-        None,
-    )
-    return ("not run" if lacking is None else f"not run: needs {lacking}"), {}
-
-
-def report(planned: Sequence[Job]) -> str:
-    """Writes runs/report.html and runs/report.tsv from what is there; returns one line: how many
-    jobs are done, failed, and not run."""
-    known: dict[str, str] = {}
-    rows = []
-    for job in planned:
-        known[job.output], note = state(job, known)
-        took = note.get("minutes", ""), note.get("memory_mb", ""), note.get("host", "")
-        rows.append((job.id, known[job.output], *took, job.output, note.get("log", "")))
-        for identity, file in job.also:
-            known[file] = (
-                known[job.output]
-                if Path(file).is_file() or not known[job.output].startswith(("done", "found"))
-                else "not run"
-            )
-            rows.append(
-                (identity, known[file], "", "", note.get("host", ""), file, note.get("log", ""))
-            )
-    RUNS.mkdir(exist_ok=True)
-    columns = ("cell", "status", "minutes", "memory, MB", "host", "file", "log")
-    with (RUNS / "report.tsv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, delimiter="\t").writerows([columns, *rows])
-    counts = {
-        word: sum(row[1].startswith(word) for row in rows)
-        for word in ("done", "found", "failed", "stopped", "not run")
-    }
-    said = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-    (RUNS / "report.html").write_text(_page(columns, rows, said), encoding="utf-8")
-    return f"{len(rows)} jobs: {said}. Each with its status: {RUNS / 'report.html'}"
-
-
-def _page(columns: Sequence[str], rows: Sequence[tuple], said: str) -> str:
-    def cell(column: str, value: object) -> str:
-        text = html.escape(str(value))
-        if column in ("file", "log") and value and Path(str(value)).is_file():
-            return f'<a href="{html.escape(os.path.relpath(str(value), RUNS))}">{text}</a>'
-        return text
-
-    body = "".join(
-        f'<tr class="{html.escape(row[1].split(" ")[0])}">'
-        + "".join(f"<td>{cell(column, value)}</td>" for column, value in zip(columns, row))
-        + "</tr>\n"
-        for row in rows
-    )
-    head = "".join(f"<th>{column}</th>" for column in columns)
-    style = (
-        "body{font:15px sans-serif;margin:2em}td,th{padding:.2em"
-        " .8em;text-align:left}tr.failed,tr.stopped{background:#fbe3e0}tr.not{color:#666}"
-    )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>The'
-        f" sweep</title><style>{style}</style></head><body><h1>The sweep</h1>"
-        f"<p>{html.escape(said)}.</p><p>done: made by this workflow; found: was there; failed (N):"
-        " exit status N, see its log; stopped: was killed.</p>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></body></html>\n"
-    )
-
-
-def expected(planned: Sequence[Job], cores: int = 2) -> str:
-    """One line: how many cells there are, how many jobs lack a file, and, where all their kinds are
-    recorded, how long they take by the seconds of those records."""
-    cells = [job for job in planned if job.group != "chapters"]
-    missing = [
-        job.seconds for job in cells if not all(Path(target).is_file() for target in job.targets)
-    ]
-    said = f"{sum(len(job.targets) for job in cells)} cells, {len(missing)} jobs to run"
-    if not missing or None in missing:
-        return said
-    return (
-        f"{said}: about {sum(missing) / 3600 / cores:.1f} hours on {cores} cores, by what their"
-        " kinds took before"
-    )

@@ -74,8 +74,7 @@ def _fast(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(detectors, "finetune", detector)
     patch.setattr(detectors, "evaluate_detector", lambda *_: NUMBER)
 
-    def notebook(path, parameters, out, number) -> sweep.RunReport:
-        target = sweep._target(path, parameters, out, number)
+    def notebook(path, parameters, target) -> sweep.RunReport:
         target.write_text(json.dumps(parameters))
         return sweep.RunReport(parameters, target.name, 0, 0.0, "")
 
@@ -181,7 +180,7 @@ COMMANDS: dict[str, Callable[[Path, Path], None]] = {
         ["--kind", "identify", "--seeds", "3", "--out", str(folder)]
     ),
 }
-ONCE = ("sweep", "shard")
+ONCE = ("shard",)
 """What wants a folder of its own each time."""
 APART = ("pretrain --out --results", "finetune --out --results")
 """What is refused in any folder."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 
 from mae_book.sweep.cells import world_cells
 from mae_book.verdicts.results import results_directory
@@ -25,6 +27,7 @@ from mae_lib.base.errors import InputError
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "workflow"))
 import plan  # noqa: E402
+import summary  # noqa: E402
 
 JOB = [
     sys.executable,
@@ -72,7 +75,7 @@ def test_every_cell_is_made_by_one_job(jobs):
         for job in jobs
         for name, file in job.also
     )
-    for name in ("rule", "output", "target", "log", "status"):
+    for name in ("rule", "key", "output", "target", "log", "status"):
         assert len({getattr(job, name) for job in jobs}) == len(jobs), f"two jobs have one {name}"
     for job in jobs:
         if job.group != "chapters":
@@ -110,8 +113,49 @@ def test_chapters_need_what_they_read_and_are_kept_whole(jobs):
         and {"latents", "tree_world", "pretraining"} <= needed["chapters/11"]
     )
     for chapter in chapters.values():
-        run, move = map(shlex.split, chapter.commands)
-        assert (ROOT / run[3]).is_file() and move == ["mv", run[4], chapter.output]
+        run, page = map(shlex.split, chapter.commands)
+        assert (ROOT / run[3]).is_file() and run[4] == page[-1] == chapter.output
+
+
+def test_each_job_s_files_are_its_pattern_with_its_key(jobs):
+    """One rule stands for all jobs of a pattern: the wildcard has to give each its own target, and
+    no other pattern may give it too."""
+    found = plan.patterns(jobs)
+    single = [job for job in jobs if not job.also]
+    assert sum(map(len, found.values())) == len(single) and len(found) < 20
+    for job in single:
+        assert job.patterns[0].replace("{cell}", job.key) == job.target
+        assert job.key in found[job.group, job.patterns] and job.log == f"runs/logs/{job.key}.log"
+    assert len({job.key for job in jobs}) == len(jobs)
+
+
+def test_ids_choose_jobs_and_bring_what_they_need(jobs):
+    some = plan.wanted(jobs, {"only": ["probe/world/r75-u8-p8-s*", "theory/small-mask-s0"]})
+    assert {job.group for job in some} == {"probe", "theory"}
+    assert all(job.id.startswith("probe/world/r75-u8-p8-s") for job in some if job.group == "probe")
+    closed = plan.with_needs(jobs, some)
+    made = {target for job in closed for target in job.targets}
+    assert {job.group for job in closed} == {"probe", "theory", "pretraining"}
+    assert all(set(job.needs) <= made for job in closed) and set(some) <= set(closed)
+    assert plan.wanted(jobs, {}) == list(jobs) == plan.with_needs(jobs, jobs)
+    with pytest.raises(InputError, match="only=prob/world/r75-u8-p8-s0 names no .*did you mean pr"):
+        plan.wanted(jobs, {"only": ["prob/world/r75-u8-p8-s0"]})
+
+
+def test_every_job_is_given_a_time_at_every_tier(jobs, root):
+    """More images, more time: a longer training is expected to take as many times longer, and a
+    tier by its arithmetic."""
+    time = {job.id: job.seconds for job in jobs}
+    assert all(seconds > 0 for seconds in time.values())
+    short, long = (
+        time[f"pretraining/world{end}/r75-u8-p8-s3"] for end in ("-9600x16", "-28800x16")
+    )
+    assert 2 < long / short < 4
+    smoke = {job.id: job.seconds for job in plan.jobs({"tier": "smoke", "seeds": [0]})}
+    gpu = {job.id: job.seconds for job in plan.jobs({"tier": "gpu", "seeds": [0]})}
+    name = "pretraining/world/r75-u8-p8-s0"
+    assert 0 < smoke[name] < time[name] < gpu[name]
+    assert "about" in summary.expected(plan.jobs({"tier": "gpu", "seeds": [0]}))
 
 
 def test_times_and_results_follow_the_tier(root):
@@ -127,14 +171,19 @@ def test_times_and_results_follow_the_tier(root):
         record["seconds"] for record in records
     ) and laptop.output.startswith("results/")
     assert (
-        smoke.output.startswith("runs/smoke/results/pretraining/world/") and smoke.seconds is None
+        smoke.output.startswith("runs/smoke/results/pretraining/world/")
+        and smoke.seconds < laptop.seconds
     )
 
 
 @pytest.mark.parametrize(
     "config, said",
     [
-        ({"tear": "smoke"}, "tear=… is unknown: choose of tier, seeds"),
+        ({"tear": "smoke"}, "tear=… is unknown: did you mean tier? choose of tier, seeds"),
+        ({"seeds": [-1]}, "must be a list of whole numbers"),
+        ({"only": "probe"}, "must be a list of ids"),
+        ({"only": []}, "must be a list of ids"),
+        ({"results": ""}, "must be a folder"),
         ({"tier": "desk"}, "unknown tier 'desk'"),
         ({"tier": 3}, "tier=3 must be a word"),
         ({"seeds": ["0", "one"]}, "must be a list of whole numbers"),
@@ -228,9 +277,8 @@ def test_the_report_says_what_became_of_each_job(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def job(name: str, *needs: str, stamp: str = "") -> plan.Job:
-        return plan.Job(
-            f"kind/{name}", "kind", needs, f"results/{name}.json", ("true",), stamp, None, 1
-        )
+        output, place = f"results/{name}.json", Path("results")
+        return plan.Job(f"kind/{name}", "kind", needs, output, ("true",), stamp, 1.0, 1, place)
 
     def note(job: plan.Job, code: int | None, file: str | None = None) -> None:
         job.status.parent.mkdir(parents=True, exist_ok=True)
@@ -247,9 +295,9 @@ def test_the_report_says_what_became_of_each_job(tmp_path, monkeypatch):
     for each, code in ((done, 0), (failed, 3), (stopped, None), (named_later, 0)):
         note(each, code)
     note(other, 5, "results/of-another-config.json")
-    line = plan.report([done, found, failed, stopped, waits, idle, further, other, named_later])
+    line = summary.report([done, found, failed, stopped, waits, idle, further, other, named_later])
     rows = [row.split("\t") for row in Path("runs/report.tsv").read_text().splitlines()[1:]]
-    assert {row[0].removeprefix("kind/"): row[1] for row in rows} == {
+    assert {row[0].removeprefix("kind/"): row[2] for row in rows} == {
         "done": "done",
         "found": "found",
         "failed": "failed (3)",
@@ -260,13 +308,22 @@ def test_the_report_says_what_became_of_each_job(tmp_path, monkeypatch):
         "other": "not run",
         "pending": "done",
     }
-    assert rows[0][2] == "1.5" and "2 done, 1 found, 1 failed, 1 stopped, 4 not run" in line
+    assert (
+        rows[0][3] == "1.5"
+        and "9 cells and 0 chapters: 2 done, 1 found, 1 failed, 1 stopped, 4 not run" in line
+    )
     page = Path("runs/report.html").read_text()
     assert (
         '<a href="../results/done.json">' in page
         and 'href="../results/failed.json"' not in page
         and "failed (3)" in page
     )
+    sums = BeautifulSoup(page, "html.parser").select("#kinds tbody tr")
+    assert [[cell.get_text() for cell in row.select("td")] for row in sums] == [
+        [name, "2", "1", "1", "1", "4", "6"] for name in ("kind", "all")
+    ]
+    counted = summary.expected([done, found, failed, stopped, waits])
+    assert counted.startswith("5 cells and 0 chapters: 2 found, 3 to make by 3 jobs: about")
 
 
 def test_the_page_states_the_hours_that_the_records_add_up_to():
@@ -319,15 +376,17 @@ def snakemake(folder: Path, *words: str) -> subprocess.CompletedProcess:
     )
 
 
+def rules(done: subprocess.CompletedProcess) -> dict[str, int]:
+    """Rule → how many jobs of it a dry run counts."""
+    text = (done.stdout + done.stderr).partition("Job stats:")[2].partition("\n\n")[0]
+    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", text, re.MULTILINE)}
+
+
 @with_snakemake
 def test_what_is_recorded_is_not_made_again_and_what_is_missing_is(clone):
-    recorded = [
-        "shape_bias_world_r75_u8_p8_s0",
-        "shape_bias_world_r75_u8_p8_s1",
-        "tree_world_random_r50_s0",
-        "tree_world_random_r50_s1",
-    ]
-    done = snakemake(clone, "--dry-run", *recorded)
+    recorded = ["shape_bias/world/r75-u8-p8-s[01]", "tree_world/random-r50-s[01]"]
+    words = ("--dry-run", "cells", "--config", f"only={json.dumps(recorded)}")
+    done = snakemake(clone, *words)
     assert done.returncode == 0 and "Nothing to be done" in done.stdout + done.stderr, done.stderr
     gone = [
         next((clone / "results" / place).glob(name))
@@ -338,14 +397,18 @@ def test_what_is_recorded_is_not_made_again_and_what_is_missing_is(clone):
     ]
     for path in gone:
         path.unlink()
-    done = snakemake(clone, "--dry-run", *recorded)
+    done = snakemake(clone, *words)
     assert done.returncode == 0
-    rules = {
-        line.split()[-1].rstrip(":")
-        for line in (done.stdout + done.stderr).splitlines()
-        if line.startswith(("rule ", "localrule "))
-    }
-    assert rules == set(recorded[1:3])
+    assert rules(done) == {"shape_bias_one": 1, "tree_world_one": 1, "cells": 1, "total": 3}
+    assert "2 to make by 2 jobs: about" in done.stderr
+
+
+@with_snakemake
+def test_a_dry_run_of_all_cells_fits_a_screen(clone):
+    done = snakemake(clone, "--dry-run", "cells")
+    assert done.returncode == 0, done.stderr
+    said = (done.stdout + done.stderr).splitlines()
+    assert len(said) < 50 and rules(done)["total"] > 50
 
 
 @with_snakemake
@@ -353,20 +416,21 @@ def test_a_wrong_config_stops_it_at_once(clone):
     done = snakemake(clone, "--dry-run", "--config", "tear=smoke")
     assert (
         done.returncode != 0
-        and "tear=… is unknown" in done.stdout + done.stderr
+        and "tear=… is unknown: did you mean tier?" in done.stdout + done.stderr
         and "Traceback" not in done.stderr
     )
 
 
 @with_snakemake
 def test_a_cell_is_made_with_what_it_needs_and_only_once(clone):
-    words = ("separability_world_r50_u8_p8_s0", "--config", "tier=smoke", "seeds=[0]")
+    only = "only=[separability/world/r50-u8-p8-s0]"
+    words = ("cells", "--config", "tier=smoke", "seeds=[0]", only)
     done = snakemake(clone, *words)
     assert done.returncode == 0, done.stderr
     made = {path.parent.parent.name for path in (clone / "runs/smoke/results").rglob("r50-*.json")}
     assert made == {"pretraining", "separability"}
     rows = [row.split("\t") for row in (clone / "runs/report.tsv").read_text().splitlines()]
-    assert {row[0] for row in rows if row[1] == "done"} == {
+    assert {row[0] for row in rows if row[2] == "done"} == {
         "pretraining/world/r50-u8-p8-s0",
         "separability/world/r50-u8-p8-s0",
     }
@@ -377,11 +441,11 @@ def test_a_cell_is_made_with_what_it_needs_and_only_once(clone):
 @with_snakemake
 @pytest.mark.timeout(900)
 def test_a_workflow_that_was_killed_goes_on_without_making_anything_twice(clone):
-    words = ("--config", "tier=smoke", "seeds=[0]")
-    wanted = [f"separability_world_{run}_s0" for run in ("r10_u8_p8", "r25_u8_p8")]
+    only = "only=[separability/world/r10-u8-p8-s0,separability/world/r25-u8-p8-s0]"
+    words = ("cells", "--config", "tier=smoke", "seeds=[0]", only)
     results = clone / "runs/smoke/results"
     environment = os.environ | {"MAE_CACHE": str(clone / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", *wanted, *words]
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", *words]
     killed = subprocess.Popen(
         command,
         cwd=clone,
@@ -405,7 +469,7 @@ def test_a_workflow_that_was_killed_goes_on_without_making_anything_twice(clone)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     before = made()
-    done = snakemake(clone, *wanted, *words)
+    done = snakemake(clone, *words)
     assert done.returncode == 0, done.stderr
     after = made()
     assert len(before) < len(after) == 4 and before.items() <= after.items()
@@ -447,12 +511,13 @@ def test_a_chapter_that_fails_takes_no_other_with_it(clone):
     }
     assert (
         done.returncode != 0
-        and rows["chapters/98"][1].startswith("failed")
-        and rows["chapters/99"][1] == "done"
+        and rows["chapters/98"][2].startswith("failed")
+        and rows["chapters/99"][2] == "done"
     ), (rows, done.stderr)
     assert "no such thing" in (own / "runs/logs/chapters/98.log").read_text()
     assert (
         (own / "runs/chapters/99.ipynb").is_file()
+        and "laptop" in (own / "runs/chapters/99.html").read_text()
         and not (own / "runs/chapters/98.ipynb").exists()
-        and (own / "runs/chapters/98.unfinished.ipynb").is_file()
+        and (own / "runs/chapters/98.failed.ipynb").is_file()
     )

@@ -224,7 +224,11 @@ class Live:
             long = role in explorer.SELECTS or max(len(words) for words, _ in offered) > 16
             kind = widgets.Dropdown if long else widgets.SelectionSlider
             control = kind(
-                options=offered, value=state[k], description=label, layout={"width": "34em"}
+                options=offered,
+                value=state[k],
+                description=label,
+                layout={"width": "40em", "max_width": "100%"},
+                style={"description_width": "7em"},  # the longest label, whole
             )
             control.observe(self._changed(role), "value")
             self.controls[role] = control

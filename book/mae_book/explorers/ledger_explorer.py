@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, urlencode
@@ -268,6 +269,11 @@ class LedgerExplorer(Explorer):
         )
         return figure
 
+    def live_html(self, *state: Any) -> str:
+        """As of every explorer; where a kernel works, the chapters are notebooks."""
+        shown = super().live_html(*state)
+        return re.sub(r'href="([^"]+)\.html" data-page', r'href="\1.ipynb" data-page', shown)
+
     def _said(self, *state: Any) -> str:
         code = html.escape(f"explorer.widget({self.link(*state)!r})", quote=False)
         return (
@@ -290,7 +296,9 @@ class LedgerExplorer(Explorer):
             "verdict": _sign(row.decision.verdict),
             "photographs": _sign(row.real.verdict) if row.real else "not tested there",
             "decisive": f"{_said(found[0])}: {_number(claim.kind, *found[:2])}" if found else "–",
-            "chapter": f'<a href="{html.escape(page)}">{chapter}</a>' if page else chapter,
+            "chapter": f'<a href="{(to := html.escape(page))}" data-page="{to}">{chapter}</a>'
+            if page
+            else chapter,
         }
         shown = "".join(f'<td data-label="{COLUMNS[k]}">{text}</td>' for k, text in cells.items())
         title = "On the embedded world" if claim.data else "On graphs and processes"

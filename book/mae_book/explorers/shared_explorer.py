@@ -291,7 +291,9 @@ class SharedExplorer(Explorer):
 
         generator, observables = np.random.default_rng(0), widgets.GridBox()
         unit = widgets.Dropdown(description="unit")
-        ratio = widgets.FloatSlider(0.5, min=0, max=1, step=0.05, description="ratio")
+        name, masked = live.state
+        share = len(masked) / len(self.graphs[name].observables)  # where the mask is
+        ratio = widgets.FloatSlider(share, min=0, max=1, step=0.01, description="ratio")
 
         def random(state: tuple) -> dict[str, Any]:
             hidden = round(ratio.value * len(self._units(state[0])[unit.value]))

@@ -26,7 +26,13 @@ from tqdm import tqdm
 
 from mae_lib.base.errors import InputError
 from mae_lib.base.parameters import check_notebook_parameters
-from mae_lib.commands.batch.sweep_report import RunReport, read_report, scalars, write_report
+from mae_lib.commands.batch.sweep_report import (
+    RunReport,
+    read_report,
+    report_files,
+    scalars,
+    write_report,
+)
 from mae_lib.commands.common import require_writable
 from mae_lib.commands.options import Sweep
 from mae_lib.data.image_files import existing
@@ -128,7 +134,7 @@ def _sweep(
         for k, target in targets.items():
             if target.is_file() and (k not in reports or reports[k].exit_code):
                 reports[k] = _finished(runs[k], target)  # killed before it could be noted
-    elif taken := next((path for path in targets.values() if path.exists()), None):
+    elif taken := next(filter(Path.exists, [*targets.values(), *report_files(out)]), None):
         raise InputError(
             f"{taken} is there already, and is not replaced: choose another folder with --out"
         )

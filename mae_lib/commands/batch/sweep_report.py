@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from mae_lib.base.errors import InputError
@@ -39,6 +40,11 @@ class RunReport:
     minutes: float
     error: str = ""
     results: dict[str, float] = field(default_factory=dict)
+
+
+def report_files(folder: Path) -> list[Path]:
+    """All that :func:`write_report` writes."""
+    return [folder / f"report.{kind}" for kind in ("json", "csv", "html")]
 
 
 def read_report(folder: Path, notebook: str, code: str) -> list[RunReport]:
@@ -161,7 +167,8 @@ def figure(runs: Sequence[RunReport], over: Sequence[str]) -> Figure | None:
 
 def _svg(drawn: Figure) -> str:
     text = io.StringIO()
-    drawn.savefig(text, format="svg", metadata={"Date": None})
+    with rc_context({"svg.hashsalt": "sweep"}):  # the same runs, the same bytes
+        drawn.savefig(text, format="svg", metadata={"Date": None})
     label = "Each recorded scalar against the first parameter that varies; the table holds them too"
     return text.getvalue()[text.getvalue().index("<svg") :].replace(
         "<svg", f'<svg role="img" aria-label="{label}"', 1

@@ -439,6 +439,16 @@ def test_importing_chapters_does_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=repository()).returncode == 0
 
 
+def test_chapters_refer_to_each_other_by_links_that_jupyter_follows_too():
+    """JupyterLab shows a role such as {ref} as it is written; a path leads on in both."""
+    for path in sorted((repository() / "notebooks").glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "markdown":
+                assert "{ref}" not in cell.source, (path.name, cell.source[:200])
+                for target in re.findall(r"\]\(([^)#:\s]+\.(?:ipynb|md))", cell.source):
+                    assert (path.parent / target).is_file(), (path.name, target)
+
+
 def test_every_claim_is_decided_in_a_chapter_that_exists():
     pages = chapter_pages()
     assert pages["chapter-separability"] == "08_linear_separability.html" and all(

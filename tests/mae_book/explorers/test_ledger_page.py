@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from browser import Browser, in_browser, tab, tab_to, write  # noqa: F401 (tab is a fixture)
+from browser import IN_JUPYTER, Browser, in_browser, tab, tab_to, write  # noqa: F401 (tab is a fixture)
 from explorers import look
 from mae_book.explorers.ledger_explorer import COLUMNS, SIGNS, LedgerExplorer
 from mae_book.verdicts.ledger import entries
@@ -79,3 +79,18 @@ def test_a_row_is_opened_by_keys_and_by_its_own_address(tab, page):
 def test_without_scripts_every_claim_is_there(tab, tmp_path):
     tab.open(write(tmp_path, EXPLORER.html().replace("<script>", '<script type="text/none">')))
     assert tab.js(READ)["ids"] == [row.claim.id for row in EXPLORER.rows]
+
+
+def test_its_chapters_are_pages_in_the_book_and_notebooks_in_jupyter(tab, page, tmp_path):
+    """A click in Jupyter must not lead to a page that is not there: nor one of the live widget."""
+    hrefs = (
+        "return [...new Set([...document.querySelectorAll('a[data-page]')]"
+        ".map(a => a.getAttribute('href')))]"
+    )
+    tab.open(page)
+    assert tab.js(hrefs) == ["08_linear_separability.html"]
+    lab = "<script>document.body.dataset.jpThemeLight = 'true'</script>"
+    tab.open(write(tmp_path, lab + IN_JUPYTER % EXPLORER.html()))
+    assert tab.js(hrefs) == ["08_linear_separability.ipynb"]
+    tab.open(write(tmp_path, EXPLORER.live_html(*EXPLORER.start)))
+    assert tab.js(hrefs) == ["08_linear_separability.ipynb"]

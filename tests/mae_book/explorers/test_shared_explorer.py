@@ -273,6 +273,7 @@ def test_the_widget_answers_every_control():
         return frozenset(pressed)
 
     assert masked() == {"x1"}
+    assert ratio.value == 1 / 8  # it starts where the mask is
     observables.children[7].click()
     assert masked() == {"x1", "x8"}
     swap.click()

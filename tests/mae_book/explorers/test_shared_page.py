@@ -224,3 +224,15 @@ def test_letters_of_a_drawing_stay_readable_on_a_phone(tab, page):
             " document.documentElement.scrollWidth]"
         )
         assert letters >= 9 and wide <= 360
+
+
+def test_the_ratio_starts_where_the_mask_is(tab, tmp_path):
+    for masked, said in (
+        (["x1"], "0.125 (1 of 8)"),
+        ([f"x{k}" for k in range(1, 7)], "0.75 (6 of 8)"),
+    ):
+        shown = SharedExplorer(selected="figure-4", masked=masked)
+        tab.open(write(tmp_path, shown.html()))
+        assert (
+            tab.js("return document.querySelector('[data-role=share-words]').textContent") == said
+        )

@@ -313,6 +313,14 @@ def test_a_folder_goes_on_with_more_values_and_not_with_another_notebook(
         run_sweep(notebook, ["seed=[0]"], [], out)
 
 
+@pytest.mark.parametrize("name", ["report.csv", "report.html", "report.json"])
+def test_a_file_of_ones_own_is_not_replaced(notebook, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=name):
+        run_sweep(notebook, ["seed=[0]"], [], tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+
+
 def test_two_sweeps_do_not_share_a_folder_at_once(notebook, tmp_path, monkeypatch):
     def run(_, parameters, target):
         with pytest.raises(InputError, match="another mae sweep is at work"):

@@ -61,5 +61,13 @@ start({
     return { count: n + " of " + bodies.length + " claims" };
   },
 });
+// In Jupyter the chapters are notebooks. Copies take the links' places: Jupyter has made up its mind
+// where the old ones lead.
+if (document.body.dataset.jpThemeLight !== undefined)
+  for (const link of all("a[data-page]")) {
+    const notebook = link.cloneNode(true);
+    notebook.setAttribute("href", link.dataset.page.replace(/html$/, "ipynb"));
+    link.replaceWith(notebook);
+  }
 window.addEventListener("hashchange", open);
 open();

@@ -26,7 +26,8 @@ function build() {
   const drawing = pane(built).querySelector(".drawing svg");
   drawing.style.minWidth = drawing.getAttribute("width") * 0.8 + "px";
   for (const role of ["unit", "share", "draw"]) at(role).disabled = !g.units.length;
-  if (g.units.length) offer(0, 0.5);
+  const masked = g.observables.filter((_, k) => state.masked >> k & 1).length;
+  if (g.units.length) offer(0, masked / g.observables.length); // where the mask is
 }
 
 // A unit, and the number of its blocks that is nearest to a share.
