@@ -48,6 +48,7 @@ def differences(values: Mapping[str, Mapping[int, float]]) -> dict[str, Interval
     levels = why_75.readouts()
     return {
         "r75-r10": difference(values, "r75", "r10"),
+        "r75-r50": difference(values, "r75", "r50"),
         "r75-r90": difference(values, "r75", "r90"),
         "r90-r10": difference(values, "r90", "r10"),
         "height2": difference(levels["level2"], "r90", "r10"),
@@ -79,17 +80,17 @@ def findings() -> list[str]:
         raise InputError(f"the results no longer say that {wrong[0]}: write the first page anew")
     seeds = f"{late['r75-r10'].n} seeds"
     return [
+        "**The paper's rise and fall are there, once training is long enough.** After "
+        f"{LENGTHS[last]} a linear probe reads the class better at 0.75 than at 0.1 by "
+        f"{late['r75-r10']:+.2f} (accuracy, 95 % interval, {seeds}), and better than at 0.9 by "
+        f"{late['r75-r90']:+.2f}; over 0.5 it is {late['r75-r50']:+.2f}. After "
+        f"{LENGTHS['world']}, 0.75 and 0.1 cannot be told apart: {early['r75-r10']:+.2f}.",
         "**What the two parts share can be computed exactly, and it does not explain the ratio.** "
         "For every mask there is one smallest set **c** of shared latents, and an algorithm finds "
         "it (proved; checked by brute force). But a mask and its complement have the same **c**. "
         "What differs is how often the loss asks for more than the lowest level: "
         f"{times:,} times as often at ratio 0.9 as at 0.1 on a deep quad-tree. On 8 × 8 patches "
         f"it is {many:.0f} % of all patches against {few:.2g} %.",
-        f"**The paper's peak at 0.75 is there, once training is long enough.** After "
-        f"{LENGTHS[last]} a linear probe reads the class better at 0.75 than at 0.1 by "
-        f"{late['r75-r10']:+.2f} (accuracy, 95 % interval, {seeds}), and better than at 0.9 by "
-        f"{late['r75-r90']:+.2f}. After {LENGTHS['world']}, 0.75 and 0.1 cannot be told apart: "
-        f"{early['r75-r10']:+.2f}.",
         "**What a level is worth to the loss predicts which levels are learned, in part.** Where "
         "the hierarchy is known and the prediction was registered first, latents of the middle "
         f"level are read out better at 0.9 than at 0.1 by {late['height2']:+.2f} (R², "
@@ -99,13 +100,13 @@ def findings() -> list[str]:
     ]
 
 
-def unknown() -> str:
-    """How many claims are undecided, in a sentence."""
+def counted() -> str:
+    """How many claims came out how, in a sentence."""
     counts = Counter(row.decision.verdict for row in entries())
     return (
-        f"Of {counts.total()} claims and variants {counts['reproduced']} are reproduced, "
-        f"{counts['not reproduced']} are not, and {counts['undecided']} are undecided: their "
-        "intervals hold both answers."
+        f"Of {counts.total()} claims and variants: {counts['reproduced']} reproduced, "
+        f"{counts['not reproduced']} not reproduced, {counts['undecided']} undecided. *Undecided* "
+        "means that the interval over seeds holds both answers."
     )
 
 
@@ -122,7 +123,7 @@ def minutes(names: Iterable[str]) -> int:
 
 def questions() -> str:
     """`QUESTIONS` as a table in Markdown, with links and minutes."""
-    rows = [f"| [{q}](../notebooks/{name}.html) | {minutes([name])} |" for q, name in
+    rows = [f"| [{q}](../notebooks/{name}.ipynb) | {minutes([name])} |" for q, name in
             QUESTIONS.items()]  # fmt: skip
     return "\n".join(["| question | minutes |", "|---|---|", *rows])
 
@@ -144,7 +145,7 @@ def main() -> None:
     path = repository() / "README.md"
     listed = "\n".join(f"{k}. {finding}" for k, finding in enumerate(findings(), 1))
     text = path.read_text(encoding="utf-8")
-    path.write_text(BLOCK.sub(lambda _: f"{listed}\n\n{unknown()}\n", text), encoding="utf-8")
+    path.write_text(BLOCK.sub(lambda _: f"{listed}\n\n{counted()}\n", text), encoding="utf-8")
     story().savefig(repository() / "book" / "story.png", dpi=120, metadata={"Software": None})
 
 

@@ -59,14 +59,14 @@ def story(length: int = 9600, ratio: float = 0.75, image: int = 8, seed: int = 3
     covered = torch.kron(gone.view(scenes.side, scenes.side).float(), patch) > 0
     original = scenes.original(image)
     figure, axes = plt.subplots(
-        1, 5, figsize=(11, 2.6), layout="constrained",
+        1, 5, figsize=(8.8, 1.85), layout="constrained",
         gridspec_kw={"width_ratios": WIDTHS},
     )  # fmt: skip
     pictures = {0: original, 1: torch.where(covered, HIDDEN_GREY, original), 3: seen.rebuilt}
     for place, picture in pictures.items():
         axes[place].imshow(picture.permute(1, 2, 0).numpy())
-    titles = ("1  an image", "2  three quarters hidden", "3  c, what both parts share",
-              "4  what is rebuilt", "5  what its code says")  # fmt: skip
+    titles = ("1  an image", "2  its mask", "3  c: what both parts share",
+              "4  rebuilt", "5  its code says")  # fmt: skip
     for axis, title, width in zip(axes, titles, WIDTHS):
         axis.set_title(title, fontsize=11)
         axis.set_axis_off()
@@ -82,7 +82,7 @@ def story(length: int = 9600, ratio: float = 0.75, image: int = 8, seed: int = 3
     axis.invert_yaxis()
     axis.set(xlim=(0, 1), xticks=[])
     axis.spines[:].set_visible(False)
-    axis.tick_params(length=0, labelsize=10)
+    axis.tick_params(length=0, labelsize=9)
     for row, k in enumerate(best):
         axis.text(float(shares[k]) + 0.02, row, f"{100 * shares[k]:.0f} %", va="center", fontsize=9)
     return figure
@@ -109,7 +109,7 @@ def _tree(axis: Axes, scenes: Scenes, mask: int) -> None:
 def ratio_curves() -> Figure:
     """Left, the worth of far context that was computed from the images' second moments; middle, our
     linear probes at each length of training; right, the paper's Table 1."""
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.1), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(9.2, 2.8), layout="constrained")
     places, far = range(len(RATIOS)), why_75.far("world")
     axes[0].plot(places, [far[run] for run in RATIO_RUNS], color=PALETTE[2], marker="x", lw=1.6)
     for k, (data, runs) in enumerate(probes().items()):
