@@ -64,7 +64,7 @@ single: environment
 
 # Cells tagged nbval-check-output have to print what the notebook holds; of all others only an exception fails (images and
 # timings differ from machine to machine). Files run side by side, one thread each: two threads on one core are slower than one.
-TESTS := tests notebooks book/explorer.ipynb
+TESTS := tests notebooks book/preface.ipynb book/explorer.ipynb
 PYTEST = -n auto --maxprocesses 4 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout=1200 $(TESTS)
 
 test: environment

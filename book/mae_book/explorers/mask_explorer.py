@@ -241,8 +241,8 @@ class MaskExplorer(Scenes, Explorer):
                 f"{level.shared} of {level.latents}</td>{''.join(cells)}</tr>"
             )
         return (
-            "<table><caption>What the loss asks of each level, in shares of all patches"
-            f'</caption><thead><tr><th scope="col">block</th><th scope="col">in c</th>'
+            "<table><caption>What the loss asks of each level</caption>"
+            f'<thead><tr><th scope="col">block</th><th scope="col">in c</th>'
             '<th scope="col">asked of</th><th scope="col">worth</th></tr></thead>'
             f"<tbody>{body}</tbody></table>"
         )
