@@ -51,8 +51,8 @@ def unpack(archive: Path) -> tuple[int, int]:
     """
     contents = _verified(archive)
     book, models = unpacked(), cache_directory() / "checkpoints"
-    edition = hashlib.sha256(contents[_SUMS]).hexdigest()
-    if book.exists() and hashlib.sha256((book / _SUMS).read_bytes()).hexdigest() != edition:
+    there = (book / _SUMS).read_bytes() if (book / _SUMS).is_file() else None
+    if book.exists() and there != contents[_SUMS]:
         raise InputError(
             f"{book} holds another edition of the book's data, and is not replaced: move it away or"
             " delete it"
@@ -67,6 +67,7 @@ def unpack(archive: Path) -> tuple[int, int]:
     if not book.exists():
         book.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=".book.", dir=book.parent))
+        made.chmod(0o755)
         try:
             for name in (name for name in contents if not name.startswith("checkpoints/")):
                 _write(made / name, contents[name])
