@@ -323,7 +323,7 @@ def _recorded(kind: str) -> tuple[float, ...]:
         / (_images(record["config"]["steps"], record["config"]["batch"]) if trained else 1)
         for record in records
         for trained in [kind == "pretraining"]
-        if isinstance(record, dict) and "seconds" in record
+        if isinstance(record, dict) and isinstance(record.get("seconds"), (int, float))
     )
 
 

@@ -151,6 +151,7 @@ def test_every_job_is_given_a_time_at_every_tier(jobs, root):
         time[f"pretraining/world{end}/r75-u8-p8-s3"] for end in ("-9600x16", "-28800x16")
     )
     assert 2 < long / short < 4
+    assert 1 < sum(plan._recorded("")) / len(plan._recorded("")) < 3600  # of a kind without records
     smoke = {job.id: job.seconds for job in plan.jobs({"tier": "smoke", "seeds": [0]})}
     gpu = {job.id: job.seconds for job in plan.jobs({"tier": "gpu", "seeds": [0]})}
     name = "pretraining/world/r75-u8-p8-s0"
