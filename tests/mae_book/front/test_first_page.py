@@ -18,7 +18,7 @@ def test_every_number_of_the_probe_is_that_of_the_records():
     last, runs = list(pictures.probes().items())[-1]
     records = read_results("probe", last)
     value = {(r["run"], r["seed"]): r["measures"]["mean/validation"]["value"] for r in records}
-    seeds = [seed for seed in runs["r75"]]
+    seeds = list(runs["r75"])
     for other in ("r10", "r50", "r90"):
         mean = statistics.fmean(value["r75", seed] - value[other, seed] for seed in seeds)
         assert f"{mean:+.2f} [" in first_page.findings()[0]
