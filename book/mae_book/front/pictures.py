@@ -102,7 +102,9 @@ def _tree(axis: Axes, scenes: Scenes, mask: int) -> None:
                 axis.plot([x, over], [h, h + 1], color="#d5dae0", lw=0.8, zorder=1)
             size = (9, 90, 110, 130)[min(h, 3)] * (1 if marker in "*s" else 0.5)
             face = colour if filled else "white"
-            axis.scatter([x], [h], size, face, marker, edgecolors=colour, linewidths=1, zorder=2)
+            axis.scatter(
+                [x], [h], size, face, marker=marker, edgecolors=colour, linewidths=1, zorder=2
+            )
     axis.margins(0.02, 0.12)
 
 
