@@ -54,8 +54,8 @@ class MaskModel:
         config: of its pretraining. weights: float16, by parameter. readout: float32 [1 + D, K], the
             bias first, K the outputs of `READ`. errors: latent → its error on held-out images at
             each of `SHARES`: accuracy in [0, 1] of a class, else root mean square in `UNITS`.
-            spread: what guessing gives, in the same. origin: the checkpoint's file, by name and the hash of
-            its config.
+            spread: what guessing gives, in the same. origin: the checkpoint's file, whose name
+            holds the hash of its config.
     """
 
     config: PretrainConfig
