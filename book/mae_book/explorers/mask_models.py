@@ -54,7 +54,8 @@ class MaskModel:
         config: of its pretraining. weights: float16, by parameter. readout: float32 [1 + D, K], the
             bias first, K the outputs of `READ`. errors: latent → its error on held-out images at
             each of `SHARES`: accuracy in [0, 1] of a class, else root mean square in `UNITS`.
-            spread: what guessing gives, in the same. origin: the checkpoint's file and digest.
+            spread: what guessing gives, in the same. origin: the checkpoint's file, whose name
+            holds the hash of its config.
     """
 
     config: PretrainConfig
@@ -157,7 +158,9 @@ def shipped() -> list[MaskModel]:
 
 
 def main(folders: Sequence[str]) -> None:
-    """The first seed in each folder, at `RATIOS`, with units of one patch."""
+    """The first seed in each folder, at `RATIOS`, with units of one patch. What is shipped was made
+    from ``checkpoints/world`` and ``checkpoints/world-9600x16``, which is in the history at commit
+    78ac3c1."""
     torch.set_num_threads(1)
     kept = []
     for folder in folders:

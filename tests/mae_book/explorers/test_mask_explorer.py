@@ -13,6 +13,7 @@ from explorers import explorer, mask_models
 from mae_book.explorers import mask_models as module
 from mae_book.explorers.mask_explorer import MaskExplorer
 from mae_book.explorers.mask_scene import NU, RHO
+from mae_book.verdicts.results import repository
 from mae_lib.base.errors import InputError
 from mae_lib.evaluation.latents import world_latents
 from mae_lib.theory.worth import explained_variance
@@ -80,7 +81,7 @@ def test_a_file_of_models_gives_them_back(tmp_path, monkeypatch):
 
 
 def test_shipped_models_are_their_checkpoints_in_half_precision():
-    stored = {run.path.stem: run for run in checkpoints("checkpoints/world")}
+    stored = {run.path.stem: run for run in checkpoints(repository() / "checkpoints" / "world")}
     known = [model for model in module.shipped() if model.origin in stored]
     assert [m.config.ratio for m in known] == list(module.RATIOS)
     for model in known:
