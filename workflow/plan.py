@@ -334,7 +334,7 @@ def _of_chapter(path: Path, tier: str, cells: Sequence[Job]) -> Job:
     output = str(RUNS / "chapters" / f"{number}.ipynb")
     parameters = {"tier": tier} if "tier" in declared_parameters(path) else {}
     check_notebook_parameters(path, parameters)
-    module = "mae_lib.base.papermill_engine"
+    module = "mae_lib.commands.papermill_engine"
     words = ["python", "-m", module, str(path), output, "--no-progress-bar"]
     words += ["-y", json.dumps(parameters)] if parameters else []
     printed = ["python", "-m", "nbconvert", "--to", "html", "--log-level", "WARN", output]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from plan import RUNS, Job
 
-from mae_lib.drawing.pages import Link, filter_field, page, table
+from mae_lib.base.pages import Link, filter_field, page, table
 
 STATES = ("done", "found", "failed", "stopped", "not run")
 

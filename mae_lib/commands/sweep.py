@@ -28,14 +28,14 @@ from mae_lib.base.errors import InputError
 from mae_lib.base.parameters import check_notebook_parameters
 from mae_lib.commands.common import require_writable
 from mae_lib.commands.options import Sweep
-from mae_lib.data.image_files import existing
-from mae_lib.drawing.sweep_report import (
+from mae_lib.commands.sweep_report import (
     RunReport,
     read_report,
     report_files,
     scalars,
     write_report,
 )
+from mae_lib.data.image_files import existing
 from mae_lib.training.pretrain import resolve_device
 
 
@@ -207,7 +207,7 @@ def _run(notebook: Path, parameters: dict, target: Path) -> RunReport:
     command = [
         sys.executable,
         "-c",
-        "from mae_lib.base.papermill_engine import papermill_for_a_parent as run; run()",
+        "from mae_lib.commands.papermill_engine import papermill_for_a_parent as run; run()",
         str(notebook),
         str(target),
         "-y",

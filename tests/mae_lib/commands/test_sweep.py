@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from mae_lib.base.errors import InputError
 from mae_lib.commands.cli import main
 from mae_lib.commands.sweep import grid, key, parse_assignments, run_sweep
-from mae_lib.drawing.sweep_report import RunReport, figure, scalars, write_report
+from mae_lib.commands.sweep_report import RunReport, figure, scalars, write_report
 
 NAMES = st.from_regex(r"[a-z][a-z_0-9]{0,6}", fullmatch=True)
 SCALARS = (

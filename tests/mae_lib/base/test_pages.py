@@ -4,7 +4,7 @@ takes what stands in it for text."""
 from __future__ import annotations
 
 from browser import in_browser, tab  # noqa: F401 (tab is a fixture)
-from mae_lib.drawing.pages import Link, filter_field, page, table
+from mae_lib.base.pages import Link, filter_field, page, table
 
 pytestmark = in_browser
 

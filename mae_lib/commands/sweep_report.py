@@ -22,8 +22,8 @@ from matplotlib.figure import Figure
 
 from mae_lib.base.errors import InputError
 from mae_lib.base.files import write_json, write_text
+from mae_lib.base.pages import Link, filter_field, page, table
 from mae_lib.drawing.figures import MARKERS, PALETTE
-from mae_lib.drawing.pages import Link, filter_field, page, table
 
 MOST_PANELS = 12
 """Scalars that are drawn; the table holds all."""

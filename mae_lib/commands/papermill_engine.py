@@ -3,7 +3,7 @@ line, and the output's name is taken only by a run that ended well.
 
 The entry point ``papermill.engine`` makes it papermill's default, for notebooks that declare their
 parameters by `check_parameters`; all others run as ever. ``python -m
-mae_lib.base.papermill_engine`` is papermill with it, wherever the package comes from.
+mae_lib.commands.papermill_engine`` is papermill with it, wherever the package comes from.
 """
 
 from __future__ import annotations
