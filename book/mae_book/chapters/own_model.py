@@ -53,7 +53,7 @@ def known(stored: Checkpoint) -> Table:
         ["decoder", f"{sizes.decoder_depth} blocks" if sizes.has_decoder else "none"],
         ["masking ratio", said(config.ratio)],
         ["steps", said(config.steps if trained else None)],
-        ["from", (config.source or {}).get("library", "trained here")],
+        ["from", stored.record["config"].get("source", {}).get("library", "trained here")],
     ]
     return Table(["", "the model"], rows)
 

@@ -35,6 +35,7 @@ QUESTIONS = {
     "What would make the mask better?": "11_improvements",
     "Which claims of the paper hold?": "12_ledger",
     "Why are some numbers different here?": "13_differences",
+    "What does a model of my own know?": "14_your_model",
 }
 """A reader's question → the chapter that answers it."""
 

@@ -285,14 +285,14 @@ def entry_points(tmp_path_factory) -> Path:
 def run_papermill(chapter: Path, entry_points: Path):
     """papermill's own command on a notebook: exit status, and what it says."""
 
-    def run(*arguments: str, out: str = "out.ipynb") -> tuple[int, str]:
+    def run(*arguments: str, out: str = "out.ipynb", notebook: Path = chapter) -> tuple[int, str]:
         paths = [str(repository()), str(repository() / "book"), str(entry_points)]
         done = subprocess.run(
-            [sys.executable, "-m", "papermill", chapter.name, out, *arguments],
+            [sys.executable, "-m", "papermill", notebook.name, out, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            cwd=chapter.parent,
+            cwd=notebook.parent,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         )
         return done.returncode, done.stdout
@@ -492,11 +492,12 @@ def test_no_chapter_trains_unasked() -> None:
 
 
 def test_a_chapter_that_misses_checkpoints_says_so_and_trains_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_papermill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MAE_CACHE", str(tmp_path / "cache"))
     (sweep,) = (repository() / "notebooks").glob("05_*.ipynb")
-    status, screen = run_papermill(Path(shutil.copy(sweep, tmp_path)), "-p", "seed", "77")
+    copy = Path(shutil.copy(sweep, tmp_path))
+    status, screen = run_papermill("-p", "seed", "77", notebook=copy)
     last = screen.strip().splitlines()[-1]
     assert status != 0 and "8 to have, 0 already stored: 8 to train, about" in last, screen
     assert "r10-u8-p8-s77" in last and "train_missing=True" in last

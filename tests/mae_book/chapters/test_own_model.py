@@ -25,6 +25,7 @@ def test_a_folder_without_classes_leaves_what_needs_no_labels(tmp_path):
         save(picture(k), tmp_path / "photos" / f"{k}.png")
     config = tiny.config(data=image_source(tmp_path / "photos", "train", (16, 16)).identity)
     stored = tiny.checkpoint(tmp_path / "models", config)
+    assert dict(own_model.known(stored).rows)["from"] == "trained here"
     options = Options(data=tmp_path / "photos", images=4, train_images=8, device="cpu")
     found, refused = own_model.measure(stored, options)
     assert set(found) == {"reconstruction", "attention"}
