@@ -83,8 +83,9 @@ def test_a_library_without_the_projects_results_says_so_in_one_line(tmp_path: Pa
         " chapter's page and run `mae unpack mae-book.zip`, or `pip install -e .` in a checkout"
         in screen.rstrip().splitlines()[-1]
     )
-    run = [cell for cell in nbformat.read(out, as_version=4).cells if cell.get("outputs")]
-    assert "repository()" in run[-1].source, "the first cell says it"
+    left = nbformat.read(out.with_suffix(".failed.ipynb"), as_version=4)
+    run = [cell for cell in left.cells if cell.get("outputs")]
+    assert not out.exists() and "repository()" in run[-1].source, "the first cell says it"
 
 
 @pytest.mark.timeout(900)
