@@ -49,6 +49,14 @@ Lengths = Mapping[str, Mapping[str, Mapping[int, float]]]
 """length of training → run → seed → value, as `why_75.by_length` gives."""
 
 
+def whiskers(found: Sequence[Interval]) -> list[list[float]]:
+    """How far the intervals reach below and above their values; nowhere from a single seed."""
+    return [
+        [0.0 if each.n == 1 else each.value - each.low for each in found],
+        [0.0 if each.n == 1 else each.high - each.value for each in found],
+    ]
+
+
 def sweep_panels(
     measures: Mapping[str, Mapping[str, Mapping[int, float]]],
     paper: Mapping[str, Mapping[str, float]] | None = None,
@@ -90,14 +98,10 @@ def sweep_panels(
             places = [half.index(run) for run in here]
             colour = PALETTE[0] if half is RATIO_RUNS else PALETTE[1]
             if found:
-                errors = [
-                    [0.0 if i.n == 1 else i.value - i.low for i in found],
-                    [0.0 if i.n == 1 else i.high - i.value for i in found],
-                ]
                 axis.errorbar(
                     places,
                     [i.value for i in found],
-                    yerr=errors,
+                    yerr=whiskers(found),
                     color=colour,
                     marker="o",
                     ms=4,
@@ -297,10 +301,7 @@ def length_panels(
             axis.errorbar(
                 places,
                 [each.value for each in found],
-                yerr=[
-                    [each.value - each.low if each.n > 1 else 0.0 for each in found],
-                    [each.high - each.value if each.n > 1 else 0.0 for each in found],
-                ],
+                yerr=whiskers(found),
                 color=PALETTE[k],
                 marker=MARKERS[k],
                 ms=4.5,

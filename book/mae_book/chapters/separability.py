@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from mae_book.chapters.evaluation_figures import LABELS
+from mae_book.chapters.evaluation_figures import LABELS, whiskers
 from mae_book.verdicts.ledger import by_run
 from mae_lib.base.errors import InputError
 from mae_lib.base.intervals import Interval, over_seeds
@@ -169,10 +169,7 @@ def severity_panels(
                 # beside each other, so that intervals do not hide intervals
                 [place + 0.06 * (k - 2) for place in places],
                 [each.value for each in found],
-                yerr=[
-                    [each.value - each.low if each.n > 1 else 0.0 for each in found],
-                    [each.high - each.value if each.n > 1 else 0.0 for each in found],
-                ],
+                yerr=whiskers(found),
                 color=PALETTE[k],
                 marker=MARKERS[k],
                 ms=4,
